@@ -1,0 +1,56 @@
+"""Phonon fine-tuning of interatomic potentials with PyTorch Lightning.
+
+Public names are imported on first use: importing the package loads no backend, no
+trainer and no logger.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from pft_lightning.backends.base import EnergyModel
+    from pft_lightning.backends.calculator import Calculator, hessian_vector_product
+    from pft_lightning.backends.registry import load_model
+    from pft_lightning.callbacks.hessian_loss import HessianLoss
+    from pft_lightning.data.datamodule import (
+        PhononDataModule,
+        PhononSource,
+        UpstreamSource,
+    )
+    from pft_lightning.errors import PFTError
+    from pft_lightning.training.module import PhononFineTuning
+
+_HOMES = {
+    "Calculator": "backends.calculator",
+    "EnergyModel": "backends.base",
+    "HessianLoss": "callbacks.hessian_loss",
+    "PFTError": "errors",
+    "PhononDataModule": "data.datamodule",
+    "PhononFineTuning": "training.module",
+    "PhononSource": "data.datamodule",
+    "UpstreamSource": "data.datamodule",
+    "hessian_vector_product": "backends.calculator",
+    "load_model": "backends.registry",
+}
+
+__all__ = [
+    "Calculator",
+    "EnergyModel",
+    "HessianLoss",
+    "PFTError",
+    "PhononDataModule",
+    "PhononFineTuning",
+    "PhononSource",
+    "UpstreamSource",
+    "hessian_vector_product",
+    "load_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

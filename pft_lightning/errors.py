@@ -1,0 +1,34 @@
+"""Exceptions of pft_lightning.
+
+A message says what was wrong, the value got, the values accepted and the next step.
+"""
+
+from __future__ import annotations
+
+
+class PFTError(Exception):
+    """Base of every error that pft_lightning raises on purpose."""
+
+
+class ConfigError(PFTError, ValueError):
+    """An option, or a combination of options, makes no sense."""
+
+
+class ShapeError(PFTError, ValueError):
+    """An array has another shape than the function promises to take."""
+
+
+class DataFormatError(PFTError, ValueError):
+    """A data file is missing, truncated, of an unknown kind or holds unusable values."""
+
+
+class CheckpointError(PFTError, ValueError):
+    """A model or run checkpoint cannot be read, or belongs to something else."""
+
+
+class BackendUnavailableError(PFTError, ImportError):
+    """The library behind a backend is not installed."""
+
+
+class NotDifferentiableError(PFTError, RuntimeError):
+    """Derivatives were asked for where none can be computed."""

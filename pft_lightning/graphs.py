@@ -1,0 +1,100 @@
+"""Structures as graphs: neighbour lists, and the neutral batch of ``keys.py``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import vesin
+from torch_geometric.data import Batch, Data
+
+from pft_lightning import keys
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Edges of one structure within a cutoff.
+
+    Attributes:
+        edge_index: (2, n_edges), int32, [centre, neighbour].
+        edge_shifts: (n_edges, 3), int8, periodic image of the neighbour.
+        cutoff: Å.
+    """
+
+    edge_index: np.ndarray
+    edge_shifts: np.ndarray
+    cutoff: float
+
+    @property
+    def n_edges(self) -> int:
+        """Number of directed edges."""
+        return int(self.edge_index.shape[1])
+
+
+def build_graph(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: Sequence[bool] | np.ndarray,
+    cutoff: float,
+) -> Graph:
+    """List all pairs of atoms within the cutoff, with as many images as it needs.
+
+    Args:
+        positions: (n_atoms, 3), Å; atoms may lie outside the cell.
+        cell: (3, 3), Å, lattice vectors as rows.
+        pbc: periodic along each lattice vector.
+        cutoff: Å.
+    """
+    neighbours = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True)
+    centre, neighbour, shifts = neighbours.compute(
+        points=np.ascontiguousarray(positions, dtype=np.float64),
+        box=np.ascontiguousarray(cell, dtype=np.float64),
+        periodic=[bool(p) for p in pbc],
+        quantities="ijS",
+    )
+    return Graph(
+        edge_index=np.stack([centre, neighbour]).astype(np.int32),
+        edge_shifts=np.asarray(shifts).reshape(-1, 3).astype(np.int8),
+        cutoff=cutoff,
+    )
+
+
+def build_data(
+    atomic_numbers: np.ndarray,
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: Sequence[bool] | np.ndarray,
+    graph: Graph,
+) -> Data:
+    """Put one structure and its graph into the neutral schema, in float64.
+
+    Targets are added by the caller under the names in ``keys.py``.
+    """
+    return Data(
+        **{
+            "num_nodes": len(atomic_numbers),
+            keys.POSITIONS: torch.tensor(positions, dtype=torch.float64),
+            keys.CELL: torch.tensor(cell, dtype=torch.float64).reshape(1, 3, 3),
+            keys.PBC: torch.tensor(np.asarray(pbc, dtype=bool)).reshape(1, 3),
+            keys.ATOMIC_NUMBERS: torch.tensor(atomic_numbers, dtype=torch.int64),
+            keys.EDGE_INDEX: torch.tensor(graph.edge_index, dtype=torch.int64),
+            keys.EDGE_SHIFTS: torch.tensor(graph.edge_shifts, dtype=torch.int8),
+        }
+    )
+
+
+def build_batch(structures: Sequence[Data]) -> Batch:
+    """Concatenate structures; they share no edge, so energies stay separate."""
+    return Batch.from_data_list(list(structures))
+
+
+def to_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
+    """Cast every floating-point field, on a shallow copy of the batch."""
+    cast = copy.copy(batch)
+    for name, value in batch.to_dict().items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            cast[name] = value.to(dtype)
+    return cast

@@ -1,0 +1,47 @@
+"""Names of the fields of a neutral batch, with shape, dtype, unit and meaning.
+
+A batch is a ``torch_geometric.data.Batch``. Structures do not interact; their
+atoms are concatenated. Every backend converts from these fields to its own
+input inside ``energy``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+# (n_atoms, 3) | float | Å | Cartesian positions
+POSITIONS: Final = "positions"
+# (n_structures, 3, 3) | float | Å | lattice vectors as rows
+CELL: Final = "cell"
+# (n_structures, 3) | bool | periodic along each lattice vector
+PBC: Final = "pbc"
+# (n_atoms,) | int64 | atomic numbers
+ATOMIC_NUMBERS: Final = "atomic_numbers"
+# (2, n_edges) | int64 | [centre, neighbour]; the vector of an edge is
+# positions[neighbour] - positions[centre] + edge_shifts @ cell
+EDGE_INDEX: Final = "edge_index"
+# (n_edges, 3) | integer | periodic image of the neighbour
+EDGE_SHIFTS: Final = "edge_shifts"
+# (n_atoms,) | int64 | structure that an atom belongs to
+STRUCTURE_INDEX: Final = "batch"
+
+# (n_structures,) | float | eV | reference energy, 0 where masked
+ENERGY: Final = "energy"
+# (n_atoms, 3) | float | eV/Å | reference forces, 0 where masked
+FORCES: Final = "forces"
+# (n_structures, 3, 3) | float | eV/Å³ | reference stress, ASE's sign, 0 where masked
+STRESS: Final = "stress"
+# (n_structures,) | bool | the reference energy (forces, stress) is known
+ENERGY_MASK: Final = "energy_mask"
+FORCES_MASK: Final = "forces_mask"
+STRESS_MASK: Final = "stress_mask"
+
+# list of str, one per structure | where the structure comes from, unique in a source
+NAME: Final = "name"
+# list of ForceConstants, one per structure (phonon batches only)
+FORCE_CONSTANTS: Final = "force_constants"
+
+# Sources of a training step: the keys of the dict of batches the loaders yield.
+PHONON: Final = "phonon"
+UPSTREAM: Final = "upstream"
