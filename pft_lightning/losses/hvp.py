@@ -1,0 +1,51 @@
+"""The loss term on Hessian-vector products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch_geometric.data import Batch
+
+from pft_lightning import keys
+from pft_lightning.errors import ShapeError
+from pft_lightning.losses.terms import LossKind, Reduction, TermSum, compute_term
+
+
+@dataclass(frozen=True, slots=True)
+class HessianRequest:
+    """What a training step must differentiate along, and how the result is judged.
+
+    Attributes:
+        tangents: (n_atoms, n_probes, 3).
+        targets: (n_atoms, n_probes, 3), reference force constants times tangents.
+        weight: Of the term in the total loss.
+        kind: Of the loss.
+        huber_delta: Where the Huber loss turns linear, eV/Å².
+    """
+
+    tangents: torch.Tensor
+    targets: torch.Tensor
+    weight: float
+    kind: LossKind = "mae"
+    huber_delta: float = 0.01
+
+    def term(self, hvp: torch.Tensor, batch: Batch, reduction: Reduction) -> TermSum:
+        """Sum the residuals over the local batch; probes of an atom are averaged.
+
+        Raises:
+            ShapeError: ``hvp`` has another shape than the targets.
+        """
+        if hvp.shape != self.targets.shape:
+            raise ShapeError(
+                f"hvp has shape {tuple(hvp.shape)}; the targets have "
+                f"{tuple(self.targets.shape)}."
+            )
+        return compute_term(
+            (hvp - self.targets).to(hvp.dtype),
+            torch.ones(batch.num_graphs, dtype=torch.bool, device=hvp.device),
+            kind=self.kind,
+            reduction=reduction,
+            structure_index=batch[keys.STRUCTURE_INDEX],
+            huber_delta=self.huber_delta,
+        )
