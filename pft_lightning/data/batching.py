@@ -1,0 +1,218 @@
+"""Which structures form which batch: deterministic, stateless, the same on every rank.
+
+Everything here is a pure function of the seed and of the position in training, so
+a resumed run continues exactly where it stopped, no sampler state has to be kept,
+and no rank can wait for a batch that another rank does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from pft_lightning import keys
+from pft_lightning.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What one batch of one process may hold.
+
+    Attributes:
+        structures: Largest number of structures.
+        atoms: Largest number of atoms, or None.
+        edges: Largest number of edges, or None.
+    """
+
+    structures: int
+    atoms: int | None = None
+    edges: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("structures", "atoms", "edges"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"Batch limit on {name} is {value}; at least 1.")
+
+    def allows(self, structures: int, atoms: int, edges: int) -> bool:
+        """Tell whether a batch of this content is within the limits."""
+        return (
+            structures <= self.structures
+            and (self.atoms is None or atoms <= self.atoms)
+            and (self.edges is None or edges <= self.edges)
+        )
+
+
+def plan_batches(
+    order: np.ndarray,
+    n_atoms: np.ndarray,
+    n_edges: np.ndarray | None,
+    limits: BatchLimits,
+    n_ranks: int,
+) -> list[list[list[int]]]:
+    """Fill global batches in the given order and share each among the ranks.
+
+    A structure goes to the rank with the fewest atoms so far; a global batch closes
+    when the next structure fits nowhere. A structure that exceeds the limits on its
+    own gets a rank to itself. Every rank has at least one structure in every batch:
+    the last batch is filled up from the start of the order if it has to be.
+
+    Args:
+        order: Structure indices in the order of the epoch.
+        n_atoms: Atoms of each structure.
+        n_edges: Edges of each structure; needed only when the limits bound edges.
+        limits: Of one rank.
+        n_ranks: Number of processes.
+
+    Returns:
+        ``plan[batch][rank]``, lists of structure indices.
+    """
+    plan: list[list[list[int]]] = []
+    content: list[list[int]] = [[] for _ in range(n_ranks)]
+    load = np.zeros((n_ranks, 2), dtype=np.int64)
+
+    def place(index: int) -> bool:
+        size = (int(n_atoms[index]), int(n_edges[index]) if n_edges is not None else 0)
+        for rank in np.argsort(load[:, 0], kind="stable"):
+            atoms, edges = load[rank] + size
+            if not content[rank] or limits.allows(
+                len(content[rank]) + 1, int(atoms), int(edges)
+            ):
+                content[rank].append(int(index))
+                load[rank] += size
+                return True
+        return False
+
+    for index in order:
+        if not place(index):
+            plan.append(content)
+            content = [[] for _ in range(n_ranks)]
+            load[:] = 0
+            place(index)
+    if any(content):
+        for extra in range(sum(not rank for rank in content)):
+            place(order[extra % len(order)])
+        plan.append(content)
+    return plan
+
+
+class BatchStream:
+    """An endless sequence of batches of one source; each epoch is a permutation.
+
+    Args:
+        n_atoms: Atoms of each structure.
+        n_edges: Edges of each structure, or None when edges are not bounded.
+        limits: Of one rank.
+        seed: Of the permutations.
+        n_ranks: Number of processes.
+        rank: This process.
+    """
+
+    def __init__(
+        self,
+        n_atoms: np.ndarray,
+        n_edges: np.ndarray | None,
+        limits: BatchLimits,
+        *,
+        seed: int,
+        n_ranks: int = 1,
+        rank: int = 0,
+    ) -> None:
+        self._n_atoms = np.asarray(n_atoms)
+        self._n_edges = n_edges
+        self._limits = limits
+        self._seed = seed
+        self._n_ranks = n_ranks
+        self._rank = rank
+        self._starts = [0]  # position of the first batch of each epoch seen so far
+        self._epoch, self._plan = 0, self._plan_epoch(0)
+        self._starts.append(len(self._plan))
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of batches of the first epoch; others may differ a little."""
+        return self._starts[1]
+
+    def _plan_epoch(self, epoch: int) -> list[list[list[int]]]:
+        order = np.random.default_rng([self._seed, epoch]).permutation(
+            len(self._n_atoms)
+        )
+        return plan_batches(
+            order, self._n_atoms, self._n_edges, self._limits, self._n_ranks
+        )
+
+    def batch(self, position: int) -> list[int]:
+        """Return the structures of this rank in the batch at ``position``."""
+        while self._starts[-1] <= position:
+            plan = self._plan_epoch(len(self._starts) - 1)
+            self._starts.append(self._starts[-1] + len(plan))
+        epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
+        if epoch != self._epoch:
+            self._epoch, self._plan = epoch, self._plan_epoch(epoch)
+        return self._plan[position - self._starts[epoch]][self._rank]
+
+
+# One element of a batch: (source, index in that source).
+BatchKey = tuple[str, int]
+
+
+class InterleavedSampler(Sampler[list[BatchKey]]):
+    """Batches of two sources in a fixed pattern, from a given position on.
+
+    ``alternate``: one phonon batch, then ``upstream_per_phonon`` upstream batches,
+    each an optimiser step of its own. ``joint``: every step holds one phonon and
+    one upstream batch. Without an upstream stream all batches are phonon batches.
+
+    An epoch is one pass over the phonon source. Iterating yields the batches from
+    ``position()`` to the end of the epoch that it lies in.
+
+    Args:
+        phonon: Stream of phonon batches.
+        upstream: Stream of upstream batches, or None.
+        upstream_per_phonon: Upstream batches after each phonon batch.
+        joint: One step holds a batch of both.
+        position: Tells how many batches training has consumed; asked whenever an
+            epoch starts.
+    """
+
+    def __init__(
+        self,
+        phonon: BatchStream,
+        upstream: BatchStream | None,
+        *,
+        upstream_per_phonon: int,
+        joint: bool = False,
+        position: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._phonon = phonon
+        self._upstream = upstream
+        self._joint = joint
+        self._period = 1
+        if upstream is not None and not joint:
+            self._period += upstream_per_phonon
+        self._position = position
+
+    def __len__(self) -> int:
+        """Number of batches of an epoch."""
+        return self._phonon.batches_per_epoch * self._period
+
+    def at(self, position: int) -> list[BatchKey]:
+        """Return the batch that a training step consumes."""
+        cycle, offset = divmod(position, self._period)
+        batch: list[BatchKey] = []
+        if offset == 0:
+            batch += [(keys.PHONON, i) for i in self._phonon.batch(cycle)]
+        if self._upstream is not None and (offset > 0 or self._joint):
+            nth = cycle if self._joint else cycle * (self._period - 1) + offset - 1
+            batch += [(keys.UPSTREAM, i) for i in self._upstream.batch(nth)]
+        return batch
+
+    def __iter__(self) -> Iterator[list[BatchKey]]:
+        """Yield the remaining batches of the current epoch."""
+        start = self._position()
+        end = (start // len(self) + 1) * len(self)
+        for position in range(start, end):
+            yield self.at(position)
