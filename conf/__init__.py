@@ -1,0 +1,1 @@
+"""Hydra configuration of pft_lightning, importable as ``pft_lightning.conf``."""

@@ -1,0 +1,7 @@
+"""Lightning callbacks of pft_lightning."""
+
+from pft_lightning.callbacks.hessian_loss import HessianLoss
+from pft_lightning.callbacks.weight_averaging import RampedEMA
+
+
+__all__ = ["HessianLoss", "RampedEMA"]

@@ -1,0 +1,53 @@
+"""Exponential moving average of the weights, by Lightning's own callback."""
+
+from __future__ import annotations
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+
+from pft_lightning.errors import ConfigError
+
+
+class RampedEMA(WeightAveraging):
+    """Moving average whose decay ramps up as ``min(decay, (1 + t) / (10 + t))``.
+
+    The ramp (arXiv:2601.07742; the rule of TensorFlow's ExponentialMovingAverage)
+    lets the average leave the starting weights quickly. Validation during training,
+    best checkpoints and the final model use the averaged weights.
+
+    Args:
+        decay: Upper limit of the decay, in [0, 1).
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ConfigError(f"ema decay is {decay}; expected 0 <= decay < 1.")
+
+        def average(
+            averaged: torch.Tensor, current: torch.Tensor, n_averaged: torch.Tensor
+        ) -> torch.Tensor:
+            t = int(n_averaged)
+            return torch.lerp(current, averaged, min(decay, (1 + t) / (10 + t)))
+
+        # Buffers are constants of the potential (element tables, scales): averaging
+        # integers would fail, averaging equal floats can only add rounding.
+        super().__init__(use_buffers=False, avg_fn=average)
+
+    # Lightning keeps the average after training and would swap it in for any later
+    # `trainer.validate`, whatever weights the module was given since.
+
+    def on_validation_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Validate the average while training; else the module as it is."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Undo the swap of ``on_validation_epoch_start``."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_end(trainer, pl_module)

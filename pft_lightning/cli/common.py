@@ -1,0 +1,56 @@
+"""What all commands share: resolvers, and errors without a traceback."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pft_lightning.errors import PFTError
+
+
+# ${pft_example:base.model} is a file of the example that ships in the package.
+OmegaConf.register_new_resolver(
+    "pft_example",
+    lambda name: str(files("pft_lightning") / "example" / name),
+    replace=True,
+)
+
+
+def report_errors(
+    command: Callable[[DictConfig], None],
+) -> Callable[[DictConfig], Any]:
+    """Print expected errors as one message and exit with status 2.
+
+    Hydra instantiates objects inside its own exceptions, so the chain of causes is
+    searched. A full traceback appears with ``PFT_TRACEBACK=1``, and always for
+    errors that nobody foresaw.
+    """
+
+    @functools.wraps(command)
+    def wrapped(config: DictConfig) -> None:
+        try:
+            command(config)
+        except Exception as error:
+            cause = _expected_cause(error)
+            if cause is None or os.environ.get("PFT_TRACEBACK"):
+                raise
+            print(f"error: {cause}", file=sys.stderr)
+            sys.exit(2)
+
+    return wrapped
+
+
+def _expected_cause(error: BaseException) -> BaseException | None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (PFTError, OmegaConfBaseException)):
+            return cause
+        cause = cause.__cause__
+    return None

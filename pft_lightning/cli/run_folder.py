@@ -1,0 +1,98 @@
+"""The folder of a training run: what is written there, and when it may be reused."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning.errors import ConfigError
+
+
+_PACKAGES = (
+    "pft_lightning",
+    "torch",
+    "lightning",
+    "torch-geometric",
+    "phonopy",
+    "ase",
+    "vesin",
+    "e3nn",
+    "mace-torch",
+    "nequip",
+)
+
+
+def collect_versions() -> dict[str, str]:
+    """Versions of everything that decides a number; absent packages are left out."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class RunFolder:
+    """Files of one run.
+
+    ``config.yaml`` (resolved), ``versions.json``, ``command.txt``, ``before.json``
+    (validation of the starting weights), ``checkpoints/``, the logger's files,
+    ``model.*`` (the result) and ``summary.json``.
+
+    Args:
+        path: The folder; created if it does not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).resolve()
+        self.checkpoints = self.path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.best_checkpoint = self.checkpoints / "best.ckpt"
+        self.before = self.path / "before.json"
+        self.summary = self.path / "summary.json"
+        self._config = self.path / "config.yaml"
+
+    def check_unused(self, *, resume: bool) -> None:
+        """Refuse to mix two runs.
+
+        Raises:
+            ConfigError: The folder holds a run and ``resume`` is false.
+        """
+        if self._config.exists() and not resume:
+            raise ConfigError(
+                f"{self.path} already holds a run. Continue it with resume=true, or "
+                "choose another folder with hydra.run.dir=..."
+            )
+
+    def write_start(self, config: DictConfig) -> None:
+        """Record the resolved configuration, the versions and the command."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, self._config, resolve=True)
+        write_json(self.path / "versions.json", collect_versions())
+        with (self.path / "command.txt").open("a") as file:
+            file.write(" ".join(sys.argv) + "\n")
+
+    def resume_checkpoint(self) -> Path | None:
+        """The newest checkpoint that training can continue from."""
+        return self.last_checkpoint if self.last_checkpoint.exists() else None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file so that a killed process never leaves half of it."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file."""
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content

@@ -1,0 +1,192 @@
+"""``pft-train``: fine-tune a potential on force constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hydra
+import lightning
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning.backends.registry import load_model
+from pft_lightning.callbacks.hessian_loss import HessianLoss
+from pft_lightning.callbacks.wandb_dashboard import log_before_after
+from pft_lightning.cli.common import report_errors
+from pft_lightning.cli.run_folder import (
+    RunFolder,
+    collect_versions,
+    read_json,
+    write_json,
+)
+from pft_lightning.cli.tables import print_before_after
+from pft_lightning.errors import ConfigError
+from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
+from pft_lightning.training.module import PhononFineTuning
+
+
+# Callbacks of the default configuration that have nothing to do without a logger.
+_NEED_LOGGER = ("learning_rate", "throughput", "device_stats")
+
+
+def build_module(config: DictConfig) -> PhononFineTuning:
+    """Load the potential and wrap it."""
+    model = load_model(
+        config.model.checkpoint,
+        backend=config.model.backend,
+        dtype=getattr(torch, config.model.dtype),
+        head=config.model.head,
+    )
+    loss = config.loss
+    phonon = {name: w for name, w in loss.phonon.items() if name != "hvp"}
+    kinds = {name: kind for name, kind in loss.kind.items() if name != "hvp"}
+    return PhononFineTuning(
+        model,
+        phonon_weights=phonon,
+        upstream_weights=dict(loss.upstream),
+        kinds=kinds,
+        reduction=loss.reduction,
+        huber_delta=loss.huber_delta,
+        optimizer=instantiate(config.optimizer),
+        scheduler=instantiate(config.scheduler),
+        validation_seed=config.seed,
+    )
+
+
+def build_callbacks(config: DictConfig) -> list[Callback]:
+    """Instantiate the callbacks of the configuration and the Hessian loss."""
+    loss = config.loss
+    hessian_loss = HessianLoss(
+        instantiate(config.probe),
+        weight=loss.phonon.hvp,
+        kind=loss.kind.hvp,
+        huber_delta=loss.huber_delta,
+        schedule=loss.hvp_schedule,
+        warmup_steps=loss.hvp_warmup_steps,
+        every_n_phonon_steps=loss.hvp_every_n_phonon_steps,
+        seed=config.seed,
+    )
+    chosen = [
+        instantiate(callback)
+        for name, callback in config.callbacks.items()
+        if callback and (config.logger or name not in _NEED_LOGGER)
+    ]
+    return [hessian_loss, *chosen]
+
+
+def build_trainer(config: DictConfig) -> lightning.Trainer:
+    """Instantiate the trainer of the configuration."""
+    logger: Logger | bool = instantiate(config.logger) if config.logger else False
+    options: dict[str, Any] = {}
+    if config.trainer.strategy == "ddp":
+        # Which weights have a gradient differs between the two kinds of steps (a
+        # constant energy shift has none from curvature), which plain DDP refuses.
+        options["strategy"] = "ddp_find_unused_parameters_true"
+    trainer: lightning.Trainer = instantiate(
+        config.trainer,
+        callbacks=build_callbacks(config),
+        logger=logger,
+        plugins=[AtomicCheckpointIO()],
+        _convert_="all",
+        **options,
+    )
+    return trainer
+
+
+def validate(
+    trainer: lightning.Trainer,
+    module: PhononFineTuning,
+    datamodule: lightning.LightningDataModule,
+) -> dict[str, float]:
+    """Metrics of the module's present weights on the validation sets."""
+    trainer.validate(module, datamodule, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """Run one training from a composed configuration.
+
+    Args:
+        config: As composed from ``conf/train.yaml``.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        PFTError: Anything in the configuration or the data that cannot be used.
+    """
+    folder = RunFolder(config.paths.run)
+    if config.export not in ("best", "last"):
+        raise ConfigError(f"export is {config.export!r}; expected best or last.")
+    trainer = build_trainer(config)
+    if trainer.is_global_zero:
+        folder.check_unused(resume=config.resume)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    module = build_module(config)
+    datamodule = instantiate(
+        config.data,
+        cutoff=module.model.cutoff,
+        atomic_numbers=module.model.atomic_numbers,
+    )
+    if trainer.is_global_zero:
+        folder.write_start(config)
+    for logger in trainer.loggers:
+        resolved = OmegaConf.to_container(config, resolve=True)
+        logger.log_hyperparams(resolved)  # type: ignore[arg-type]
+
+    checkpoint = folder.resume_checkpoint() if config.resume else None
+    if checkpoint is not None and folder.before.exists():
+        before = read_json(folder.before)
+    else:
+        before = validate(trainer, module, datamodule)
+        if trainer.is_global_zero:
+            write_json(folder.before, before)
+    trainer.fit(
+        module,
+        datamodule,
+        ckpt_path=None if checkpoint is None else str(checkpoint),
+        weights_only=True,
+    )
+    if config.export == "best" and folder.best_checkpoint.exists():
+        best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(best["state_dict"])
+    after = validate(trainer, module, datamodule)
+
+    metrics = {
+        name: {"before": before.get(name), "after": value}
+        for name, value in after.items()
+    }
+    summary: dict[str, Any] = {
+        **metrics,
+        "seed": config.seed,
+        "steps": trainer.global_step,
+        "counts": datamodule.counts,
+        "versions": collect_versions(),
+    }
+    if trainer.is_global_zero:
+        result = folder.path / f"model{module.model.file_suffix}"
+        module.model.save(result)
+        summary["model"] = result.name
+        write_json(folder.summary, summary)
+        print_before_after(metrics, datamodule.counts, result)
+        for logger in trainer.loggers:
+            log_before_after(logger, metrics)
+            logger.finalize("success")
+    trainer.strategy.barrier("pft_train_end")
+    return summary
+
+
+@hydra.main(
+    version_base="1.3", config_path="pkg://pft_lightning.conf", config_name="train"
+)
+@report_errors
+def main(config: DictConfig) -> None:
+    """Entry point of ``pft-train``."""
+    train(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Phonon and upstream data: reading, storing, batching."""

@@ -1,0 +1,384 @@
+"""Phonon and upstream structures as one interleaved stream of batches."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import lightning
+import numpy as np
+from ase.data import chemical_symbols
+from lightning.pytorch.utilities import (
+    rank_zero_info,
+    rank_zero_warn,
+)
+from platformdirs import user_cache_path
+from torch.utils.data import DataLoader
+
+from pft_lightning import keys
+from pft_lightning.data.batching import (
+    BatchLimits,
+    BatchStream,
+    InterleavedSampler,
+    plan_batches,
+)
+from pft_lightning.data.loading import (
+    Collate,
+    Structures,
+    StructureSource,
+    TrainLoader,
+)
+from pft_lightning.data.readers.options import PhononReadOptions
+from pft_lightning.data.sources import Spec
+from pft_lightning.data.store import PhononStore, cached_store
+from pft_lightning.data.upstream import UpstreamFrames
+from pft_lightning.errors import ConfigError, DataFormatError
+
+
+Mode = Literal["alternate", "joint"]
+
+
+@dataclass(frozen=True, slots=True)
+class PhononSource:
+    """Where phonon structures come from, and how many make a batch.
+
+    Attributes:
+        train: File, folder, glob, store or list of them.
+        val: The same; None holds out a share of ``train``.
+        batch_size: Structures per process and step.
+        max_atoms: Atoms per process and step, or None.
+        max_edges: Edges per process and step, or None.
+        options: How files are read: units, tolerances, whether structures are
+            relaxed. A store that is given as it is was read with its own.
+    """
+
+    train: Spec
+    val: Spec | None = None
+    batch_size: int = 16
+    max_atoms: int | None = None
+    max_edges: int | None = None
+    options: PhononReadOptions = field(default_factory=PhononReadOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSource:
+    """Where energy, force and stress frames come from, and how many make a batch.
+
+    Attributes:
+        train: Extended XYZ, ASE database, aselmdb, or a list; None co-trains on
+            nothing.
+        val: The same; None holds out a share of ``train``.
+        batch_size: Structures per process and step.
+        max_atoms: Atoms per process and step, or None.
+        max_edges: Edges per process and step, or None; graphs are then built once
+            at the start to count them.
+        energy_key: Name of the energy in the files; None takes ASE's calculator
+            results, else the usual names.
+        forces_key: The same for forces.
+        stress_key: The same for the stress.
+    """
+
+    train: Spec | None = None
+    val: Spec | None = None
+    batch_size: int = 64
+    max_atoms: int | None = None
+    max_edges: int | None = None
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
+
+
+class PhononDataModule(lightning.LightningDataModule):
+    """Interleave phonon structures with energy, force and stress frames.
+
+    A training batch is a dict of neutral batches by source. In ``alternate`` mode
+    one phonon batch is followed by ``upstream_per_phonon`` upstream batches, each an
+    optimiser step; in ``joint`` mode each step holds one batch of both. An epoch is
+    one pass over the phonon structures; upstream structures go round at their own
+    pace. The sequence is a function of the seed and the step alone, the same on all
+    ranks up to the share of each, and continues exactly after a resume.
+
+    Phonon sources are read once into a store (``pft-prepare``), on first use if need
+    be. Structures with elements that the model lacks are left out and counted.
+
+    Args:
+        phonons: Phonon structures.
+        upstream: Upstream frames.
+        cutoff: Å, of the model; taken from the trainer's module if left out.
+        atomic_numbers: Elements of the model; likewise.
+        mode: ``alternate`` or ``joint``.
+        upstream_per_phonon: Upstream batches after each phonon batch; 0 is none.
+        val_fraction: Share held out where a source has no validation set.
+        num_workers: Of each loader.
+        cache_dir: Where stores are built on first use; None is the user's cache.
+        seed: Of permutations and splits.
+    """
+
+    def __init__(
+        self,
+        phonons: PhononSource,
+        upstream: UpstreamSource | None = None,
+        *,
+        cutoff: float | None = None,
+        atomic_numbers: Sequence[int] | None = None,
+        mode: Mode = "alternate",
+        upstream_per_phonon: int = 4,
+        val_fraction: float = 0.1,
+        num_workers: int = 0,
+        cache_dir: str | Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if mode not in get_args(Mode):
+            raise ConfigError(
+                f"data.mode is {mode!r}; expected one of {', '.join(get_args(Mode))}."
+            )
+        if upstream_per_phonon < 0:
+            raise ConfigError(
+                f"data.upstream_per_phonon is {upstream_per_phonon}; at least 0."
+            )
+        if not 0 < val_fraction < 1:
+            raise ConfigError(f"data.val_fraction is {val_fraction}; between 0 and 1.")
+        self.phonons = phonons
+        self.upstream = upstream or UpstreamSource()
+        self.cutoff = cutoff
+        self.atomic_numbers = atomic_numbers
+        self.mode = mode
+        self.upstream_per_phonon = upstream_per_phonon
+        self.val_fraction = val_fraction
+        self.num_workers = num_workers
+        self.cache_dir = cache_dir
+        self.seed = seed
+        # A process may have no validation structure of a source.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._train: dict[str, StructureSource] = {}
+        self._val: dict[str, StructureSource] = {}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Structures per source and set."""
+        return {
+            f"{source}_{name}": len(subset)
+            for name, subsets in (("train", self._train), ("val", self._val))
+            for source, subset in subsets.items()
+        }
+
+    def prepare_data(self) -> None:
+        """Build the stores that do not exist yet; Lightning calls it on one process."""
+        for spec in (self.phonons.train, self.phonons.val):
+            if spec is not None:
+                self._open_store(spec)
+
+    def setup(self, stage: str) -> None:
+        """Open all sources, leave out unknown elements and split."""
+        if self._train:
+            return
+        for source, spec, read in (
+            (keys.PHONON, self.phonons, self._open_store),
+            (keys.UPSTREAM, self.upstream, self._open_frames),
+        ):
+            train = None if spec.train is None else self._restrict(read(spec.train))
+            val = None if spec.val is None else self._restrict(read(spec.val))
+            if train is not None and val is None:
+                train, val = self._split(train, source)
+            if train is not None:
+                self._train[source] = train
+            if val is not None:
+                self._val[source] = val
+        if self.upstream_per_phonon == 0 and self.mode == "alternate":
+            self._train.pop(keys.UPSTREAM, None)
+        if keys.UPSTREAM not in self._train:
+            rank_zero_warn(
+                "Training on phonons alone: nothing keeps the potential from "
+                "forgetting energies, forces and stresses. Set data.upstream.train."
+            )
+
+    def _restrict(self, structures: StructureSource) -> StructureSource:
+        """Leave out structures with elements that the model lacks."""
+        numbers = self.atomic_numbers
+        if numbers is None:
+            numbers = self._model().atomic_numbers
+        kept, dropped = structures.select(numbers)
+        if not dropped:
+            return structures
+        known = set(numbers)
+        lacking = {z for zs in structures.elements for z in zs} - known
+        message = (
+            f"{len(dropped)} of {len(structures)} structures in {structures} hold "
+            f"elements that the model lacks "
+            f"({', '.join(chemical_symbols[z] for z in sorted(lacking))}): "
+            f"{', '.join(dropped[:10])}{', ...' if len(dropped) > 10 else ''}"
+        )
+        if len(kept) == 0:
+            raise DataFormatError(
+                f"{message}. Nothing is left; use a model that covers these elements."
+            )
+        rank_zero_warn(f"{message}. They are left out.")
+        return kept
+
+    def _split(
+        self, structures: StructureSource, source: str
+    ) -> tuple[StructureSource, StructureSource]:
+        """Hold out a seeded share of the structures for validation."""
+        if len(structures) == 1:
+            rank_zero_warn(
+                f"The only {source} structure is used for training and validation: "
+                "the errors say nothing about others. Give a validation set."
+            )
+            return structures, structures
+        order = np.random.default_rng([self.seed, 0]).permutation(len(structures))
+        n_val = max(1, round(self.val_fraction * len(structures)))
+        rank_zero_info(
+            f"No {source} validation set: {n_val} of {len(structures)} structures are "
+            "held out."
+        )
+        return (
+            structures.subset(sorted(order[n_val:].tolist())),
+            structures.subset(sorted(order[:n_val].tolist())),
+        )
+
+    def _model(self) -> Any:
+        """The potential of the trainer's module."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        model = getattr(module, "model", None)
+        if model is None:
+            raise ConfigError(
+                "PhononDataModule needs cutoff=... and atomic_numbers=... unless a "
+                "trainer runs it with PhononFineTuning."
+            )
+        return model
+
+    def _cutoff(self) -> float:
+        return self.cutoff if self.cutoff is not None else float(self._model().cutoff)
+
+    def _open_store(self, spec: Spec) -> PhononStore:
+        cache = self.cache_dir or user_cache_path("pft_lightning")
+        return cached_store(
+            spec,
+            cutoff=self._cutoff(),
+            cache_dir=cache,
+            progress=self._ranks()[1] == 0,
+            **asdict(self.phonons.options),
+        )
+
+    def _open_frames(self, spec: Spec) -> UpstreamFrames:
+        source = self.upstream
+        return UpstreamFrames(
+            spec,
+            self._cutoff(),
+            keys={
+                keys.ENERGY: source.energy_key,
+                keys.FORCES: source.forces_key,
+                keys.STRESS: source.stress_key,
+            },
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """One loader over both sources."""
+        n_ranks, rank = self._ranks()
+        trainer = self.trainer
+        if (
+            n_ranks > 1
+            and trainer is not None
+            and trainer._accelerator_connector.use_distributed_sampler
+        ):
+            raise ConfigError(
+                "Trainer(use_distributed_sampler=True) would share batches that are "
+                "already shared among processes; set it to False."
+            )
+        streams = {
+            source: self._stream(source, subset, n_ranks, rank)
+            for source, subset in self._train.items()
+        }
+        sampler = InterleavedSampler(
+            streams[keys.PHONON],
+            streams.get(keys.UPSTREAM),
+            upstream_per_phonon=self.upstream_per_phonon,
+            joint=self.mode == "joint",
+            position=self._position,
+        )
+        loader = TrainLoader(
+            Structures(self._train),
+            batch_sampler=sampler,
+            collate_fn=Collate(),
+            num_workers=self.num_workers,
+        )
+        loader.fingerprint = self._fingerprint(n_ranks)
+        return loader
+
+    def _position(self) -> int:
+        """Batches that training has consumed so far."""
+        if self.trainer is None:
+            return 0
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def _ranks(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 1, 0
+        return self.trainer.world_size, self.trainer.global_rank
+
+    def _limits(self, source: str) -> BatchLimits:
+        bounds = self.phonons if source == keys.PHONON else self.upstream
+        return BatchLimits(bounds.batch_size, bounds.max_atoms, bounds.max_edges)
+
+    def _stream(
+        self, source: str, subset: StructureSource, n_ranks: int, rank: int
+    ) -> BatchStream:
+        limits = self._limits(source)
+        return BatchStream(
+            subset.n_atoms,
+            None if limits.edges is None else subset.n_edges,
+            limits,
+            # Different permutations, also where both sources have the same size.
+            seed=self.seed + (0 if source == keys.PHONON else 1_000_003),
+            n_ranks=n_ranks,
+            rank=rank,
+        )
+
+    def _fingerprint(self, n_ranks: int) -> dict[str, Any]:
+        sources = {
+            source: f"{len(subset)} structures, checksum {_checksum(subset.names)}"
+            for source, subset in self._train.items()
+        }
+        return {
+            "seed": self.seed,
+            "number of processes": n_ranks,
+            "data.mode": self.mode,
+            "data.upstream_per_phonon": self.upstream_per_phonon,
+            **{
+                f"{source} batch limits": str(self._limits(source))
+                for source in sources
+            },
+            **{f"{source} training set": text for source, text in sources.items()},
+        }
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """One loader per source; each process has its share, none twice."""
+        n_ranks, rank = self._ranks()
+        loaders: list[DataLoader[Any]] = []
+        for source, subset in self._val.items():
+            mine = np.arange(rank, len(subset), n_ranks)
+            if source == keys.PHONON:
+                # Every structure has its own number of inequivalent atoms.
+                batches = [[int(i)] for i in mine]
+            else:
+                limits = self._limits(source)
+                edges = None if limits.edges is None else subset.n_edges
+                plan = plan_batches(mine, subset.n_atoms, edges, limits, 1)
+                batches = [ranks[0] for ranks in plan]
+            loaders.append(
+                DataLoader(
+                    Structures(self._val),
+                    batch_sampler=[[(source, i) for i in batch] for batch in batches],
+                    collate_fn=Collate(),
+                    num_workers=self.num_workers,
+                )
+            )
+        return loaders
+
+
+def _checksum(names: Sequence[str]) -> str:
+    return f"{zlib.crc32(chr(10).join(names).encode()):08x}"

@@ -1,0 +1,91 @@
+"""Structures of several sources, one by one and as the batches of a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+from torch_geometric.data import Batch, Data
+from typing_extensions import Self
+
+from pft_lightning.data.batching import BatchKey
+from pft_lightning.errors import ConfigError
+from pft_lightning.graphs import build_batch
+
+
+class StructureSource(Protocol):
+    """What ``PhononStore`` and ``UpstreamFrames`` have in common."""
+
+    names: list[str]
+    n_atoms: np.ndarray
+    elements: list[tuple[int, ...]]
+
+    def __len__(self) -> int:
+        """Number of structures."""
+
+    @property
+    def n_edges(self) -> np.ndarray:
+        """(n_structures,), edges of each graph."""
+
+    def data(self, index: int) -> Data:
+        """Read one structure in the neutral schema."""
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """Give a view of some structures."""
+
+    def select(self, allowed: Iterable[int]) -> tuple[Self, list[str]]:
+        """Keep the structures of these elements; name those left out."""
+
+
+class Structures(Dataset[Any]):
+    """Structures of several sources under one kind of key."""
+
+    def __init__(self, sources: dict[str, StructureSource]) -> None:
+        self._sources = sources
+
+    def __getitem__(self, key: BatchKey) -> tuple[str, Data]:
+        source, index = key
+        return source, self._sources[source].data(index)
+
+
+class Collate:
+    """Group the structures of one step by source; picklable for spawned workers."""
+
+    def __call__(self, items: Sequence[tuple[str, Data]]) -> dict[str, Batch]:
+        """Make one neutral batch of each source."""
+        groups: dict[str, list[Data]] = {}
+        for source, data in items:
+            groups.setdefault(source, []).append(data)
+        return {source: build_batch(group) for source, group in groups.items()}
+
+
+class TrainLoader(DataLoader[Any]):
+    """A loader that Lightning may resume in mid-epoch.
+
+    Its sampler starts at the trainer's position by itself, so the state is only
+    what must agree for the continuation to be exact.
+    """
+
+    fingerprint: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the sequence of batches depends on."""
+        return dict(self.fingerprint)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuse to continue with another sequence of batches.
+
+        Raises:
+            ConfigError: Data, batch limits, pattern, seed or number of processes
+                differ from those of the checkpoint.
+        """
+        for name, value in self.fingerprint.items():
+            if state.get(name) != value:
+                raise ConfigError(
+                    f"The checkpoint was trained with {name} = {state.get(name)}, this "
+                    f"run has {value}: the sequence of batches would not continue. "
+                    "Resume with the original setting, or start a new run from the "
+                    "exported model."
+                )

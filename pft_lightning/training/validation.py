@@ -1,0 +1,75 @@
+"""Validation errors per structure: forces of every source, curvature of phonons."""
+
+from __future__ import annotations
+
+import torch
+from torch_geometric.data import Batch
+
+from pft_lightning import keys
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.losses import residuals
+from pft_lightning.physics.probes import validation_tangents
+
+
+# Tangents of one pass; more need more memory and are not faster.
+_PROBES_PER_PASS = 4
+
+
+def efs_errors(model: EnergyModel, batch: Batch) -> dict[str, torch.Tensor]:
+    """Mean absolute errors of each structure that has the reference.
+
+    Returns:
+        ``energy_mae`` (eV/atom), ``forces_mae`` (eV/Å), ``stress_mae`` (eV/Å³), each
+        one value per structure with that reference.
+    """
+    index = batch[keys.STRUCTURE_INDEX]
+    with torch.no_grad():
+        found = residuals(model.derivatives(batch), batch)
+    errors = {}
+    for quantity, (difference, mask) in found.items():
+        rows = difference.abs().reshape(len(difference), -1).mean(dim=1)
+        if quantity == "forces":
+            total = rows.new_zeros(len(mask)).index_add(0, index, rows)
+            rows = total / torch.bincount(index, minlength=len(mask))
+        errors[f"{quantity}_mae"] = rows[mask]
+    return errors
+
+
+def hvp_errors(model: EnergyModel, batch: Batch, seed: int) -> torch.Tensor:
+    """Mean absolute error of H v of each structure over all inequivalent atoms.
+
+    The tangents depend on the seed and the name of a structure alone, so the
+    numbers of two models, or of one model before and after, compare directly.
+
+    Args:
+        model: The potential.
+        batch: Neutral batch with force constants.
+        seed: Of the tangents.
+
+    Returns:
+        (n_structures,), eV/Å²: the mean over components, weighted over the
+        inequivalent atoms with the share of atoms that each stands for.
+    """
+    errors = []
+    for structure in batch.to_data_list():
+        tangents, weights = validation_tangents(
+            structure[keys.FORCE_CONSTANTS], seed, structure[keys.NAME]
+        )
+        targets = structure[keys.FORCE_CONSTANTS].multiply(tangents)
+        single = type(batch).from_data_list([structure])
+        per_probe = []
+        for start in range(0, tangents.shape[1], _PROBES_PER_PASS):
+            chunk = slice(start, start + _PROBES_PER_PASS)
+            with torch.no_grad():
+                hvp = model.derivatives(
+                    single,
+                    tangents=torch.from_numpy(tangents[:, chunk]).to(model.device),
+                    forces=False,
+                    stress=False,
+                ).hvp
+            assert hvp is not None
+            target = torch.from_numpy(targets[:, chunk]).to(hvp.device)
+            per_probe.append((hvp - target).abs().mean(dim=(0, 2)))
+        weight = torch.from_numpy(weights).to(model.device)
+        errors.append((torch.cat(per_probe) * weight).sum())
+    return torch.stack(errors)

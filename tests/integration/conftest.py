@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+PLUGINS = Path(__file__).parent / "plugins"
+
+
+def arguments(world, run, *overrides: str) -> list[str]:
+    """A short training on the tiny world, deterministic to the last bit."""
+    return [
+        f"model.checkpoint={world.base}",
+        "model.dtype=float64",
+        f"data.phonons.train={world.phonons_train}",
+        f"data.phonons.val={world.phonons_val}",
+        "data.phonons.batch_size=2",
+        f"data.upstream.train={world.upstream_train}",
+        f"data.upstream.val={world.upstream_val}",
+        "data.upstream.batch_size=4",
+        f"data.cache_dir={world.base.parent / 'cache'}",
+        "trainer.accelerator=cpu",
+        "trainer.max_steps=8",
+        "+trainer.enable_progress_bar=false",
+        "logger=none",
+        f"paths.run={run}",
+        *overrides,
+    ]
+
+
+@pytest.fixture
+def pft_train(world):
+    """Start `pft-train` in a process of its own; give the running process."""
+
+    def start(run: Path, *overrides: str) -> subprocess.Popen[str]:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(
+                [str(PLUGINS), os.environ.get("PYTHONPATH", "")]
+            ),
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "pft_lightning.cli.train",
+                *arguments(world, run, f"hydra.run.dir={run}", *overrides),
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture
+def compose(world):
+    """Compose the configuration of `pft-train` as the command line does."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+
+    def composed(run: Path, *overrides: str):
+        with initialize_config_module("pft_lightning.conf", version_base="1.3"):
+            return hydra_compose("train", overrides=arguments(world, run, *overrides))
+
+    return composed

@@ -1,0 +1,31 @@
+"""Callbacks that the subprocesses of the integration tests load."""
+
+from __future__ import annotations
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+
+class CaptureGradients(Callback):
+    """Write the loss and the gradient of every step, as the optimizer sees them."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.steps: list[dict] = []
+        self._loss = torch.tensor(0.0)
+
+    def on_before_backward(self, trainer, pl_module, loss) -> None:
+        self._loss = loss.detach().clone()
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        loss = trainer.strategy.reduce(self._loss, reduce_op="mean")
+        gradients = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+            for name, p in pl_module.named_parameters()
+        }
+        self.steps.append({"loss": loss, "gradients": gradients})
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module) -> None:
+        if trainer.is_global_zero:
+            torch.save(self.steps, self.path)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+TWO = ("trainer.devices=2", "trainer.strategy=ddp")
+
+
+def capture(path) -> tuple[str, str]:
+    return (
+        "+callbacks.capture._target_=pft_test_plugins.CaptureGradients",
+        f"+callbacks.capture.path={path}",
+    )
+
+
+def run(process) -> None:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+@pytest.mark.parametrize(
+    ("mode", "reduction"), [("alternate", "structures"), ("joint", "atoms")]
+)
+def test_two_processes_have_the_loss_and_gradients_of_one(
+    pft_train, tmp_path, mode, reduction
+):
+    common = (
+        f"data.mode={mode}",
+        f"loss.reduction={reduction}",
+        "probe=gaussian",
+        "loss.phonon.energy=1",
+        "trainer.max_steps=3",
+        "callbacks.ema=null",
+    )
+    one = pft_train(
+        tmp_path / "one",
+        *common,
+        *capture(tmp_path / "one.pt"),
+        "data.phonons.batch_size=4",
+        "data.upstream.batch_size=8",
+    )
+    run(one)
+    run(pft_train(tmp_path / "two", *common, *capture(tmp_path / "two.pt"), *TWO))
+
+    expected = torch.load(tmp_path / "one.pt")
+    found = torch.load(tmp_path / "two.pt")
+    assert len(expected) == len(found) == 3
+    for step_one, step_two in zip(expected, found, strict=True):
+        # The order of sums differs; 1e-10 is far above its rounding.
+        torch.testing.assert_close(
+            step_two["loss"], step_one["loss"], rtol=1e-10, atol=1e-12
+        )
+        for name, gradient in step_one["gradients"].items():
+            torch.testing.assert_close(
+                step_two["gradients"][name], gradient, rtol=1e-10, atol=1e-10
+            )
+
+
+@pytest.mark.parametrize("mode", ["alternate", "joint"])
+def test_no_process_waits_when_one_source_is_exhausted_first(pft_train, tmp_path, mode):
+    # 13 frames in batches of 2 x 4 end long before, or long after, 4 crystals.
+    run(
+        pft_train(
+            tmp_path,
+            *TWO,
+            f"data.mode={mode}",
+            "data.phonons.batch_size=1",
+            "trainer.max_steps=25",
+            "callbacks.last.every_n_train_steps=10",
+        )
+    )
+    assert (tmp_path / "summary.json").is_file()

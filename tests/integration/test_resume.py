@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+import torch
+
+from pft_lightning import load_model
+
+
+# An epoch has ten steps: the runs below are killed in mid-epoch and past its end.
+SCHEDULE = (
+    "trainer.max_steps=34",
+    "callbacks.last.every_n_train_steps=3",
+    "probe.n_probes=2",
+    "optimizer.lr=1e-3",
+    "export=last",
+)
+
+
+def finish(process) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(run):
+    return load_model(run / "model.pt").state_dict()
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(pft_train, tmp_path):
+    finish(pft_train(tmp_path / "whole", *SCHEDULE))
+
+    killed = tmp_path / "killed"
+    last = killed / "checkpoints" / "last.ckpt"
+    process = pft_train(killed, *SCHEDULE)
+    kills = 0
+    while process.poll() is None:
+        if last.exists() and kills < 2:
+            # Not a moment of the program's choosing.
+            time.sleep(0.05 + 0.1 * kills)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            process = pft_train(killed, *SCHEDULE, "resume=true")
+        time.sleep(0.01)
+    finish(process)
+    assert kills == 2
+
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(killed)[name]), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seed=1", "seed"),
+        ("data.phonons.batch_size=1", "batch limits"),
+        ("probe=gaussian", "probe"),
+    ],
+)
+def test_a_resume_that_could_not_be_exact_is_refused(
+    pft_train, tmp_path, change, message
+):
+    finish(pft_train(tmp_path, "callbacks.last.every_n_train_steps=2"))
+    process = pft_train(tmp_path, "resume=true", "trainer.max_steps=20", change)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert message in output
+    assert "original setting" in output
