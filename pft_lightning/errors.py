@@ -19,7 +19,7 @@ class ShapeError(PFTError, ValueError):
 
 
 class DataFormatError(PFTError, ValueError):
-    """A data file is missing, truncated, of an unknown kind or holds unusable values."""
+    """A data file is missing, truncated, of no known kind or holds unusable values."""
 
 
 class CheckpointError(PFTError, ValueError):

@@ -12,6 +12,7 @@ import vesin
 from torch_geometric.data import Batch, Data
 
 from pft_lightning import keys
+from pft_lightning.errors import ShapeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,9 @@ def build_graph(
         cell: (3, 3), Å, lattice vectors as rows.
         pbc: periodic along each lattice vector.
         cutoff: Å.
+
+    Raises:
+        ShapeError: atoms lie more than 127 cells outside theirs.
     """
     neighbours = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True)
     centre, neighbour, shifts = neighbours.compute(
@@ -55,9 +59,15 @@ def build_graph(
         periodic=[bool(p) for p in pbc],
         quantities="ijS",
     )
+    shifts = np.asarray(shifts).reshape(-1, 3)
+    if len(shifts) and np.abs(shifts).max() > np.iinfo(np.int8).max:
+        raise ShapeError(
+            f"a neighbour is {np.abs(shifts).max()} cells away; at most "
+            f"{np.iinfo(np.int8).max}. Wrap the atoms into the cell."
+        )
     return Graph(
         edge_index=np.stack([centre, neighbour]).astype(np.int32),
-        edge_shifts=np.asarray(shifts).reshape(-1, 3).astype(np.int8),
+        edge_shifts=shifts.astype(np.int8),
         cutoff=cutoff,
     )
 

@@ -1,1 +1,1 @@
-"""Phonon and upstream data: reading, storing, batching."""
+"""Structures: readers, stores, batches, data module."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,3 +89,8 @@ class TrainLoader(DataLoader[Any]):
                     "Resume with the original setting, or start a new run from the "
                     "exported model."
                 )
+
+
+def count_structures(batch: Mapping[str, Batch]) -> int:
+    """Count the structures of one step; what throughput is measured in."""
+    return sum(structures.num_graphs for structures in batch.values())

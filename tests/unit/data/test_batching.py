@@ -90,9 +90,7 @@ def test_a_joint_step_holds_one_batch_of_each_source():
 
 def test_the_shorter_source_goes_round_and_repeats_only_after_a_full_pass():
     sampler = interleaved(upstream_per_phonon=4)
-    upstream = [
-        [i for _, i in batch] for batch in sampler if batch[0][0] == "upstream"
-    ]
+    upstream = [[i for _, i in batch] for batch in sampler if batch[0][0] == "upstream"]
     for start in range(0, 12, 3):
         one_pass = [i for batch in upstream[start : start + 3] for i in batch]
         assert sorted(one_pass) == list(range(5))

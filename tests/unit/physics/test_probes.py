@@ -40,7 +40,12 @@ def test_expected_squared_error_is_the_same_for_all_probes(
     n = 4000
     probe = kind(1)
     samples = [
-        (rocksalt_force_constants.multiply(probe.sample(rocksalt_force_constants, rng)) ** 2).sum()
+        (
+            rocksalt_force_constants.multiply(
+                probe.sample(rocksalt_force_constants, rng)
+            )
+            ** 2
+        ).sum()
         for _ in range(n)
     ]
     # Five standard errors of the mean: one false alarm in two million.
@@ -59,7 +64,9 @@ def test_columns_of_one_step_are_distinct(rocksalt_force_constants):
 
 def test_validation_covers_every_inequivalent_atom(rocksalt_force_constants):
     tangents, weights = validation_tangents(rocksalt_force_constants, 0, "NaCl")
-    displaced = {int(np.flatnonzero(np.abs(t).sum(1))[0]) for t in tangents.transpose(1, 0, 2)}
+    displaced = {
+        int(np.flatnonzero(np.abs(t).sum(1))[0]) for t in tangents.transpose(1, 0, 2)
+    }
     atoms, _ = rocksalt_force_constants.inequivalent_atoms()
     assert displaced == set(atoms.tolist())
     np.testing.assert_allclose(np.linalg.norm(tangents, axis=(0, 2)), 1, rtol=1e-14)

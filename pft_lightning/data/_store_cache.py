@@ -1,0 +1,70 @@
+"""Stores that are built on first use and found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pft_lightning.data._store_building import build_store
+from pft_lightning.data._store_reading import PhononStore
+from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.data.readers.registry import is_store
+from pft_lightning.data.sources import Spec, find_sources
+
+
+def cached_store(
+    sources: Spec,
+    *,
+    cutoff: float,
+    cache_dir: str | Path,
+    progress: bool = True,
+    n_workers: int = 0,
+    **read_options: Any,
+) -> PhononStore:
+    """Open a store, or build one on first use and reuse it.
+
+    Args:
+        sources: a store, which is opened, or anything that ``build_store`` takes. For
+            several stores, or stores among files, a new one is built.
+        cutoff: of the model, Å.
+        cache_dir: where built stores are kept.
+        progress: show a progress bar while building.
+        n_workers: processes that read; 0 reads in this one.
+        **read_options: fields of ``PhononReadOptions``.
+
+    Raises:
+        DataFormatError: see ``build_store``; the cutoff is larger than the store's.
+    """
+    paths = find_sources(sources)
+    if len(paths) == 1 and is_store(paths[0]):
+        path = paths[0]
+    else:
+        path = Path(cache_dir) / _cache_name(sources, cutoff, read_options)
+        build_store(
+            sources,
+            path,
+            cutoff=cutoff,
+            progress=progress,
+            n_workers=n_workers,
+            **read_options,
+        )
+    store = PhononStore(path)
+    store.require_cutoff(cutoff)
+    return store
+
+
+def _cache_name(sources: Spec, cutoff: float, read_options: dict[str, Any]) -> str:
+    """Name a store by what it is built from, so that the same request finds it."""
+    listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    identity = json.dumps(
+        [
+            [str(Path(source).expanduser().absolute()) for source in listed],
+            float(cutoff),
+            asdict(PhononReadOptions(**read_options)),
+        ]
+    )
+    return f"phonons-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.store"

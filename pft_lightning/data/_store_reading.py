@@ -1,0 +1,185 @@
+"""Reading a store: the index at once, structures one by one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch_geometric.data import Data
+
+from pft_lightning.data._prepare_report import PrepareReport
+from pft_lightning.data._store_format import (
+    FORMAT_VERSION,
+    HEADER_FILE,
+    INDEX_FILE,
+    RECORD_PREFIX,
+    Reader,
+    decode,
+    read_json,
+)
+from pft_lightning.data.records import StructureRecord, to_data
+from pft_lightning.errors import DataFormatError
+from pft_lightning.graphs import Graph
+
+
+class PhononStore:
+    """Phonon structures on disk, with their force constants and graphs.
+
+    Opening reads only the index. Each process opens the data file on first use, so
+    the object can be pickled and used by the workers of a data loader.
+
+    Args:
+        path: the store's directory.
+
+    Attributes:
+        path: the store's directory.
+        cutoff: of the graphs that ``data`` gives, Å.
+        names: one per structure, unique.
+        n_atoms: (n_structures,), int64.
+        n_edges: (n_structures,), int64, of the cached graphs.
+        elements: for each structure, its sorted atomic numbers.
+        report: of the build.
+
+    Raises:
+        DataFormatError: no store, an unfinished one, or one of another version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        header = _read_header(self.path)
+        index = read_json(self.path / INDEX_FILE)
+        self._cached_cutoff = float(header["cutoff"])
+        self._records_file = self.path / str(index["records_file"])
+        if not self._records_file.is_file():
+            raise DataFormatError(
+                f"{self._records_file}: no such file, though the store's index names "
+                "it. Delete the store and build it again with pft-prepare."
+            )
+        entries = index["entries"]
+        self.cutoff = self._cached_cutoff
+        self.names: list[str] = [entry["name"] for entry in entries]
+        self._keys: list[str] = [entry["key"] for entry in entries]
+        self.n_atoms = np.array([e["n_atoms"] for e in entries], dtype=np.int64)
+        self.n_edges = np.array([e["n_edges"] for e in entries], dtype=np.int64)
+        self.elements: list[tuple[int, ...]] = [tuple(e["elements"]) for e in entries]
+        self.report = PrepareReport.from_dict(index["report"])
+
+    def __len__(self) -> int:
+        """Number of structures."""
+        return len(self._keys)
+
+    def __repr__(self) -> str:
+        """Say what the store is and holds."""
+        return (
+            f"PhononStore({str(self.path)!r}, {len(self)} structures, "
+            f"cutoff={self.cutoff:g} Å)"
+        )
+
+    @property
+    def atomic_numbers(self) -> set[int]:
+        """All elements that occur."""
+        return {number for elements in self.elements for number in elements}
+
+    def record(self, index: int) -> StructureRecord:
+        """Read one structure."""
+        return self._load(index)[0]
+
+    def data(self, index: int) -> Data:
+        """Read one structure as a graph in the neutral schema, float64."""
+        record, graph = self._load(index)
+        if self.cutoff < self._cached_cutoff:
+            graph = _shorten(graph, record, self.cutoff)
+        return to_data(record, graph)
+
+    def require_cutoff(self, cutoff: float) -> None:
+        """Give graphs of this cutoff from now on.
+
+        Longer cached edges are left out.
+
+        Args:
+            cutoff: of the model, Å.
+
+        Raises:
+            DataFormatError: the cached graphs are shorter.
+        """
+        # Cutoffs go through text files and float32 models: 6.0 and 5.9999999 are one.
+        if cutoff > self._cached_cutoff * (1 + 1e-6):
+            raise DataFormatError(
+                f"{self.path}: the cached graphs reach {self._cached_cutoff:g} Å, but "
+                f"the model's cutoff is {cutoff:g} Å. Build the store again: "
+                f"pft-prepare phonons=... out={self.path} cutoff={cutoff:g}"
+            )
+        self.cutoff = min(float(cutoff), self._cached_cutoff)
+
+    def subset(self, indices: Sequence[int]) -> PhononStore:
+        """Give a view of some structures, in the given order."""
+        view = copy.copy(self)
+        view.names = [self.names[i] for i in indices]
+        view._keys = [self._keys[i] for i in indices]
+        view.elements = [self.elements[i] for i in indices]
+        view.n_atoms = self.n_atoms[list(indices)]
+        view.n_edges = self.n_edges[list(indices)]
+        return view
+
+    def select(self, allowed: Iterable[int]) -> tuple[PhononStore, list[str]]:
+        """Keep the structures whose elements are all allowed.
+
+        Args:
+            allowed: atomic numbers that the model knows.
+
+        Returns:
+            The view, and the names of the structures that were left out.
+        """
+        known = set(allowed)
+        kept = [i for i, elements in enumerate(self.elements) if known >= set(elements)]
+        dropped = sorted(set(range(len(self))) - set(kept))
+        return self.subset(kept), [self.names[i] for i in dropped]
+
+    def _load(self, index: int) -> tuple[StructureRecord, Graph]:
+        reader = Reader.of(self._records_file)
+        value = reader.get(RECORD_PREFIX + self._keys[index].encode())
+        if value is None:
+            raise DataFormatError(
+                f"{self._records_file}: structure {self.names[index]} is missing. The "
+                "store is damaged: delete it and build it again with pft-prepare."
+            )
+        record, graph = decode(value, self._cached_cutoff)
+        if record.name != self.names[index]:
+            # Two sources had the same name; the index made them unique.
+            record = replace(record, name=self.names[index])
+        return record, graph
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not (path / HEADER_FILE).is_file():
+        raise DataFormatError(
+            f"{path}: not a store (no {HEADER_FILE} in it). Build one: "
+            f"pft-prepare phonons=... out={path}"
+        )
+    header = read_json(path / HEADER_FILE)
+    if header.get("format_version") != FORMAT_VERSION:
+        raise DataFormatError(
+            f"{path}: a store of format version {header.get('format_version')}; this "
+            f"release reads version {FORMAT_VERSION}. Build it again with pft-prepare."
+        )
+    if not (path / INDEX_FILE).is_file():
+        raise DataFormatError(
+            f"{path}: the store is not finished; its build was interrupted. Run the "
+            "same pft-prepare command again: it goes on where it stopped."
+        )
+    return header
+
+
+def _shorten(graph: Graph, record: StructureRecord, cutoff: float) -> Graph:
+    centre, neighbour = graph.edge_index
+    vectors = (
+        record.positions[neighbour]
+        - record.positions[centre]
+        + graph.edge_shifts @ record.cell
+    )
+    near = np.einsum("ea,ea->e", vectors, vectors) < cutoff**2
+    return Graph(graph.edge_index[:, near], graph.edge_shifts[near], cutoff)

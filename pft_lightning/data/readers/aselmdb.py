@@ -1,0 +1,173 @@
+"""Reader of ASE databases (.aselmdb) whose rows hold a ``hessian`` in their data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from phonopy.structure.atoms import PhonopyAtoms
+
+from pft_lightning.data.ase_database import get_row, row_ids
+from pft_lightning.data.readers.assemble import remove_asymmetry
+from pft_lightning.data.readers.options import PhononReadOptions, reading
+from pft_lightning.data.readers.phonopy import make_phonopy
+from pft_lightning.data.records import StructureRecord, check_array, validate
+from pft_lightning.errors import DataFormatError
+from pft_lightning.physics.force_constants import from_array
+from pft_lightning.units import unit_system
+
+
+# Where databases keep the name of a material, in this order.
+_NAME_KEYS = ("name", "material_id", "mp_id", "mpid", "sid")
+
+
+def list_rows(path: Path) -> list[int]:
+    """List the row ids of a database.
+
+    Raises:
+        DataFormatError: the database cannot be read or is empty.
+    """
+    return row_ids(path)
+
+
+def read_row(path: Path, row_id: int, options: PhononReadOptions) -> StructureRecord:
+    """Read the structure and Hessian of one row.
+
+    The lattice translations are found from the structure, and the Hessian is averaged
+    over them, since a database keeps all rows of it and in single precision.
+
+    Raises:
+        DataFormatError: names the file, the row, the value and what to do.
+    """
+    where = f"{path}, row {row_id}"
+    with reading(path):
+        row = get_row(path, row_id)
+        atoms = row.toatoms()
+        n_atoms = len(atoms)
+        # A missing entry counts as an entry of another kind.
+        stored = row.data.get("hessian")
+        if stored is None:
+            raise DataFormatError(
+                f"{where}: there is no 'hessian' in the row's data (it holds "
+                f"{sorted(row.data) or 'nothing'}). Give an energy and force database "
+                "as upstream data instead."
+            )
+        array = hessian_to_force_constants(np.asarray(stored), n_atoms, where)
+        check_array("hessian", array, (n_atoms, n_atoms, 3, 3), where)
+        cell = PhonopyAtoms(
+            numbers=atoms.numbers,
+            cell=atoms.cell[:],
+            positions=atoms.positions,
+            # phonopy has no masses of Tc, Pm, Po and the like; none is used here.
+            masses=atoms.get_masses(),
+        )
+        phonon = make_phonopy(cell, np.eye(3, dtype=int), None, "vasp", options)
+        raw, broken = from_array(
+            array, phonon.primitive, phonon.symmetry.get_map_atoms()
+        )
+        info: dict[str, str | float] = {
+            "source": where,
+            "units": unit_system("vasp").description,
+            "units_from": "ASE database",
+            "force_constants_from": "hessian",
+        }
+        forces, stress = _targets(row, n_atoms, options)
+        record = StructureRecord(
+            name=_name(row, path),
+            atomic_numbers=np.array(atoms.numbers, dtype=np.int64),
+            positions=np.array(atoms.positions, dtype=np.float64),
+            cell=np.array(atoms.cell[:], dtype=np.float64),
+            pbc=np.ones(3, dtype=bool),
+            energy=None if row.get("energy") is None else float(row.energy),
+            forces=forces,
+            stress=stress,
+            force_constants=remove_asymmetry(raw, broken, where, options, info),
+            info=info,
+        )
+        return validate(record, source=where, max_force=options.max_force)
+
+
+def hessian_to_force_constants(
+    hessian: np.ndarray, n_atoms: int, where: str = "hessian"
+) -> np.ndarray:
+    """Bring a Hessian of any common layout to (n_atoms, n_atoms, 3, 3).
+
+    Accepted: (3N, 3N) as the reference implementation writes it, (N, 3, N, 3),
+    (N, N, 3, 3), and each of them flattened. Where the shape fits several, the one
+    that gives a symmetric matrix is taken.
+
+    Args:
+        hessian: eV/Å².
+        n_atoms: N.
+        where: file and row, for messages.
+
+    Raises:
+        DataFormatError: no layout fits, or several do.
+
+    Source: nequix ``scripts/preprocess_data_phonopy.py``.
+    """
+    n = n_atoms
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for layout in ("atoms first", "coordinates first"):
+        shapes = (
+            [(n, n, 3, 3)]
+            if layout == "atoms first"
+            else [(3 * n, 3 * n), (n, 3, n, 3)]
+        )
+        for shape in [*shapes, (9 * n * n,)]:
+            by_shape.setdefault(shape, []).append(layout)
+    layouts = by_shape.get(hessian.shape)
+    if layouts is None:
+        raise DataFormatError(
+            f"{where}: the hessian has shape {hessian.shape}; expected "
+            f"{(3 * n, 3 * n)}, {(n, 3, n, 3)}, {(n, n, 3, 3)} or {(9 * n * n,)} for "
+            f"{n} atoms. It belongs to another structure."
+        )
+    candidates = []
+    for layout in layouts:
+        if layout == "atoms first":
+            array = hessian.reshape(n, n, 3, 3)
+        else:
+            array = hessian.reshape(n, 3, n, 3).swapaxes(1, 2)
+        candidates.append(np.ascontiguousarray(array, dtype=np.float64))
+    if len(candidates) == 1 or np.array_equal(candidates[0], candidates[1]):
+        return candidates[0]
+    broken = [_broken_symmetry(array) for array in candidates]
+    # A wrong layout breaks the symmetry by about the size of the entries.
+    if min(broken) > 0.1 * max(broken):
+        raise DataFormatError(
+            f"{where}: a hessian of shape {hessian.shape} is ambiguous for {n} atoms, "
+            "and no layout of it is symmetric. Store it as (3N, 3N)."
+        )
+    return candidates[int(np.argmin(broken))]
+
+
+def _broken_symmetry(array: np.ndarray) -> float:
+    return float(np.abs(array - array.transpose(1, 0, 3, 2)).max())
+
+
+def _targets(
+    row: Any, n_atoms: int, options: PhononReadOptions
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Give forces and stress: those of the row, else zero where relaxed."""
+    from ase.stress import voigt_6_to_full_3x3_stress
+
+    forces = np.zeros((n_atoms, 3)) if options.relaxed else None
+    stress = np.zeros((3, 3)) if options.relaxed else None
+    if row.get("forces") is not None:
+        forces = np.array(row.forces, dtype=np.float64)
+    if row.get("stress") is not None:
+        stored = np.array(row.stress, dtype=np.float64)
+        # The reference implementation writes 3 x 3, ASE six components.
+        is_full = stored.size == 9
+        stress = stored.reshape(3, 3) if is_full else voigt_6_to_full_3x3_stress(stored)
+    return forces, stress
+
+
+def _name(row: Any, path: Path) -> str:
+    for key in _NAME_KEYS:
+        value = row.get(key) or row.data.get(key)
+        if isinstance(value, str) and value:
+            return value
+    return f"{path.stem}/{row.id}"

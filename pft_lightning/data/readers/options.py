@@ -1,0 +1,105 @@
+"""How phonon calculations are read: one set of options for all readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pft_lightning.data.records import MAX_FORCE
+from pft_lightning.errors import ConfigError, DataFormatError, PFTError
+
+
+@dataclass(frozen=True, slots=True)
+class PhononReadOptions:
+    """Options of reading phonon calculations.
+
+    Attributes:
+        max_asymmetry: largest broken acoustic sum rule, permutation or translation
+            symmetry of the raw force constants, eV/Å². What is below is symmetrised
+            away and reported; what is above is refused, since a calculation that
+            noisy is no target. Of 837 phonondb PBEsol materials the median is 0.002
+            and five exceed the default.
+        relaxed: the structures are relaxed, so forces and stress are known to be
+            zero. False masks both. phonopy files never say which it is; the data
+            sets that potentials are tuned on are relaxed tightly.
+        units: units of files that do not tell theirs: a name of a code that phonopy
+            knows ("vasp", "qe", ...) or "eV/angstrom", "Ry/au", "hartree/au". A file
+            that tells others is an error.
+        max_force: largest force of a displaced structure, eV/Å.
+        max_displacement: largest displacement of an atom, Å. What moves atoms by a
+            large part of a bond length measures no second derivative.
+        supercell_matrix: 3 or 9 integers, for folders with a bare POSCAR.
+        fc_calculator: what turns displacements into force constants: phonopy's
+            finite differences ("traditional") or a fit by symfc; "auto" takes symfc
+            for random displacements.
+        symprec: tolerance of the symmetry search, in the file's unit of length.
+    """
+
+    max_asymmetry: float = 0.1
+    relaxed: bool = True
+    units: str | None = None
+    max_force: float = MAX_FORCE
+    max_displacement: float = 0.5
+    supercell_matrix: tuple[int, ...] | None = None
+    fc_calculator: Literal["auto", "traditional", "symfc"] = "auto"
+    symprec: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Check the values, and take lists from configuration files.
+
+        Raises:
+            ConfigError: a value makes no sense.
+        """
+        if self.fc_calculator not in ("auto", "traditional", "symfc"):
+            raise ConfigError(
+                f"fc_calculator={self.fc_calculator!r}; accepted: 'auto', "
+                "'traditional', 'symfc'."
+            )
+        for name in ("max_asymmetry", "max_force", "max_displacement", "symprec"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)}; a positive number is needed."
+                )
+        if self.supercell_matrix is not None:
+            matrix = tuple(np.ravel(self.supercell_matrix).astype(int).tolist())
+            if len(matrix) not in (3, 9):
+                raise ConfigError(
+                    f"supercell_matrix has {len(matrix)} entries; expected 3 "
+                    "(diagonal) or 9 (row by row)."
+                )
+            object.__setattr__(self, "supercell_matrix", matrix)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises over a file into an error that names the file.
+
+    phonopy, yaml, lzma, h5py and lmdb raise a dozen kinds of exceptions, KeyError and
+    IndexError among them, for files that are damaged.
+
+    Raises:
+        DataFormatError: in place of any exception but our own and MemoryError.
+    """
+    try:
+        yield
+    except (PFTError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise DataFormatError(
+            f"{path}: no such file ({error.filename}). Check the path."
+        ) from error
+    except EOFError as error:
+        raise DataFormatError(
+            f"{path}: the file ends early ({error}). It was truncated on the way: copy "
+            "or download it again."
+        ) from error
+    except Exception as error:
+        raise DataFormatError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}). Check that the "
+            "file is complete and of the kind that its name says; write it again."
+        ) from error

@@ -1,0 +1,118 @@
+"""Which reader reads which source, found by its name."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pft_lightning.data.readers.options import PhononReadOptions
+from pft_lightning.data.records import StructureRecord
+from pft_lightning.errors import DataFormatError
+
+
+# Files whose presence makes a folder one material.
+FORCE_FILES = (
+    "FORCE_CONSTANTS",
+    "force_constants.hdf5",
+    "FORCE_SETS",
+)
+
+# Results that phonopy writes as yaml beside its input; they hold no force constants.
+NOT_SOURCES = (
+    "band.yaml",
+    "mesh.yaml",
+    "qpoints.yaml",
+    "thermal_properties.yaml",
+    "thermal_displacements.yaml",
+    "thermal_displacement_matrices.yaml",
+    "irreps.yaml",
+    "modulation.yaml",
+    "gruneisen.yaml",
+    "phonopy_symcells.yaml",
+)
+
+
+# File that makes a directory a store.
+STORE_HEADER = "store.json"
+
+
+def is_store(path: Path) -> bool:
+    """Tell whether a path is a store, finished or not."""
+    return (path / STORE_HEADER).is_file()
+
+
+def is_material_folder(path: Path) -> bool:
+    """Tell whether a folder is one material, by the force files in it."""
+    return path.is_dir() and any((path / name).is_file() for name in FORCE_FILES)
+
+
+def is_phonon_source(path: Path) -> bool:
+    """Tell whether a path looks like something that a reader here reads."""
+    from pft_lightning.data.readers.phonopy import SUFFIXES
+
+    if path.is_dir():
+        return is_material_folder(path)
+    if path.name in NOT_SOURCES:
+        return False
+    return path.name.endswith((*SUFFIXES, ".aselmdb"))
+
+
+def list_entries(path: Path) -> list[int | None]:
+    """List the structures of a source: numbers in a database or store, else [None].
+
+    Raises:
+        DataFormatError: the database cannot be read.
+    """
+    if is_store(path):
+        return list(range(len(_open_store(str(path), _index_time(path)))))
+    if path.suffix == ".aselmdb":
+        from pft_lightning.data.readers.aselmdb import list_rows
+
+        return list(list_rows(path))
+    return [None]
+
+
+def read_entry(
+    path: Path, entry: int | None, options: PhononReadOptions
+) -> StructureRecord:
+    """Read one structure of a source.
+
+    Raises:
+        DataFormatError: names the file, the value and what to do.
+    """
+    from pft_lightning.data.readers.phonopy import SUFFIXES, read_yaml
+
+    if not path.exists():
+        raise DataFormatError(f"{path}: no such file or folder. Check the path.")
+    if is_store(path):
+        return _open_store(str(path), _index_time(path)).record(entry or 0)
+    if path.is_dir():
+        from pft_lightning.data.readers.folder import read_folder
+
+        return read_folder(path, options)
+    if entry is not None:
+        from pft_lightning.data.readers.aselmdb import read_row
+
+        return read_row(path, entry, options)
+    if path.name.endswith(SUFFIXES):
+        return read_yaml(path, options)
+    raise DataFormatError(
+        f"{path}: not a kind of phonon data that is known. Accepted: phonopy yaml "
+        "(plain, .xz, .bz2, .gz), a folder with FORCE_SETS or FORCE_CONSTANTS, "
+        ".aselmdb with a 'hessian' entry."
+    )
+
+
+@lru_cache(maxsize=8)
+def _open_store(path: str, time: int) -> Any:
+    """Open a store once per state of its index, not once per structure."""
+    del time
+    from pft_lightning.data._store_reading import PhononStore
+
+    return PhononStore(path)
+
+
+def _index_time(path: Path) -> int:
+    index = path / "index.json"
+    return index.stat().st_mtime_ns if index.is_file() else 0

@@ -1,0 +1,236 @@
+"""One structure with what is known about it, checked, and its way into a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import vesin
+from ase.data import chemical_symbols
+from torch_geometric.data import Data
+
+from pft_lightning import keys
+from pft_lightning.errors import DataFormatError
+from pft_lightning.graphs import Graph, build_data
+from pft_lightning.physics.force_constants import ForceConstants
+
+
+# Largest force that a calculation can mean, eV/Å. Two atoms of a molecular dynamics
+# run that collide reach some tens; a broken or mis-scaled file reaches thousands.
+MAX_FORCE = 1e3
+
+# Largest entry of the force constants, eV/Å². The stiffest bonds known (O-H, C≡N,
+# N≡N) have about 150.
+MAX_FORCE_CONSTANT = 1e3
+
+# Nearest that two atoms may be, Å. The bond of H2 is 0.74.
+MIN_DISTANCE = 0.3
+
+# Radius in which near atoms are looked for, Å: the search makes a grid of boxes of
+# this size, so that a radius of MIN_DISTANCE takes fifty times longer.
+_SEARCH_RADIUS = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StructureRecord:
+    """A structure and its targets; a target that is None is unknown, so masked.
+
+    Attributes:
+        name: where the structure comes from, unique in a source.
+        atomic_numbers: (n_atoms,), int64.
+        positions: (n_atoms, 3), Å.
+        cell: (3, 3), Å, lattice vectors as rows.
+        pbc: (3,), bool.
+        energy: eV, of the whole structure.
+        forces: (n_atoms, 3), eV/Å.
+        stress: (3, 3), eV/Å³, ASE's sign (tension positive).
+        force_constants: eV/Å².
+        info: provenance: source file, unit conversion, removed asymmetry, ...
+    """
+
+    name: str
+    atomic_numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    energy: float | None = None
+    forces: np.ndarray | None = None
+    stress: np.ndarray | None = None
+    force_constants: ForceConstants | None = None
+    info: dict[str, str | float] = field(default_factory=dict)
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.atomic_numbers)
+
+
+def to_data(record: StructureRecord, graph: Graph) -> Data:
+    """Put a record and its graph into the neutral schema of ``keys.py``, in float64.
+
+    Unknown targets are zero with their mask False. Force constants stay the object
+    they are; collation makes a list of them.
+    """
+    data = build_data(
+        record.atomic_numbers, record.positions, record.cell, record.pbc, graph
+    )
+    energy = 0.0 if record.energy is None else record.energy
+    forces = np.zeros((record.n_atoms, 3)) if record.forces is None else record.forces
+    stress = np.zeros((3, 3)) if record.stress is None else record.stress
+    data[keys.ENERGY] = torch.tensor([energy], dtype=torch.float64)
+    data[keys.FORCES] = torch.tensor(forces, dtype=torch.float64)
+    data[keys.STRESS] = torch.tensor(stress, dtype=torch.float64).reshape(1, 3, 3)
+    data[keys.ENERGY_MASK] = torch.tensor([record.energy is not None])
+    data[keys.FORCES_MASK] = torch.tensor([record.forces is not None])
+    data[keys.STRESS_MASK] = torch.tensor([record.stress is not None])
+    data[keys.NAME] = record.name
+    if record.force_constants is not None:
+        data[keys.FORCE_CONSTANTS] = record.force_constants
+    return data
+
+
+def validate(
+    record: StructureRecord,
+    *,
+    source: str | None = None,
+    max_force: float = MAX_FORCE,
+) -> StructureRecord:
+    """Check shapes, finiteness and sizes, and give the record back.
+
+    Args:
+        record: what a reader made.
+        source: file named in messages; ``info["source"]`` or the name by default.
+        max_force: largest component of a force, eV/Å.
+
+    Raises:
+        DataFormatError: names the file, the value and what to do.
+    """
+    where = source or str(record.info.get("source", record.name))
+    _check_structure(record, where)
+    if record.energy is not None and not np.isfinite(record.energy):
+        raise DataFormatError(
+            f"{where}: the energy is {record.energy}; a finite number of eV is needed. "
+            "Repeat the calculation or remove the structure."
+        )
+    if record.forces is not None:
+        check_array("forces", record.forces, (record.n_atoms, 3), where)
+        check_forces(record.forces, where, max_force=max_force)
+    if record.stress is not None:
+        check_array("stress", record.stress, (3, 3), where)
+    if record.force_constants is not None:
+        _check_force_constants(record.force_constants, record.n_atoms, where)
+    return record
+
+
+def check_array(
+    name: str, array: np.ndarray, shape: tuple[int, ...], where: str
+) -> None:
+    """Check shape and finiteness of one array of a file.
+
+    Raises:
+        DataFormatError: names the file, the value and what to do.
+    """
+    if array.shape != shape:
+        raise DataFormatError(
+            f"{where}: {name} has shape {array.shape}; expected {shape}. The file "
+            "mixes two structures or is incomplete: write it again from the "
+            "calculation."
+        )
+    finite = np.isfinite(array)
+    if not finite.all():
+        index = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise DataFormatError(
+            f"{where}: {name}{list(index)} is {array[index]}; a finite number is "
+            "needed. Repeat that calculation or remove the structure."
+        )
+
+
+def check_forces(forces: np.ndarray, where: str, *, max_force: float) -> None:
+    """Refuse forces that no sound calculation gives, as wrong units or a bad run do.
+
+    Raises:
+        DataFormatError: names the file, the value and what to do.
+    """
+    largest = float(np.abs(forces).max(initial=0.0))
+    if largest > max_force:
+        raise DataFormatError(
+            f"{where}: the largest force is {largest:g} eV/Å; at most {max_force:g} is "
+            "accepted. Check the units of the file and the convergence of that "
+            "calculation, or raise max_force if it is meant."
+        )
+
+
+def shortest_distance(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
+) -> float:
+    """Find the shortest distance between two atoms, periodic images included.
+
+    Returns:
+        Å; infinity where all are farther than 2 Å.
+    """
+    neighbours = vesin.NeighborList(cutoff=_SEARCH_RADIUS, full_list=False)
+    (distances,) = neighbours.compute(
+        points=np.ascontiguousarray(positions, dtype=np.float64),
+        box=np.ascontiguousarray(cell, dtype=np.float64),
+        periodic=[bool(p) for p in pbc],
+        quantities="d",
+    )
+    return float(np.min(distances, initial=np.inf))
+
+
+def symbols_of(atomic_numbers: Iterable[int]) -> str:
+    """Write a set of atomic numbers as sorted symbols, for messages."""
+    return " ".join(chemical_symbols[number] for number in sorted(set(atomic_numbers)))
+
+
+def _check_structure(record: StructureRecord, where: str) -> None:
+    n_atoms = record.n_atoms
+    if n_atoms == 0:
+        raise DataFormatError(f"{where}: the structure has no atoms; remove it.")
+    check_array("positions", record.positions, (n_atoms, 3), where)
+    check_array("cell", record.cell, (3, 3), where)
+    numbers = record.atomic_numbers
+    if numbers.min() < 1 or numbers.max() >= len(chemical_symbols):
+        raise DataFormatError(
+            f"{where}: atomic numbers run from {numbers.min()} to {numbers.max()}; "
+            f"expected 1 to {len(chemical_symbols) - 1}. Ghost or unknown species "
+            "must be removed."
+        )
+    if record.pbc.any():
+        volume = abs(float(np.linalg.det(record.cell)))
+        if record.pbc.all() and volume < 1e-3 * n_atoms:
+            raise DataFormatError(
+                f"{where}: the cell has a volume of {volume:g} Å³ for {n_atoms} atoms; "
+                "its lattice vectors are missing or parallel. Write the cell again."
+            )
+    nearest = shortest_distance(record.positions, record.cell, record.pbc)
+    if nearest < MIN_DISTANCE:
+        raise DataFormatError(
+            f"{where}: two atoms are {nearest:.3g} Å apart; at least {MIN_DISTANCE} Å "
+            "is needed. Check the positions and the unit of length."
+        )
+
+
+def _check_force_constants(
+    force_constants: ForceConstants, n_atoms: int, where: str
+) -> None:
+    compact = force_constants.compact
+    shape = (force_constants.n_primitive, n_atoms, 3, 3)
+    check_array("force constants", compact, shape, where)
+    largest = float(np.abs(compact).max())
+    if largest > MAX_FORCE_CONSTANT:
+        raise DataFormatError(
+            f"{where}: the largest force constant is {largest:g} eV/Å²; at most "
+            f"{MAX_FORCE_CONSTANT:g} is accepted. Check the units of the file."
+        )
+    representatives = force_constants.representatives()
+    rows = np.arange(force_constants.n_primitive)
+    stiffness = np.einsum("iaa->i", compact[rows, representatives])
+    if stiffness.sum() <= 0.0:
+        raise DataFormatError(
+            f"{where}: the force constants of atoms with themselves sum to "
+            f"{stiffness.sum():g} eV/Å²; near a minimum the sum is positive. Their "
+            "sign is flipped (+d²E/dr² is needed) or their layout is another one."
+        )

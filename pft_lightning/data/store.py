@@ -1,0 +1,15 @@
+"""Phonon structures on disk: build a store once, stream from it in training.
+
+A store is a directory with one LMDB file: compact float64 force constants and the
+neighbour list of each structure, which never moves.
+"""
+
+from __future__ import annotations
+
+from pft_lightning.data._prepare_report import PrepareReport
+from pft_lightning.data._store_building import build_store
+from pft_lightning.data._store_cache import cached_store
+from pft_lightning.data._store_reading import PhononStore
+
+
+__all__ = ["PhononStore", "PrepareReport", "build_store", "cached_store"]
