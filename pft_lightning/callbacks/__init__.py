@@ -1,7 +1,8 @@
 """Lightning callbacks of pft_lightning."""
 
 from pft_lightning.callbacks.hessian_loss import HessianLoss
+from pft_lightning.callbacks.last_checkpoint import LastCheckpoint
 from pft_lightning.callbacks.weight_averaging import RampedEMA
 
 
-__all__ = ["HessianLoss", "RampedEMA"]
+__all__ = ["HessianLoss", "LastCheckpoint", "RampedEMA"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
@@ -14,6 +15,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pft_lightning.errors import PFTError
 
+
+# Remarks of libraries that a user can do nothing about.
+for _message in (
+    ".*flops_per_batch.*",
+    ".*treespec, LeafSpec.*",
+    ".*torch.jit.script. is deprecated.*",
+    ".*does not have many workers.*",
+):
+    warnings.filterwarnings("ignore", message=_message)
 
 # ${pft_example:base.model} is a file of the example that ships in the package.
 OmegaConf.register_new_resolver(

@@ -37,7 +37,9 @@ def print_before_after(
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, values in metrics.items():
         before, after = values["before"], values["after"]
-        change = "" if not before else f"{100 * (after / before - 1):+.1f} %"
+        # Forces that vanish by symmetry leave rounding, whose change means nothing.
+        rounding = before is None or max(before, after) < 1e-5
+        change = "" if rounding else f"{100 * (after / before - 1):+.1f} %"
         table.add_row(
             name,
             _UNITS.get(name, ""),

@@ -52,6 +52,7 @@ def build_module(config: DictConfig) -> PhononFineTuning:
         huber_delta=loss.huber_delta,
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler),
+        engine=config.engine,
         validation_seed=config.seed,
     )
 

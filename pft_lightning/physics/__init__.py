@@ -1,0 +1,1 @@
+"""Tensors and arrays only: derivatives, probes, force constants."""

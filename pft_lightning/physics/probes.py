@@ -64,7 +64,9 @@ class ColumnProbe(Probe):
     ) -> np.ndarray:
         """Draw tangents, (n_atoms, n_probes, 3): one 1 in each, 0 elsewhere."""
         n_columns = 3 * force_constants.n_atoms
-        columns = rng.choice(n_columns, self.n_probes, replace=self.n_probes > n_columns)
+        columns = rng.choice(
+            n_columns, self.n_probes, replace=self.n_probes > n_columns
+        )
         tangents = np.zeros((force_constants.n_atoms, self.n_probes, 3))
         tangents[columns // 3, np.arange(self.n_probes), columns % 3] = 1.0
         return tangents

@@ -376,3 +376,18 @@ def test_size_on_disk_is_that_of_the_numbers(sources: Path) -> None:
     graph = build_graph(record.positions, record.cell, record.pbc, CUTOFF)
     arrays = record.force_constants.compact.nbytes + 7 * graph.n_edges
     assert len(encode(record, graph)) < arrays + 5000
+
+
+def test_several_stores_can_be_updated_by_one_process(tmp_path, spring_phonon):
+    """Deleting the old file of one store must not block the next one."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        save(spring_phonon("simple cubic"), folder / "crystal.yaml")
+    for update in range(3):
+        for folder in folders:
+            os.utime(folder / "crystal.yaml", (1e9 + update, 1e9 + update))
+            store = cached_store(
+                folder, cutoff=3.0, cache_dir=tmp_path / "cache", progress=False
+            )
+            assert store.record(0).force_constants is not None

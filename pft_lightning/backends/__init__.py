@@ -1,0 +1,1 @@
+"""Potentials behind one interface; only their modules import MACE or NequIP."""

@@ -1,0 +1,128 @@
+"""What a model file is, found from its content without running any of it."""
+
+from __future__ import annotations
+
+import pickletools
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pft_lightning.errors import CheckpointError
+
+
+# torch.save before version 1.6 wrote bare pickles; both start with this opcode.
+_PICKLE_START = b"\x80"
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """Facts about a model file that backends recognise it by.
+
+    Attributes:
+        path: the file.
+        members: names inside a zip archive; empty for other files.
+        classes: ``module.name`` of everything its pickle refers to, in order.
+        strings: short strings of its pickle: dictionary keys, class paths.
+    """
+
+    path: Path
+    members: frozenset[str] = frozenset()
+    classes: tuple[str, ...] = ()
+    strings: frozenset[str] = field(default_factory=frozenset)
+
+    def describe(self) -> str:
+        """Best guess, in words, for an error message."""
+        if any(m.endswith("/constants.pkl") for m in self.members):
+            return "a compiled TorchScript archive, which cannot be trained"
+        if "pytorch-lightning_version" in self.strings:
+            return "a Lightning checkpoint of another program"
+        if self.classes or self.strings:
+            shown = ", ".join(self.classes[:3]) or "plain values"
+            return f"a pickle of {shown}"
+        if self.members:
+            return "a zip archive that holds no model"
+        return "not a file that torch.save or torch.package wrote"
+
+
+def read_content(path: Path) -> FileContent:
+    """Look into a file; pickles are only disassembled, never executed.
+
+    Raises:
+        CheckpointError: missing, a folder, empty, or truncated.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: no such file. Give the path of a model file; a path is taken "
+            f"relative to the working folder, {Path.cwd()}."
+        )
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder; expected a model file.")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: is empty. Copy or download it again.")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if zipfile.is_zipfile(path):
+        return _read_zip(path)
+    if start == b"PK\x03\x04":
+        raise CheckpointError(
+            f"{path}: starts as a torch file of {path.stat().st_size} bytes but its "
+            "end is missing (truncated). Copy or download it again."
+        )
+    if start[:1] == _PICKLE_START:
+        return _read_legacy(path)
+    return FileContent(path)
+
+
+def _read_zip(path: Path) -> FileContent:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            pickles = [
+                m for m in members if m.count("/") == 1 and m.endswith("data.pkl")
+            ]
+            data = archive.read(pickles[0]) if pickles else b""
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise CheckpointError(
+            f"{path}: damaged archive ({error}). Copy or download it again."
+        ) from error
+    classes, strings = _disassemble(data, path) if data else ((), frozenset())
+    return FileContent(path, frozenset(members), classes, strings)
+
+
+def _read_legacy(path: Path) -> FileContent:
+    """Bare pickles, several in a row: magic number, protocol, system, object."""
+    classes: tuple[str, ...] = ()
+    strings: frozenset[str] = frozenset()
+    with path.open("rb") as file:
+        try:
+            for _ in range(4):
+                found = _scan(file)
+                classes, strings = classes + found[0], strings | found[1]
+        except (ValueError, IndexError):
+            if not classes and not strings:
+                return FileContent(path)
+    return FileContent(path, frozenset(), classes, strings)
+
+
+def _disassemble(data: bytes, path: Path) -> tuple[tuple[str, ...], frozenset[str]]:
+    try:
+        return _scan(data)
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"{path}: its pickle is damaged ({error}). Copy or download it again."
+        ) from error
+
+
+def _scan(source: object) -> tuple[tuple[str, ...], frozenset[str]]:
+    classes: dict[str, None] = {}
+    strings: set[str] = set()
+    recent: list[str] = []
+    for opcode, argument, _ in pickletools.genops(source):  # type: ignore[arg-type]
+        if opcode.name == "GLOBAL":
+            classes[str(argument).replace(" ", ".")] = None
+        elif opcode.name == "STACK_GLOBAL" and len(recent) >= 2:
+            classes[".".join(recent[-2:])] = None
+        elif isinstance(argument, str) and len(argument) < 200:
+            strings.add(argument)
+            recent = [*recent[-1:], argument]
+    return tuple(classes), frozenset(strings)

@@ -1,0 +1,264 @@
+"""The interface of a backend: one potential as one differentiable energy."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import torch
+from ase.data import chemical_symbols
+from torch_geometric.data import Batch
+
+from pft_lightning import keys
+from pft_lightning.errors import ConfigError
+from pft_lightning.graphs import to_dtype
+from pft_lightning.physics.hvp import compute_derivatives
+from pft_lightning.types import Derivatives, Engine
+
+
+class EnergyModel(torch.nn.Module, ABC):
+    """A potential whose parameters are the parameters of this module.
+
+    A subclass implements ``energy`` and ``save``; all derivatives follow. It must
+    not detach positions or strain, nor compute forces inside.
+
+    Attributes:
+        name: of the backend, as in the registry.
+        cutoff: Å; a graph must hold every pair within it.
+        atomic_numbers: the elements that the model knows, ascending.
+        head: output head in use; None where the framework has no heads.
+    """
+
+    name: str = "base"
+    _known_elements: torch.Tensor
+
+    def __init__(
+        self,
+        *,
+        cutoff: float,
+        atomic_numbers: tuple[int, ...],
+        head: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.cutoff = float(cutoff)
+        self.atomic_numbers = tuple(sorted(int(z) for z in atomic_numbers))
+        self.head = head
+        known = torch.zeros(len(chemical_symbols), dtype=torch.bool)
+        known[list(self.atomic_numbers)] = True
+        self.register_buffer("_known_elements", known, persistent=False)
+
+    @abstractmethod
+    def energy(
+        self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
+    ) -> torch.Tensor:
+        """Energies of a batch at the given positions and strain.
+
+        Args:
+            batch: prepared batch (see ``prepare``); its own positions are not read.
+            positions: (n_atoms, 3), Å.
+            strain: (n_structures, 3, 3), symmetrised inside and applied to the
+                positions and the cell.
+
+        Returns:
+            (n_structures,), eV.
+        """
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write the model in its framework's own format.
+
+        Args:
+            path: file to write; an existing one is replaced.
+        """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the parameters."""
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Floating-point type of positions, and so of energies and derivatives."""
+        return self.dtype
+
+    @property
+    def file_suffix(self) -> str:
+        """How the name of a saved file should end, for the framework's own tools."""
+        return ".pt"
+
+    def derivatives(
+        self,
+        batch: Batch,
+        *,
+        tangents: torch.Tensor | None = None,
+        forces: bool = True,
+        stress: bool = True,
+        engine: Engine = "forward_over_reverse",
+    ) -> Derivatives:
+        """Energy, forces, stress and Hessian-vector products of a neutral batch.
+
+        Args:
+            batch: neutral batch of any float dtype, on the model's device. Edges
+                beyond the cutoff are dropped; missing ones are the loader's fault.
+            tangents: (n_atoms, n_probes, 3).
+            forces: return forces.
+            stress: return the stress (zero for structures that are not periodic).
+            engine: see ``pft_lightning.physics.hvp.compute_derivatives``.
+
+        Raises:
+            ConfigError: a structure holds an element that the model lacks.
+        """
+        batch = self.prepare(batch)
+        return compute_derivatives(
+            partial(self.energy, batch),
+            batch[keys.POSITIONS],
+            structure_volumes(batch),
+            tangents=tangents,
+            forces=forces,
+            stress=stress,
+            engine=engine,
+        )
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Copy of a batch in the model's dtype, checked, without longer edges.
+
+        Graphs may be cached with a larger cutoff than the model's. Its envelope would
+        zero those edges, but they would cost time and memory.
+        """
+        self.check_elements(batch[keys.ATOMIC_NUMBERS], batch)
+        batch = to_dtype(batch, self.input_dtype)
+        return drop_edges(batch, edge_lengths(batch) < self.cutoff)
+
+    def check_elements(
+        self, atomic_numbers: torch.Tensor, batch: Batch | None = None
+    ) -> None:
+        """Raise unless the model knows every element.
+
+        Args:
+            atomic_numbers: (n_atoms,).
+            batch: where they come from, to name the structures in the message.
+
+        Raises:
+            ConfigError: naming the elements, and the structures if known.
+        """
+        known = self._known_elements
+        numbers = atomic_numbers.to(known.device)
+        in_table = (numbers > 0) & (numbers < len(known))
+        accepted = known[numbers.clamp(0, len(known) - 1)] & in_table
+        if bool(accepted.all()):
+            return
+        missing = sorted(set(numbers[~accepted].tolist()))
+        symbols = ", ".join(_symbol(z) for z in missing)
+        where = ""
+        if batch is not None and keys.NAME in batch:
+            structures = batch[keys.STRUCTURE_INDEX].to(known.device)[~accepted]
+            names = [batch[keys.NAME][i] for i in sorted(set(structures.tolist()))]
+            where = f" (structures: {', '.join(map(str, names[:5]))}"
+            where += ", …)" if len(names) > 5 else ")"
+        raise ConfigError(
+            f"the {self.name} model has no parameters for {symbols}{where}. It knows "
+            f"{', '.join(_symbol(z) for z in self.atomic_numbers)}. Leave these "
+            "structures out, or start from a model that covers them."
+        )
+
+
+def element_table(atomic_numbers: Sequence[int]) -> torch.Tensor:
+    """Atomic number to its place in a list; -1 for elements that are not in it."""
+    table = torch.full((len(chemical_symbols),), -1, dtype=torch.int64)
+    table[list(atomic_numbers)] = torch.arange(len(atomic_numbers))
+    return table
+
+
+def structure_volumes(batch: Batch) -> torch.Tensor:
+    """Volumes (n_structures,), Å³; 0 for structures that are not periodic."""
+    cell = batch[keys.CELL].reshape(-1, 3, 3)
+    periodic = batch[keys.PBC].reshape(-1, 3).any(dim=1)
+    return torch.where(periodic, torch.linalg.det(cell).abs(), 0.0)
+
+
+def apply_strain(
+    batch: Batch, positions: torch.Tensor, strain: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Strained positions (n_atoms, 3) and cells (n_structures, 3, 3).
+
+    Args:
+        batch: neutral batch.
+        positions: (n_atoms, 3), Å.
+        strain: (n_structures, 3, 3); its symmetric part acts.
+    """
+    symmetric = (strain + strain.transpose(-1, -2)) / 2
+    cell = batch[keys.CELL].reshape(-1, 3, 3)
+    per_atom = symmetric[batch[keys.STRUCTURE_INDEX]]
+    moved = positions + torch.einsum("na,nab->nb", positions, per_atom)
+    return moved, cell + cell @ symmetric
+
+
+def edge_vectors(
+    batch: Batch, positions: torch.Tensor, cell: torch.Tensor
+) -> torch.Tensor:
+    """Vectors (n_edges, 3), Å, from each centre to its neighbour."""
+    centre, neighbour = batch[keys.EDGE_INDEX]
+    per_edge = cell[batch[keys.STRUCTURE_INDEX][centre]]
+    shifts = batch[keys.EDGE_SHIFTS].to(positions.dtype)
+    offsets = torch.einsum("ea,eab->eb", shifts, per_edge)
+    return positions[neighbour] - positions[centre] + offsets
+
+
+@torch.no_grad()
+def edge_lengths(batch: Batch) -> torch.Tensor:
+    """Lengths (n_edges,), Å, at the positions and cells of the batch itself."""
+    cell = batch[keys.CELL].reshape(-1, 3, 3)
+    return edge_vectors(batch, batch[keys.POSITIONS], cell).norm(dim=1)
+
+
+def drop_edges(batch: Batch, keep: torch.Tensor) -> Batch:
+    """Shallow copy of a batch with some of its edges; itself if all are kept.
+
+    Args:
+        batch: neutral batch.
+        keep: (n_edges,), bool.
+    """
+    if bool(keep.all()):
+        return batch
+    batch = to_dtype(batch, batch[keys.POSITIONS].dtype)
+    batch[keys.EDGE_INDEX] = batch[keys.EDGE_INDEX][:, keep]
+    batch[keys.EDGE_SHIFTS] = batch[keys.EDGE_SHIFTS][keep]
+    return batch
+
+
+def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file so that a killed process leaves the old one or the new one.
+
+    Args:
+        path: file to write or replace.
+        write: gets the open file.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        # mkstemp makes files that only their owner may read.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _symbol(atomic_number: int) -> str:
+    if 0 < atomic_number < len(chemical_symbols):
+        return chemical_symbols[atomic_number]
+    return f"Z={atomic_number}"

@@ -1,0 +1,168 @@
+"""MACE as a backend: one MACE network as one differentiable energy."""
+
+from __future__ import annotations
+
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._functorch.eager_transforms import enable_inplace_requires_grad
+from torch_geometric.data import Batch
+
+from pft_lightning import keys
+from pft_lightning.backends import mace_files
+from pft_lightning.backends._exact import contains_torchscript, exact_torchscript
+from pft_lightning.backends.base import (
+    EnergyModel,
+    apply_strain,
+    element_table,
+    write_atomically,
+)
+from pft_lightning.errors import CheckpointError, ConfigError
+
+
+class MACEModel(EnergyModel):
+    """A MACE network, rebuilt without TorchScript (see ``mace_files``).
+
+    Args:
+        network: from ``mace_files.build``.
+        head: output head; may be left out where the network has one.
+
+    Raises:
+        ConfigError: the head does not exist, or none was named and there are several.
+    """
+
+    name = "mace"
+    _element_index: torch.Tensor
+
+    def __init__(self, network: Any, head: str | None = None) -> None:
+        numbers = [int(z) for z in network.atomic_numbers]
+        super().__init__(
+            cutoff=float(network.r_max),
+            atomic_numbers=tuple(numbers),
+            head=_choose_head(list(getattr(network, "heads", ["default"])), head),
+        )
+        self.network = network
+        self._scripted = contains_torchscript(network)
+        self.register_buffer("_element_index", element_table(numbers), persistent=False)
+
+    @property
+    def file_suffix(self) -> str:
+        """See ``EnergyModel.file_suffix``."""
+        return ".model"
+
+    def energy(
+        self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
+    ) -> torch.Tensor:
+        """See ``EnergyModel.energy``."""
+        moved, cell = apply_strain(batch, positions, strain)
+        edge_index, structure = batch[keys.EDGE_INDEX], batch[keys.STRUCTURE_INDEX]
+        unit_shifts = batch[keys.EDGE_SHIFTS].to(positions.dtype)
+        per_edge = cell[structure[edge_index[0]]]
+        elements = self._element_index[batch[keys.ATOMIC_NUMBERS]]
+        n_elements, n_structures = len(self.atomic_numbers), strain.shape[0]
+        data = {
+            "positions": moved,
+            "cell": cell,
+            "unit_shifts": unit_shifts,
+            "shifts": torch.einsum("ea,eab->eb", unit_shifts, per_edge),
+            "edge_index": edge_index,
+            "batch": structure,
+            # MACE reads the number of structures from the length of ptr only.
+            "ptr": torch.arange(n_structures + 1, device=positions.device),
+            "node_attrs": torch.nn.functional.one_hot(elements, n_elements).to(
+                positions.dtype
+            ),
+            # Without this entry MACE would silently take its first head.
+            "head": torch.full_like(structure[:1], self._head_index()).expand(
+                n_structures
+            ),
+        }
+        with enable_inplace_requires_grad(True), exact_torchscript(self._scripted):
+            output = self.network(data, compute_force=False)
+        energies: torch.Tensor = output["energy"]
+        return energies
+
+    def save(self, path: str | Path) -> None:
+        """Write a ``.model`` file for MACE's own tools under the same e3nn.
+
+        Args:
+            path: file to write; an existing one is replaced.
+
+        Raises:
+            CheckpointError: the network holds modules that MACE does not build.
+        """
+        weights = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
+        config = mace_files.extract_config(self.network)
+        kind = type(self.network).__name__
+        stock = mace_files.build(kind, config, weights, scripted=True)
+        write_atomically(path, lambda file: torch.save(stock, file))
+
+    def _head_index(self) -> int:
+        heads = list(getattr(self.network, "heads", ["default"]))
+        return heads.index(self.head) if self.head in heads else 0
+
+
+def load(
+    path: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    head: str | None,
+) -> MACEModel:
+    """Read a ``.model`` file written under any e3nn.
+
+    Raises:
+        CheckpointError: damaged, or not an energy model.
+        ConfigError: see ``MACEModel``.
+    """
+    stored = mace_files.read_pickle(path)
+    try:
+        network = mace_files.build(
+            type(stored).__name__,
+            mace_files.extract_config(stored),
+            stored.state_dict(),
+            scripted=False,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return MACEModel(network, head).to(device=device, dtype=dtype)
+
+
+def download_foundation_model(name: str) -> Path:
+    """Fetch a foundation model with MACE's own downloader, or find it in its cache.
+
+    Raises:
+        CheckpointError: no such name, or the download failed.
+    """
+    with mace_files._keep_global_state():
+        from mace.calculators import foundations_models
+
+    names = sorted(n for n in foundations_models.mace_mp_names if n)
+    if name not in names:
+        raise CheckpointError(
+            f"{name!r} is neither a file nor a MACE foundation model; those are "
+            f"{', '.join(names)}."
+        )
+    try:
+        return Path(foundations_models.download_mace_mp_checkpoint(name))
+    except (RuntimeError, urllib.error.URLError, OSError) as error:
+        raise CheckpointError(
+            f"MACE could not download its foundation model {name!r} ({error}). Fetch "
+            f"{foundations_models.mace_mp_urls[name]} where there is a network, and "
+            "give the path of the file."
+        ) from error
+
+
+def _choose_head(heads: list[str], wanted: str | None) -> str:
+    if wanted is None and len(heads) == 1:
+        return heads[0]
+    if wanted is None:
+        raise ConfigError(
+            f"the MACE model has several heads, {heads}; say which with head=... "
+            "(model.head=... on the command line)."
+        )
+    if wanted not in heads:
+        raise ConfigError(f"head={wanted!r}: the MACE model has {heads}.")
+    return wanted

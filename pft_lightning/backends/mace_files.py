@@ -1,0 +1,318 @@
+"""MACE ``.model`` files of any e3nn, and MACE networks without TorchScript.
+
+A ``.model`` file pickles the whole module, with code that e3nn generated; e3nn 0.4.4
+cannot open what 0.6 wrote, nor the reverse. Here only parameters, buffers and the
+attributes that describe the architecture are taken from the pickle, and the network
+is built anew from MACE's own classes. That also yields a network without TorchScript,
+whose optimiser makes second derivatives under ``torch.func`` wrong (e3nn 0.4.4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import pickle
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pft_lightning.backends._exact import replace_layer_norms
+from pft_lightning.errors import CheckpointError
+
+
+@contextlib.contextmanager
+def _keep_global_state() -> Iterator[None]:
+    """Undo what importing MACE and building its models does to the process.
+
+    MACE sets an environment variable that makes every later ``torch.load`` execute
+    pickles without asking, and its builders depend on torch's default dtype.
+    """
+    variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before, dtype = os.environ.get(variable), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if before is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = before
+
+
+with _keep_global_state():
+    import e3nn
+    import mace.modules
+    from e3nn.o3 import SphericalHarmonics
+    from e3nn.util.codegen import CodeGenMixin
+    from mace.modules.symmetric_contraction import EmptyParam
+    from mace.tools.scripts_utils import extract_config_mace_model
+
+
+# Networks whose output is one energy; MACE's others need charges, fields or dipoles.
+SUPPORTED = ("ScaleShiftMACE", "MACE")
+
+
+class _Placeholder(torch.nn.Module):
+    """Stands for an object of the other e3nn version; keeps what state it is given."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> _Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(torch.nn.Module().__dict__)
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+def _inert(cls: type) -> type:
+    """Subclass of a code-generating e3nn class that is restored without its code."""
+
+    def __setstate__(self: torch.nn.Module, state: dict[str, Any]) -> None:
+        kept = {k: v for k, v in state.items() if k != "__codegen__"}
+        torch.nn.Module.__setstate__(self, kept)
+
+    return type(cls.__name__, (cls,), {"__setstate__": __setstate__})
+
+
+class _Unpickler(pickle.Unpickler):
+    """Restores a MACE module without running the code that e3nn generated."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch.fx.graph_module", "reduce_graph_module"):
+            return _Placeholder
+        try:
+            found = super().find_class(module, name)
+        except (AttributeError, ModuleNotFoundError) as error:
+            if module.split(".")[0] == "e3nn":
+                return _Placeholder
+            raise CheckpointError(
+                f"the file refers to {module}.{name}, which is not installed here "
+                f"({error}). It was written by another version of "
+                f"{module.split('.')[0]}: install that one."
+            ) from error
+        if isinstance(found, type) and issubclass(found, CodeGenMixin):
+            return _inert(found)
+        return found
+
+
+def read_pickle(path: Path) -> torch.nn.Module:
+    """Open a ``.model`` file far enough to read its weights and its architecture.
+
+    The result cannot compute energies. Unpickling may run code of the file.
+
+    Raises:
+        CheckpointError: not a pickled module, or damaged.
+    """
+    unpickler = types.ModuleType("pft_lightning_unpickler")
+    unpickler.Unpickler = _Unpickler  # type: ignore[attr-defined]
+    unpickler.load = pickle.load  # type: ignore[attr-defined]
+    try:
+        with _keep_global_state():
+            module = torch.load(
+                path, map_location="cpu", weights_only=False, pickle_module=unpickler
+            )
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}). Copy or download it again."
+        ) from error
+    if isinstance(module, dict):
+        raise CheckpointError(
+            f"{path}: holds a dictionary ({', '.join(map(str, list(module)[:4]))}), "
+            "not a model. A checkpoint (.pt) of mace_run_train? Give the .model file "
+            "that it writes at the end."
+        )
+    if type(module).__name__ not in SUPPORTED:
+        raise CheckpointError(
+            f"{path}: holds a {type(module).__name__}; only energy models are "
+            f"supported: {', '.join(SUPPORTED)}."
+        )
+    return module
+
+
+def extract_config(module: Any) -> dict[str, Any]:
+    """Arguments with which MACE builds a network of the same architecture.
+
+    MACE's own extraction, plus what it leaves out: models without scale and shift,
+    correlation orders that differ by layer, and layers that keep all irreps.
+
+    Raises:
+        CheckpointError: a network converted for cuEquivariance or OpenEquivariance.
+    """
+    for kernel in ("cueq_config", "oeq_config"):
+        if getattr(getattr(module, kernel, None), "enabled", False):
+            raise CheckpointError(
+                f"the network uses {kernel.split('_')[0]} kernels, which have no "
+                "second derivatives. Convert it to e3nn with MACE's converter first."
+            )
+    view = copy.copy(module)
+    is_scaled = hasattr(module, "scale_shift")
+    if not is_scaled:
+        view._modules = dict(module._modules)
+        view.__class__ = type("ScaleShiftMACE", (type(module),), {})
+        view.scale_shift = types.SimpleNamespace(  # type: ignore[assignment]
+            scale=torch.ones(1), shift=torch.zeros(1)
+        )
+    config: dict[str, Any] = extract_config_mace_model(view)
+    if not is_scaled:
+        del config["atomic_inter_scale"], config["atomic_inter_shift"]
+    config["atomic_numbers"] = [int(z) for z in module.atomic_numbers]
+    products = list(module.products)
+    with contextlib.suppress(AttributeError):
+        config["correlation"] = [
+            len(p.symmetric_contractions.contractions[0].weights) + 1 for p in products
+        ]
+    if len(products) > 1 and len(products[-1].linear.irreps_out) > 1:
+        config["keep_last_layer_irreps"] = True
+    return config
+
+
+def build(
+    class_name: str,
+    config: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+    *,
+    scripted: bool,
+) -> torch.nn.Module:
+    """Build a network and give it weights.
+
+    Args:
+        class_name: one of ``SUPPORTED``.
+        config: from ``extract_config``.
+        weights: state of the network to rebuild; its dtype is kept.
+        scripted: as MACE builds it (to be saved); otherwise without any TorchScript
+            (to be differentiated).
+
+    Raises:
+        CheckpointError: the weights do not fit the architecture.
+    """
+    dtype = next(
+        v.dtype
+        for k, v in weights.items()
+        if k.endswith("node_embedding.linear.weight")
+    )
+    with _keep_global_state(), _e3nn_scripting(scripted), _keep_random_state():
+        torch.set_default_dtype(dtype)
+        network: torch.nn.Module = getattr(mace.modules, class_name)(**config)
+    _load_weights(network, weights)
+    # MACE keeps the isolated-atom energies in float64 where its user set them so.
+    network = network.to(dtype)
+    if not scripted:
+        _remove_scripted_parts(network)
+        replace_layer_norms(network)
+    return network
+
+
+@contextlib.contextmanager
+def _e3nn_scripting(enabled: bool) -> Iterator[None]:
+    """Whether e3nn turns the code it generates into TorchScript."""
+    defaults = e3nn.get_optimization_defaults()
+    if "jit_mode" in defaults:  # e3nn >= 0.5.5; its default depends on torch
+        changed: dict[str, Any] = {} if enabled else {"jit_mode": "eager"}
+    else:
+        changed = {"jit_script_fx": enabled}
+    e3nn.set_optimization_defaults(**changed)
+    try:
+        yield
+    finally:
+        e3nn.set_optimization_defaults(**{k: defaults[k] for k in changed})
+
+
+@contextlib.contextmanager
+def _keep_random_state() -> Iterator[None]:
+    """Building draws random weights that are then overwritten; leave no trace."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Copy weights; constants that the file lacks were computed by the builder."""
+    try:
+        result = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights do not fit the rebuilt network: {error}"
+        ) from error
+    generated = tuple(
+        f"{name}.{child}." if name else f"{child}."
+        for name, module in network.named_modules()
+        if isinstance(module, CodeGenMixin)
+        for child in getattr(module, "__codegen__", [])
+    )
+    parameters = {name for name, _ in network.named_parameters()}
+    missing = [
+        key
+        for key in result.missing_keys
+        if key in parameters
+        # Old files lack these flags, and generated code is never read from a file.
+        or not (key.endswith("_zeroed") or key.startswith(generated))
+    ]
+    if missing or result.unexpected_keys:
+        raise CheckpointError(
+            "the network cannot be rebuilt from its description: weights missing "
+            f"{missing[:5]}, not expected {result.unexpected_keys[:5]}. Adapters "
+            "(LoRA) must be merged first; otherwise the file is of a version of "
+            "MACE that is not supported."
+        )
+
+
+def _remove_scripted_parts(network: torch.nn.Module) -> None:
+    """Leave only plain modules, which also copy and pickle as they are."""
+    for module in network.modules():
+        if isinstance(module, CodeGenMixin) and hasattr(module, "__codegen__"):
+            # Otherwise copying or pickling would turn the code into TorchScript.
+            module.__codegen__ = []
+            if hasattr(module, "_compiled_main_right"):
+                # Never called by MACE; a stub that only raises, so it cannot pickle.
+                module._compiled_main_right = torch.nn.Identity()
+        for name, child in list(module.named_children()):
+            if type(child) is SphericalHarmonics:
+                setattr(module, name, EagerSphericalHarmonics(child))
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if isinstance(parameter, EmptyParam):  # cannot be deep-copied
+                frozen = torch.nn.Parameter(parameter.data, requires_grad=False)
+                setattr(module, name, frozen)
+
+
+class EagerSphericalHarmonics(torch.nn.Module):
+    """e3nn's spherical harmonics, run by Python where e3nn 0.4.4 runs TorchScript.
+
+    Args:
+        original: module to imitate.
+    """
+
+    def __init__(self, original: SphericalHarmonics) -> None:
+        super().__init__()
+        self._lmax = original._lmax  # read by MACE's description of a network
+        self.irreps_out = original.irreps_out
+        self._attributes = {
+            k: v for k, v in original.__dict__.items() if not k.startswith("_modules")
+        }
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Harmonics (n, (l_max + 1)²) of vectors (n, 3)."""
+        return _forward(types.SimpleNamespace(**self._attributes), vectors)
+
+
+def _spherical_harmonics_source() -> Any:
+    scripted = SphericalHarmonics.forward.__globals__["_spherical_harmonics"]
+    # torch.jit.script leaves the function it compiled here, for torch.compile.
+    return getattr(scripted, "_torchdynamo_inline", scripted)
+
+
+# e3nn's own method, with its scripted helper exchanged for the helper's source.
+_forward = types.FunctionType(
+    SphericalHarmonics.forward.__code__,
+    {
+        **SphericalHarmonics.forward.__globals__,
+        "_spherical_harmonics": _spherical_harmonics_source(),
+    },
+)

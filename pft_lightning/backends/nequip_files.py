@@ -1,0 +1,261 @@
+"""NequIP checkpoints and packages: reading, writing, changing the dtype."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import os
+import random
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pft_lightning.backends._files import read_content
+from pft_lightning.backends.base import write_atomically
+from pft_lightning.errors import CheckpointError, ConfigError
+
+
+PACKAGE_SUFFIX = ".nequip.zip"
+# NequIP computes geometry, scales and sums in float64 whatever the dtype of the model.
+GEOMETRY_DTYPE = torch.float64
+_ALWAYS_FLOAT64 = (
+    "EdgeLengthNormalizer",
+    "BesselEdgeLengthEncoding",
+    "PerTypeScaleShift",
+)
+_PLAIN_MODULE = "nequip.train.NequIPLightningModule"
+
+
+@contextlib.contextmanager
+def _nequip_state() -> Iterator[None]:
+    """What NequIP's builders need, undone afterwards.
+
+    ``set_global_state`` reseeds every random generator, exports that seed to data
+    loader workers, changes torch's default dtype and how workers share tensors.
+    """
+    variables = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    before = {name: os.environ.get(name) for name in variables}
+    dtype = torch.get_default_dtype()
+    sharing = torch.multiprocessing.get_sharing_strategy()
+    # NequIP seeds the legacy generator, so that is the one to restore.
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+            import e3nn
+            from nequip.utils import global_state
+
+            was_initialised = global_state.global_state_initialized()
+            global_state.set_global_state()
+            mode = e3nn.get_optimization_defaults().get("jit_mode")
+            if mode is not None:  # TorchScript breaks derivatives under torch.func
+                e3nn.set_optimization_defaults(jit_mode="eager")
+            try:
+                yield
+            finally:
+                if mode is not None:
+                    e3nn.set_optimization_defaults(jit_mode=mode)
+                # Otherwise NequIP's own tools would later count on what is undone
+                # here, and its calculator would round positions to float32.
+                global_state._GLOBAL_STATE_INITIALIZED = was_initialised
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.multiprocessing.set_sharing_strategy(sharing)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+with _nequip_state():
+    from nequip.model.saved_models import package
+    from nequip.model.saved_models.load_utils import load_saved_model
+    from nequip.scripts import _package_utils as packaging
+    from nequip.train import NequIPLightningModule
+    from nequip.train.lightning import _SOLE_MODEL_KEY
+
+
+# The header of a checkpoint, or the path of a package: what writing one back takes.
+Origin = dict[str, Any] | Path
+
+
+def read(path: Path, dtype: torch.dtype | None) -> tuple[torch.nn.Module, Origin]:
+    """Build the network of a checkpoint (its averaged weights) or of a package.
+
+    Args:
+        path: file.
+        dtype: in which the network shall compute; default: as stored.
+
+    Raises:
+        CheckpointError: damaged, or it needs a file or an extension that is missing.
+        ConfigError: several models in one file.
+    """
+    is_package = _is_package(path)
+    with _nequip_state(), _with_suffix(path, is_package) as readable:
+        try:
+            models = load_saved_model(readable, compile_mode="eager", model_key=None)
+            origin = path.resolve() if is_package else _read_header(path)
+        # NequIP instantiates whatever the file names, which can fail in any way.
+        except Exception as error:
+            raise CheckpointError(
+                f"{path}: NequIP cannot open it ({type(error).__name__}: {error}). "
+                "Check that the extensions it was trained with are installed and that "
+                "packages or checkpoints it was fine-tuned from are where they were."
+            ) from error
+    if list(models) != [_SOLE_MODEL_KEY]:
+        raise ConfigError(f"{path}: holds several models, {list(models)}.")
+    network: torch.nn.Module = models[_SOLE_MODEL_KEY]
+    if dtype is not None:
+        convert(network, dtype)
+    return network, origin
+
+
+def write(
+    path: Path,
+    origin: Origin,
+    weights: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> None:
+    """Write a checkpoint or a package with other weights.
+
+    Args:
+        path: file to write; an existing one is replaced.
+        origin: from ``read``.
+        weights: state of the network.
+        dtype: in which the network computes.
+
+    Raises:
+        CheckpointError: the original package is gone.
+    """
+    if isinstance(origin, Path):
+        _write_package(origin, path, weights)
+        return
+    content = _to_checkpoint(origin, weights, dtype)
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def _own_dtype_modules(network: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Modules whose tensors are in the dtype of the network."""
+    for module in network.modules():
+        if type(module).__name__ not in _ALWAYS_FLOAT64:
+            yield module
+
+
+def parameter_dtype(network: torch.nn.Module) -> torch.dtype:
+    """Floating-point type of the weights proper."""
+    return next(
+        p.dtype
+        for module in _own_dtype_modules(network)
+        for p in module.parameters(recurse=False)
+        if p.is_floating_point()
+    )
+
+
+@torch.no_grad()
+def convert(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Change the dtype in which a network computes, in place."""
+    own = set(_own_dtype_modules(network))
+    for module in network.modules():
+        target = dtype if module in own else GEOMETRY_DTYPE
+        for tensors in (module._parameters, module._buffers):
+            for tensor in tensors.values():
+                if tensor is not None and tensor.is_floating_point():
+                    tensor.data = tensor.data.to(target)
+        for attribute in ("_output_dtype", "model_dtype"):
+            if attribute in vars(module):
+                setattr(module, attribute, dtype)
+
+
+def _is_package(path: Path) -> bool:
+    members = read_content(path).members
+    return any(m.endswith("/model/package_metadata.txt") for m in members)
+
+
+@contextlib.contextmanager
+def _with_suffix(path: Path, is_package: bool) -> Iterator[Path]:
+    """A name that NequIP accepts: it tells packages from checkpoints by the ending."""
+    if path.name.endswith(PACKAGE_SUFFIX) == is_package:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"model{PACKAGE_SUFFIX if is_package else '.ckpt'}"
+        link.symlink_to(path.resolve())
+        yield link
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """What a checkpoint says besides weights and the state of its training."""
+    content = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    kept = ("pytorch-lightning_version", "hyper_parameters", "hparams_name")
+    header = {key: content[key] for key in kept if key in content}
+    # Without the states of its metrics NequIP's training module does not load.
+    header["state_dict"] = {
+        key: copy.deepcopy(value)
+        for key, value in content["state_dict"].items()
+        if key.startswith(("loss.", "train_metrics.", "val_metrics.", "test_metrics."))
+    }
+    return header
+
+
+def _to_checkpoint(
+    header: dict[str, Any], weights: dict[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, Any]:
+    """A checkpoint of NequIP's plain training module."""
+    header = copy.deepcopy(header)
+    accepted = inspect.signature(NequIPLightningModule.__init__).parameters
+    hyper = {k: v for k, v in header["hyper_parameters"].items() if k in accepted}
+    training = hyper["info_dict"]["training_module"]
+    training["_target_"] = _PLAIN_MODULE
+    for config in (hyper["model"], training.get("model", {})):
+        if "model_dtype" in config:
+            config["model_dtype"] = str(dtype).removeprefix("torch.")
+    state = {f"model.{_SOLE_MODEL_KEY}.{name}": w for name, w in weights.items()}
+    state["run_stage"] = torch.zeros(1, dtype=torch.long)
+    return {
+        **header,
+        "hyper_parameters": hyper,
+        "state_dict": {**header["state_dict"], **state},
+        "epoch": 0,
+        "global_step": 0,
+    }
+
+
+def _write_package(
+    original: Path, path: Path, weights: dict[str, torch.Tensor]
+) -> None:
+    """Copy a package with other weights, the way ``nequip-package modify`` does."""
+    if not original.is_file():
+        raise CheckpointError(
+            f"{path}: cannot be written, because the package that the model came from, "
+            f"{original}, is gone. Put it back."
+        )
+    with _nequip_state(), package._suppress_package_importer_exporter_warnings():
+        old = torch.package.PackageImporter(str(original))
+        modes = package._get_package_metadata(old)["available_models"]
+
+        def write(file: Any) -> None:
+            importers = (old, torch.package.importer.sys_importer)
+            with torch.package.PackageExporter(file, importer=importers) as new:
+                new.mock([f"{name}.**" for name in packaging._MOCK_MODULES])
+                new.extern([f"{name}.**" for name in packaging._EXTERNAL_MODULES])
+                new.intern([f"{name}.**" for name in packaging._INTERNAL_MODULES])
+                for resource in ("config.yaml", "package_metadata.txt"):
+                    new.save_text("model", resource, old.load_text("model", resource))
+                names = ["example_data.pkl", *(f"{mode}_model.pkl" for mode in modes)]
+                for name in names:
+                    with package._cpu_deserialize_always():
+                        item = old.load_pickle("model", name, map_location="cpu")
+                    if name != "example_data.pkl":
+                        item[_SOLE_MODEL_KEY].load_state_dict(weights)
+                    new.save_pickle("model", name, item, dependencies=True)
+
+        write_atomically(path, write)

@@ -1,0 +1,296 @@
+"""Energy, forces, stress and Hessian-vector products of one differentiable energy.
+
+Every automatic-differentiation mode of the package lives here; a backend only
+supplies ``energy(positions, strain)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import torch
+
+from pft_lightning.errors import ConfigError, NotDifferentiableError, ShapeError
+from pft_lightning.types import Derivatives, EnergyFunction, Engine
+
+
+# (dE/dpositions, dE/dstrain or None, energies)
+_Gradients = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
+
+# What torch says when an operation lacks the rule that a transform needs.
+_MISSING_RULE = ("forward ad", "forward mode", "setup_context", "jvp", "functorch")
+
+
+def compute_derivatives(
+    energy: EnergyFunction,
+    positions: torch.Tensor,
+    volumes: torch.Tensor,
+    *,
+    tangents: torch.Tensor | None = None,
+    forces: bool = True,
+    stress: bool = True,
+    engine: Engine = "forward_over_reverse",
+) -> Derivatives:
+    """Differentiate an energy in one pass.
+
+    With tangents and the default engine everything comes out of
+    ``jvp(grad(energy), positions, tangent)``; several probes are mapped over the
+    tangents only, so that energy and forces are computed once. Without tangents
+    it is one reverse pass. The graph to the parameters of ``energy`` is kept
+    where grad mode is on and never under ``torch.no_grad()``.
+
+    Sign: the product is ``+d2E/dR2 @ v = -d(forces)/dR @ v``, so that a stable
+    crystal gives ``v . Hv >= 0``.
+
+    Args:
+        energy: (positions, strain) to the energies (n_structures,), eV. Structures
+            must not interact.
+        positions: (n_atoms, 3), Å; needs no ``requires_grad``.
+        volumes: (n_structures,), Å³; 0 where stress has no meaning.
+        tangents: (n_atoms, n_probes, 3), directions v; not normalised here.
+        forces: return forces.
+        stress: return the stress; without it the strain is not differentiated.
+        engine: ``forward_over_reverse`` or ``reverse_over_reverse``.
+
+    Returns:
+        Energies, and what was asked for: forces in eV/Å, stress (symmetric; zero
+        where the volume is 0) in eV/Å³, hvp (n_atoms, n_probes, 3) in eV/Å² times
+        the unit of the tangents. All of the dtype of ``positions``.
+
+    Raises:
+        ShapeError: positions, volumes or tangents have the wrong shape.
+        ConfigError: unknown engine.
+        NotDifferentiableError: inference mode is on, or the energy contains an
+            operation without the derivative rule that the engine needs.
+
+    Source: arXiv:2601.07742 (phonon fine-tuning).
+    """
+    _check_input(positions, volumes, tangents, engine)
+    keep_graph = torch.is_grad_enabled()
+    # A tensor made under inference mode cannot be saved for backward; a clone can.
+    positions = positions.clone() if positions.is_inference() else positions.detach()
+    strain = positions.new_zeros((volumes.shape[0], 3, 3))
+
+    hvp = None
+    if tangents is None and not forces and not stress:
+        return Derivatives(energy=energy(positions, strain))
+    if tangents is None:
+        grad_positions, grad_strain, energies = _reverse(
+            energy, positions, strain, forces, stress, keep_graph
+        )
+    else:
+        tangents = tangents.detach().to(positions)
+        compute = (
+            _forward_over_reverse
+            if engine == "forward_over_reverse"
+            else _reverse_over_reverse
+        )
+        try:
+            (grad_positions, grad_strain, energies), hvp = compute(
+                energy, positions, strain, tangents, stress, keep_graph
+            )
+        except (NotImplementedError, RuntimeError) as error:
+            _raise_if_rule_missing(error, engine)
+            raise
+    return Derivatives(
+        energy=energies if keep_graph else energies.detach(),
+        forces=-grad_positions if forces and grad_positions is not None else None,
+        stress=_to_stress(grad_strain, volumes) if grad_strain is not None else None,
+        hvp=hvp,
+    )
+
+
+def _reverse(
+    energy: EnergyFunction,
+    positions: torch.Tensor,
+    strain: torch.Tensor,
+    forces: bool,
+    stress: bool,
+    keep_graph: bool,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+    """One reverse pass with the plain autograd engine, which has least overhead."""
+    with torch.enable_grad():
+        positions = positions.requires_grad_(forces)
+        strain = strain.requires_grad_(stress)
+        energies = energy(positions, strain)
+        inputs = [x for x in (positions, strain) if x.requires_grad]
+        gradients = _grad(energies.sum(), inputs, keep_graph)
+    grad_positions = gradients.pop(0) if forces else None
+    return grad_positions, gradients.pop(0) if stress else None, energies
+
+
+def _forward_over_reverse(
+    energy: EnergyFunction,
+    positions: torch.Tensor,
+    strain: torch.Tensor,
+    tangents: torch.Tensor,
+    stress: bool,
+    keep_graph: bool,
+) -> tuple[_Gradients, torch.Tensor]:
+    del keep_graph  # torch.func follows the grad mode by itself
+    gradient = _functional_gradient(energy, strain, stress)
+
+    def push(tangent: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        outputs = torch.func.jvp(gradient, (positions,), (tangent,))
+        return outputs[0], outputs[1][0]
+
+    if tangents.shape[1] == 1:
+        # vmap over one probe would only add overhead.
+        primal, hvp = push(tangents[:, 0])
+        hvp = hvp.unsqueeze(1)
+    else:
+        shared = (None,) * (3 if stress else 2)
+        primal, hvp = torch.func.vmap(
+            push,
+            in_dims=1,
+            # Not 1: torch inserts the axis only in front where nothing was mapped,
+            # as for an energy that does not depend on the positions.
+            out_dims=(shared, 0),  # type: ignore[arg-type]
+        )(tangents)
+        hvp = hvp.movedim(0, 1)
+    return (primal[0], primal[2] if stress else None, primal[1]), hvp
+
+
+def _functional_gradient(
+    energy: EnergyFunction, strain: torch.Tensor, stress: bool
+) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
+    """Positions to (dE/dpositions, energies) and, if asked for, dE/dstrain."""
+
+    def total(r: torch.Tensor, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        energies = energy(r, e)
+        return energies.sum(), energies
+
+    argnums = (0, 1) if stress else (0,)
+    differentiate = torch.func.grad(total, argnums=argnums, has_aux=True)
+
+    def gradient(r: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        gradients, energies = differentiate(r, strain)
+        return gradients[0], energies, *gradients[1:]
+
+    return gradient
+
+
+def _reverse_over_reverse(
+    energy: EnergyFunction,
+    positions: torch.Tensor,
+    strain: torch.Tensor,
+    tangents: torch.Tensor,
+    stress: bool,
+    keep_graph: bool,
+) -> tuple[_Gradients, torch.Tensor]:
+    with torch.enable_grad():
+        positions = positions.requires_grad_()
+        strain = strain.requires_grad_(stress)
+        energies = energy(positions, strain)
+        inputs = [positions, strain] if stress else [positions]
+        gradients = _grad(energies.sum(), inputs, True)
+        n_probes = tangents.shape[1]
+        products = [
+            # The last product may free the graph where nobody needs it later.
+            _vector_product(
+                gradients[0],
+                positions,
+                tangents[:, k],
+                create_graph=keep_graph,
+                retain_graph=keep_graph or k + 1 < n_probes,
+            )
+            for k in range(n_probes)
+        ]
+    hvp = torch.stack(products, dim=1)
+    if not keep_graph:
+        gradients = [gradient.detach() for gradient in gradients]
+    return (gradients[0], gradients[1] if stress else None, energies), hvp
+
+
+def _vector_product(
+    gradient: torch.Tensor,
+    positions: torch.Tensor,
+    tangent: torch.Tensor,
+    *,
+    create_graph: bool,
+    retain_graph: bool,
+) -> torch.Tensor:
+    if not gradient.requires_grad:  # no pair of atoms within the cutoff
+        return torch.zeros_like(positions)
+    (product,) = torch.autograd.grad(
+        gradient,
+        positions,
+        grad_outputs=tangent,
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        materialize_grads=True,
+    )
+    return product
+
+
+def _grad(
+    output: torch.Tensor, inputs: list[torch.Tensor], create_graph: bool
+) -> list[torch.Tensor]:
+    if not output.requires_grad:  # isolated atoms and constant parameters
+        return [torch.zeros_like(x) for x in inputs]
+    return list(
+        torch.autograd.grad(
+            output, inputs, create_graph=create_graph, materialize_grads=True
+        )
+    )
+
+
+def _to_stress(grad_strain: torch.Tensor, volumes: torch.Tensor) -> torch.Tensor:
+    """dE/dstrain / V, symmetrised; zero where the volume is zero."""
+    volumes = volumes.to(grad_strain)
+    inverse = torch.where(
+        volumes > 0, 1 / volumes.clamp(min=torch.finfo(volumes.dtype).tiny), 0.0
+    )
+    symmetric = (grad_strain + grad_strain.transpose(-1, -2)) / 2
+    return symmetric * inverse[:, None, None]
+
+
+def _check_input(
+    positions: torch.Tensor,
+    volumes: torch.Tensor,
+    tangents: torch.Tensor | None,
+    engine: str,
+) -> None:
+    if torch.is_inference_mode_enabled():
+        raise NotDifferentiableError(
+            "forces and Hessian-vector products cannot be computed under "
+            "torch.inference_mode(). Use Trainer(inference_mode=False), or "
+            "torch.no_grad() in its place."
+        )
+    if engine not in get_args(Engine):
+        raise ConfigError(
+            f"engine is {engine!r}; expected one of {list(get_args(Engine))}."
+        )
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise ShapeError(
+            f"positions has shape {tuple(positions.shape)}; expected (n_atoms, 3)."
+        )
+    if volumes.ndim != 1:
+        raise ShapeError(
+            f"volumes has shape {tuple(volumes.shape)}; expected (n_structures,)."
+        )
+    if tangents is None:
+        return
+    n_atoms = positions.shape[0]
+    if tangents.ndim != 3 or tangents.shape[::2] != (n_atoms, 3):
+        hint = " Use tangents[:, None, :]?" if tangents.ndim == 2 else ""
+        raise ShapeError(
+            f"tangents has shape {tuple(tangents.shape)}; expected (n_atoms, "
+            f"n_probes, 3) with n_atoms={n_atoms}.{hint}"
+        )
+    if tangents.shape[1] == 0:
+        raise ShapeError(
+            "tangents holds no probe: n_probes must be at least 1. Pass "
+            "tangents=None for energy, forces and stress only."
+        )
+
+
+def _raise_if_rule_missing(error: Exception, engine: str) -> None:
+    text = str(error).lower()
+    if isinstance(error, NotImplementedError) or any(w in text for w in _MISSING_RULE):
+        other = next(name for name in get_args(Engine) if name != engine)
+        raise NotDifferentiableError(
+            f"the model contains an operation that {engine} cannot differentiate "
+            f"({error}). Try engine={other!r}."
+        ) from error

@@ -1,0 +1,378 @@
+"""Checks that every backend must pass; use them for a backend of your own.
+
+``check_backend_conformance(model)`` runs them all on tiny crystals, raises
+``AssertionError`` naming the check and the number, and returns the numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import ase
+import numpy as np
+import torch
+from ase.build import bulk
+from torch_geometric.data import Batch
+
+from pft_lightning import keys
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.pair import PairPotential
+from pft_lightning.graphs import build_batch, build_data, build_graph
+from pft_lightning.types import Derivatives
+
+
+__all__ = [
+    "TOLERANCES",
+    "PairPotential",
+    "Tolerances",
+    "build_crystal_batch",
+    "build_tiny_crystals",
+    "check_backend_conformance",
+    "compute_richardson_derivative",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """Relative tolerances in float64, each with what limits it.
+
+    Attributes:
+        finite_difference: three central differences extrapolated: rounding of the
+            forces divided by the smallest step.
+        engines: the same derivative by two orders of summation.
+        symmetry: exact properties of H (sum rule, symmetry, batching), limited by
+            rounding of some thousand terms.
+        rotation: of a model trained in float32 and upcast, whose coupling
+            coefficients keep the rounding (5e-11 seen); 1e-14 otherwise.
+        parameters: finite differences of a loss that squares second derivatives.
+        warm_up: calls before anything is measured; TorchScript optimises (and may
+            break derivatives) only from the second or third call on.
+    """
+
+    finite_difference: float = 1e-9
+    engines: float = 1e-12
+    symmetry: float = 1e-11
+    rotation: float = 1e-9
+    parameters: float = 1e-6
+    warm_up: int = 5
+
+
+TOLERANCES: Final = Tolerances()
+
+# Å; far enough apart for rounding, near enough that few edges cross the cutoff, where
+# the energy of most potentials is only a few times differentiable.
+_STEP: Final = 1e-3
+# Å; edges beyond the cutoff that may come within it while atoms are displaced.
+_MARGIN: Final = 0.2
+
+
+def build_tiny_crystals(
+    atomic_numbers: Sequence[int],
+    cutoff: float,
+    *,
+    spacing: float = 2.7,
+    seed: int = 0,
+) -> dict[str, ase.Atoms]:
+    """Rattled, strained structures around the usual special cases.
+
+    Args:
+        atomic_numbers: elements to use; the first two of them are.
+        cutoff: Å.
+        spacing: between neighbours, Å. Finite differences need an energy with enough
+            derivatives, so no pair should be near a cutoff where it has few.
+        seed: of the displacements.
+
+    Returns:
+        ``small`` (2 atoms, cell smaller than the cutoff), ``large`` (cell larger than
+        the cutoff) and ``molecule`` (4 atoms, no cell).
+    """
+    first, second = (list(atomic_numbers) * 2)[:2]
+    rng = np.random.default_rng(seed)
+    primitive = bulk("NaCl", "rocksalt", a=2 * spacing)
+    repeats = max(1, math.floor(cutoff / (2 * spacing)) + 1)
+    cubic = bulk("NaCl", "rocksalt", a=2 * spacing, cubic=True)
+    # One axis longer than the cutoff is enough and keeps the cell small.
+    structures = {"small": primitive, "large": cubic.repeat((repeats, 1, 1))}
+    corners = [[0, 0, 0], [1, 0, 0], [0, 1, 0.2], [0.1, 0.3, 1]]
+    structures["molecule"] = ase.Atoms("NaClNaCl", spacing * np.array(corners))
+    for atoms in structures.values():
+        is_first = atoms.numbers == 11
+        atoms.numbers = np.where(is_first, first, second)
+        atoms.positions += rng.normal(scale=0.06, size=atoms.positions.shape)
+        deformation = np.eye(3) + rng.normal(scale=0.02, size=(3, 3))
+        atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+    return structures
+
+
+def build_crystal_batch(structures: Sequence[ase.Atoms], cutoff: float) -> Batch:
+    """Neutral batch of ASE structures, in float64."""
+    items = []
+    for atoms in structures:
+        cell = atoms.cell.array
+        graph = build_graph(atoms.positions, cell, atoms.pbc, cutoff)
+        data = build_data(atoms.numbers, atoms.positions, cell, atoms.pbc, graph)
+        data[keys.NAME] = str(atoms.symbols)
+        items.append(data)
+    return build_batch(items)
+
+
+def compute_richardson_derivative(
+    function: Callable[[float], torch.Tensor], step: float = _STEP
+) -> torch.Tensor:
+    """Derivative at 0 from central differences at three steps, extrapolated.
+
+    Args:
+        function: of one number.
+        step: largest step; the error is of its sixth power.
+    """
+    differences = [
+        (function(h) - function(-h)) / (2 * h) for h in (step, step / 2, step / 4)
+    ]
+    first = [(4 * b - a) / 3 for a, b in itertools.pairwise(differences)]
+    return (16 * first[1] - first[0]) / 15
+
+
+def check_backend_conformance(
+    model: EnergyModel,
+    structures: dict[str, ase.Atoms] | None = None,
+    *,
+    tolerances: Tolerances = TOLERANCES,
+) -> dict[str, float]:
+    """Check everything that the rest of the package relies on.
+
+    Args:
+        model: in float64, on the CPU; its parameters are put back.
+        structures: by name; default: ``build_tiny_crystals``.
+        tolerances: see ``Tolerances``.
+
+    Returns:
+        Largest relative error of each check over the structures.
+
+    Raises:
+        AssertionError: one of them exceeds its tolerance.
+    """
+    assert model.dtype == torch.float64, "load the model with dtype='float64'"
+    if structures is None:
+        structures = build_tiny_crystals(model.atomic_numbers, model.cutoff)
+    measured: dict[str, float] = {}
+    limits: dict[str, float] = {}
+    for name, atoms in structures.items():
+        for check, (error, limit) in _check_structure(model, atoms, tolerances).items():
+            limits[check] = limit
+            measured[check] = max(measured.get(check, 0.0), error)
+            assert error <= limit, (
+                f"{check} on {name!r}: relative error {error:.2e} exceeds {limit:.0e}"
+            )
+    checks = {
+        "batching": (_batching(model, list(structures.values())), tolerances.symmetry),
+        "copying": (_copying(model, structures), tolerances.symmetry),
+        "isolated_atom": (_isolated_atom(model), 0.0),
+    }
+    for check, (error, limit) in checks.items():
+        measured[check] = error
+        assert error <= limit, f"{check}: error {error:.2e} exceeds {limit:.0e}"
+    return measured
+
+
+def _check_structure(
+    model: EnergyModel, atoms: ase.Atoms, tolerances: Tolerances
+) -> dict[str, tuple[float, float]]:
+    batch = build_crystal_batch([atoms], model.cutoff + _MARGIN)
+    tangents = _random_tangents(len(atoms), 2)
+    for _ in range(tolerances.warm_up):
+        result = model.derivatives(batch, tangents=tangents)
+    other = model.derivatives(batch, tangents=tangents, engine="reverse_over_reverse")
+    hvp = _hvp(result)
+    probe, second = tangents[:, 0], tangents[:, 1]
+    uniform = torch.ones_like(tangents[:, :1])
+    left, right = (second * hvp[:, 0]).sum(), (probe * hvp[:, 1]).sum()
+    exact, numerical = tolerances.symmetry, tolerances.finite_difference
+    scale = hvp.abs().max()
+    errors = {
+        "hvp_finite_difference": (
+            _error(hvp[:, 0], _numerical_hvp(model, batch, probe)),
+            numerical,
+        ),
+        "engines": (_error(hvp, _hvp(other)), tolerances.engines),
+        "sum_rule": (
+            float(_hvp(model.derivatives(batch, tangents=uniform)).abs().max() / scale),
+            exact,
+        ),
+        "hessian_symmetry": (float((left - right).abs() / scale), exact),
+        "rotation": (_rotation(model, atoms, tangents, hvp), tolerances.rotation),
+        "extra_edges": (_extra_edges(model, atoms, tangents, result), exact),
+        "parameter_gradient": (
+            _parameter_gradient(model, batch, tangents),
+            tolerances.parameters,
+        ),
+    }
+    if atoms.pbc.any():
+        errors["stress"] = (_stress(model, batch, result), numerical)
+    else:
+        assert result.stress is not None
+        errors["no_stress"] = (float(result.stress.detach().abs().max()), 0.0)
+    return errors
+
+
+def _numerical_hvp(
+    model: EnergyModel, batch: Batch, tangent: torch.Tensor
+) -> torch.Tensor:
+    start = batch[keys.POSITIONS]
+
+    def gradient(amplitude: float) -> torch.Tensor:
+        moved = copy.copy(batch)
+        moved[keys.POSITIONS] = start + amplitude * tangent
+        forces = model.derivatives(moved, stress=False).forces
+        assert forces is not None
+        return -forces.detach()
+
+    return compute_richardson_derivative(gradient)
+
+
+def _stress(model: EnergyModel, batch: Batch, result: Derivatives) -> float:
+    """Compare one random component of the stress with energies of strained cells."""
+    strain = _random_tangents(3, 1)[:, 0]
+    symmetric = (strain + strain.T) / 2
+    positions, cell = batch[keys.POSITIONS], batch[keys.CELL][0]
+
+    def energy(amplitude: float) -> torch.Tensor:
+        deformation = torch.eye(3, dtype=torch.float64) + amplitude * symmetric
+        strained = copy.copy(batch)
+        strained[keys.POSITIONS] = positions @ deformation
+        strained[keys.CELL] = (cell @ deformation)[None]
+        return model.derivatives(strained, forces=False, stress=False).energy.detach()
+
+    assert result.stress is not None
+    volume = torch.linalg.det(cell).abs()
+    analytical = (result.stress[0].detach() * symmetric).sum() * volume
+    # The energy holds large constants, so rounding counts relative to it.
+    numerical = compute_richardson_derivative(energy)[0]
+    scale = torch.maximum(numerical.abs(), result.energy.detach().abs()[0] * 1e-3)
+    return float((analytical - numerical).abs() / scale)
+
+
+def _rotation(
+    model: EnergyModel, atoms: ase.Atoms, tangents: torch.Tensor, hvp: torch.Tensor
+) -> float:
+    matrix = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    matrix *= np.sign(np.linalg.det(matrix))
+    turned = atoms.copy()
+    turned.set_cell(atoms.cell.array @ matrix)
+    turned.positions = atoms.positions @ matrix
+    rotation = torch.tensor(matrix)
+    batch = build_crystal_batch([turned], model.cutoff)
+    rotated = model.derivatives(batch, tangents=tangents @ rotation)
+    return _error(_hvp(rotated), hvp @ rotation)
+
+
+def _extra_edges(
+    model: EnergyModel, atoms: ase.Atoms, tangents: torch.Tensor, result: Derivatives
+) -> float:
+    batch = build_crystal_batch([atoms], model.cutoff + 1.0)
+    return _error(_hvp(model.derivatives(batch, tangents=tangents)), _hvp(result))
+
+
+def _parameter_gradient(
+    model: EnergyModel, batch: Batch, tangents: torch.Tensor
+) -> float:
+    """Compare d(loss)/d(parameters) along a random direction with differences."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(5)
+    directions = [
+        torch.randn(p.shape, generator=generator, dtype=p.dtype) * p.detach().std()
+        if p.numel() > 1
+        else torch.ones_like(p)
+        for p in parameters
+    ]
+
+    def loss() -> torch.Tensor:
+        result = model.derivatives(batch, tangents=tangents)
+        assert result.hvp is not None
+        return result.hvp.square().mean()
+
+    gradients = torch.autograd.grad(loss(), parameters, materialize_grads=True)
+    analytical = sum(
+        float((g * d).sum()) for g, d in zip(gradients, directions, strict=True)
+    )
+    before = [p.detach().clone() for p in parameters]
+
+    def moved_loss(amplitude: float) -> torch.Tensor:
+        with torch.no_grad():
+            for p, start, d in zip(parameters, before, directions, strict=True):
+                p.copy_(start + amplitude * d)
+        return loss().detach()
+
+    try:
+        numerical = float(compute_richardson_derivative(moved_loss))
+    finally:
+        moved_loss(0.0)
+    return abs(analytical - numerical) / max(abs(numerical), 1e-12)
+
+
+def _batching(model: EnergyModel, structures: list[ase.Atoms]) -> float:
+    batch = build_crystal_batch(structures, model.cutoff)
+    tangents = _random_tangents(int(batch.num_nodes), 1)
+    joint = model.derivatives(batch, tangents=tangents)
+    worst, start = 0.0, 0
+    for i, atoms in enumerate(structures):
+        stop = start + len(atoms)
+        alone = model.derivatives(
+            build_crystal_batch([atoms], model.cutoff), tangents=tangents[start:stop]
+        )
+        assert joint.stress is not None
+        assert alone.stress is not None
+        worst = max(
+            worst,
+            _error(_hvp(joint)[start:stop], _hvp(alone)),
+            _error(joint.energy[i : i + 1].detach(), alone.energy.detach()),
+            _error(joint.stress[i].detach(), alone.stress[0].detach()),
+        )
+        start = stop
+    return worst
+
+
+def _copying(model: EnergyModel, structures: dict[str, ase.Atoms]) -> float:
+    """A deep copy gives the same numbers, and shares no parameter."""
+    twin = copy.deepcopy(model)
+    batch = build_crystal_batch([next(iter(structures.values()))], model.cutoff)
+    tangents = _random_tangents(int(batch.num_nodes), 1)
+    expected = _hvp(model.derivatives(batch, tangents=tangents))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+        for _ in range(TOLERANCES.warm_up):
+            found = _hvp(twin.derivatives(batch, tangents=tangents))
+    model.load_state_dict(twin.state_dict())
+    return _error(found, expected)
+
+
+def _isolated_atom(model: EnergyModel) -> float:
+    """A structure without a single edge has finite energy and no forces."""
+    atoms = ase.Atoms([model.atomic_numbers[0]], positions=[[0.1, 0.2, 0.3]])
+    batch = build_crystal_batch([atoms], model.cutoff)
+    result = model.derivatives(batch, tangents=_random_tangents(1, 2))
+    assert result.forces is not None
+    assert bool(torch.isfinite(result.energy).all())
+    return float(result.forces.detach().abs().max() + _hvp(result).abs().max())
+
+
+def _random_tangents(n_atoms: int, n_probes: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(11)
+    shape = (n_atoms, n_probes, 3)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).clamp(-2, 2)
+
+
+def _hvp(result: Derivatives) -> torch.Tensor:
+    assert result.hvp is not None
+    return result.hvp.detach()
+
+
+def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference relative to the norm; absolute where that is zero."""
+    scale = float(expected.norm())
+    return float((found - expected).norm()) / (scale if scale > 0 else 1.0)

@@ -1,0 +1,305 @@
+"""NequIP checkpoints and packages: exact derivatives, equality with NequIP."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from pft_lightning.backends.calculator import Calculator, hessian_vector_product
+from pft_lightning.backends.registry import load_model
+from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.testing import (
+    build_crystal_batch,
+    build_tiny_crystals,
+    check_backend_conformance,
+)
+
+
+pytest.importorskip("nequip", reason="NequIP is not installed here")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of NequIP, Lightning, torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from conftest import assert_same_as  # noqa: E402
+
+
+MODEL = {
+    "_target_": "nequip.model.NequIPGNNModel",
+    "seed": 1,
+    "model_dtype": "float64",
+    "type_names": ["Na", "Cl", "Si"],
+    "r_max": 4.5,
+    "num_layers": 2,
+    "l_max": 1,
+    "num_features": 8,
+    "radial_mlp_width": 16,
+    "avg_num_neighbors": 15.0,
+    "per_type_energy_shifts": {"Na": -1.0, "Cl": -2.0, "Si": -3.0},
+    "per_type_energy_scales": {"Na": 1.0, "Cl": 1.5, "Si": 0.5},
+    "per_type_energy_scales_trainable": True,
+}
+VARIANTS = {
+    "float64": {},
+    "float32": {"model_dtype": "float32"},
+    "cutoffs": {
+        "per_edge_type_cutoff": {"Na": 3.0, "Cl": {"Na": 3.6, "Cl": 4.2}},
+        "per_type_energy_scales_trainable": False,
+    },
+    "zbl_parity": {
+        "parity": False,
+        "l_max": 2,
+        "pair_potential": {
+            "_target_": "nequip.nn.pair_potential.ZBL",
+            "chemical_species": ["Na", "Cl", "Si"],
+            "units": "metal",
+        },
+    },
+}
+
+
+def write_checkpoint(path: Path, frames: Path, **options) -> None:
+    """What ``nequip-train`` writes, with an average that differs from the weights."""
+    import lightning
+    from nequip.train import EMALightningModule
+    from nequip.utils import get_current_code_versions
+
+    training = {
+        "_target_": "nequip.train.EMALightningModule",
+        "ema_decay": 0.99,
+        "model": {**MODEL, **options},
+        "loss": {"_target_": "nequip.train.EnergyForceLoss"},
+        "val_metrics": {"_target_": "nequip.train.EnergyForceMetrics"},
+        "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01},
+    }
+    names = training["model"]["type_names"]
+    transforms = "nequip.data.transforms"
+    data = {
+        "_target_": "nequip.data.datamodule.ASEDataModule",
+        "seed": 1,
+        "train_file_path": str(frames),
+        "val_file_path": str(frames),
+        "transforms": [
+            {
+                "_target_": f"{transforms}.ChemicalSpeciesToAtomTypeMapper",
+                "model_type_names": names,
+                "chemical_species_to_atom_type_map": {n: n for n in names},
+            },
+            {
+                "_target_": f"{transforms}.NeighborListTransform",
+                "r_max": MODEL["r_max"],
+            },
+        ],
+    }
+    info = {
+        "versions": get_current_code_versions(),
+        "data": data,
+        "trainer": {},
+        "global_options": {},
+        "runs": ["train"],
+        "training_module": training,
+    }
+    module = EMALightningModule(
+        **{k: v for k, v in training.items() if k != "_target_"},
+        num_datasets={"train": 1, "val": 1, "test": 0, "predict": 0},
+        info_dict=info,
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for shift in (True, False):
+            for p in module.model.parameters():
+                p += 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            if shift:
+                module.ema.update_parameters(module.model)
+    trainer = lightning.Trainer(
+        max_steps=0, logger=False, accelerator="cpu", enable_checkpointing=False
+    )
+    trainer.strategy.connect(module)
+    trainer.strategy._lightning_module = module
+    trainer.save_checkpoint(path)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoints, and a package that ``nequip-package`` made of one of them."""
+    from pft_lightning.backends.nequip_files import _nequip_state
+
+    folder = tmp_path_factory.mktemp("nequip")
+    frames = folder / "frames.xyz"
+    atoms = build_tiny_crystals([11, 17], 4.5)["large"]
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=atoms.positions * 0)
+    ase.io.write(frames, [atoms, atoms], format="extxyz")
+    paths = {}
+    with _nequip_state():
+        for name, options in VARIANTS.items():
+            paths[name] = folder / f"{name}.ckpt"
+            write_checkpoint(paths[name], frames, **options)
+    paths["package"] = folder / "model.nequip.zip"
+    package(paths["float32"], paths["package"])
+    return paths
+
+
+def package(checkpoint: Path, path: Path) -> None:
+    """Run NequIP's own command, in a process that knows nothing of us."""
+    code = "import sys; from nequip.scripts.package import main; main(sys.argv[1:])"
+    subprocess.run(
+        [sys.executable, "-c", code, "build", str(checkpoint), str(path)],
+        check=True,
+        capture_output=True,
+        cwd=path.parent,
+    )
+
+
+def stock_calculator(path: Path):
+    from nequip.integrations.ase import NequIPCalculator
+    from nequip.utils import global_state
+
+    from pft_lightning.backends.nequip_files import _nequip_state
+
+    with _nequip_state():
+        calculator = NequIPCalculator._from_saved_model(
+            str(path), device="cpu", chemical_species_to_atom_type_map=True
+        )
+    assert not global_state.global_state_initialized()
+    original = calculator.calculate
+
+    def calculate(*args, **kwargs):
+        # It takes torch's default dtype for positions, which has to be float64.
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        original(*args, **kwargs)
+        torch.set_default_dtype(before)
+
+    calculator.calculate = calculate
+    return calculator
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "cutoffs", "package"])
+def test_derivatives_are_exact(files, name):
+    model = load_model(files[name], dtype="float64")
+    check_backend_conformance(model)
+
+
+def test_derivatives_with_a_pair_potential(files):
+    model = load_model(files["zbl_parity"])
+    structures = build_tiny_crystals(model.atomic_numbers, model.cutoff, spacing=2.0)
+    check_backend_conformance(model, {"small": structures["small"]})
+
+
+@pytest.mark.parametrize("name", ["float64", "cutoffs", "zbl_parity"])
+def test_same_as_nequip_calculator(files, name, rattled):
+    """And so of the averaged weights, which NequIP takes where there are any."""
+    assert_same_as(stock_calculator(files[name]), load_model(files[name]), rattled)
+
+
+@pytest.mark.parametrize("name", ["float32", "package"])
+def test_float32_same_as_nequip_calculator(files, name, rattled):
+    model = load_model(files[name])
+    assert model.dtype == torch.float32
+    assert model.input_dtype == torch.float64
+    assert_same_as(stock_calculator(files[name]), model, rattled, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["float64", "cutoffs"])
+def test_saved_checkpoint_opens_in_nequip(files, name, rattled, tmp_path):
+    model = load_model(files[name])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1.01
+    path = tmp_path / f"new{model.file_suffix}"
+    model.save(path)
+    assert_same_as(stock_calculator(path), model, rattled)
+    assert_same_as(Calculator(load_model(path)), model, rattled, 1e-14)
+
+
+def test_saved_checkpoint_can_be_packaged(files, rattled, tmp_path):
+    model = load_model(files["float64"])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1.01
+    model.save(tmp_path / "new.ckpt")
+    package(tmp_path / "new.ckpt", tmp_path / "new.nequip.zip")
+    assert_same_as(Calculator(load_model(tmp_path / "new.nequip.zip")), model, rattled)
+
+
+def test_saved_package_opens_in_nequip(files, rattled, tmp_path):
+    model = load_model(files["package"])
+    assert model.file_suffix == ".nequip.zip"
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1.01
+    path = tmp_path / "new.nequip.zip"
+    model.save(path)
+    assert_same_as(stock_calculator(path), model, rattled, 1e-5)
+    assert_same_as(Calculator(load_model(path)), model, rattled, 1e-5)
+
+
+def test_change_of_dtype(files, rattled):
+    """Loaded in float64, or converted later as Lightning's precision plugins do."""
+    model = load_model(files["float32"], dtype="float64")
+    later = load_model(files["float32"]).double()
+    assert later.dtype == torch.float64
+    assert_same_as(Calculator(later), model, rattled, 1e-13)
+    single = load_model(files["float64"], dtype=torch.float32)
+    double = load_model(files["float64"])
+    assert single.dtype == torch.float32
+    assert_same_as(Calculator(single), double, rattled, 1e-4)
+    with pytest.raises(AssertionError):
+        assert_same_as(Calculator(single), double, rattled, 1e-12)
+
+
+def test_copies_and_pickles(files, rattled):
+    model = load_model(files["float64"])
+    tangents = np.random.default_rng(1).normal(size=(4, 3))
+    expected = hessian_vector_product(model, rattled, tangents)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        found = hessian_vector_product(twin, rattled, tangents)
+        assert np.abs(found - expected).max() < 1e-13
+
+
+def test_envelope_zeroes_edges_beyond_the_cutoffs(files, rattled):
+    """Even where nobody drops them."""
+    model = load_model(files["cutoffs"])
+    prepared = model.prepare(build_crystal_batch([rattled], model.cutoff))
+    longer = build_crystal_batch([rattled], model.cutoff + 1.5)
+    assert prepared.num_edges < build_crystal_batch([rattled], model.cutoff).num_edges
+    strain = torch.zeros(1, 3, 3).double()
+    energies = [model.energy(b, b.positions, strain) for b in (prepared, longer)]
+    assert abs(float(energies[0] - energies[1])) < 1e-12
+
+
+def test_recognised_by_content(files, rattled, tmp_path):
+    for name in ("package", "float64"):
+        path = tmp_path / f"{name}.bin"
+        shutil.copy(files[name], path)
+        assert load_model(path).name == "nequip"
+
+
+def test_bad_files(files, tmp_path):
+    with pytest.raises(CheckpointError, match=r"NequIP checkpoint.*backend='mace'"):
+        load_model(files["float64"], backend="mace")
+    with pytest.raises(ConfigError, match="no heads"):
+        load_model(files["float64"], head="Default")
+    truncated = tmp_path / "a.ckpt"
+    truncated.write_bytes(files["float64"].read_bytes()[:20000])
+    with pytest.raises(CheckpointError, match=r"a\.ckpt.*truncated"):
+        load_model(truncated)
+    content = torch.load(files["float64"], weights_only=False)
+    training = content["hyper_parameters"]["info_dict"]["training_module"]
+    training["_target_"] = "absent_extension.Module"
+    torch.save(content, tmp_path / "b.ckpt")
+    with pytest.raises(CheckpointError, match=r"(?s)absent_extension.*extensions"):
+        load_model(tmp_path / "b.ckpt")
+    model = load_model(files["package"])
+    model.origin = tmp_path / "gone.nequip.zip"
+    with pytest.raises(CheckpointError, match=r"gone\.nequip\.zip, is gone"):
+        model.save(tmp_path / "c.nequip.zip")

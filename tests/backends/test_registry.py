@@ -1,0 +1,248 @@
+"""Recognising files, and using models, where no backend library is installed."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+import torch
+
+from pft_lightning import keys
+from pft_lightning.backends import registry
+from pft_lightning.backends.calculator import Calculator, hessian_vector_product
+from pft_lightning.backends.registry import load_model
+from pft_lightning.errors import (
+    BackendUnavailableError,
+    CheckpointError,
+    ConfigError,
+    ShapeError,
+)
+from pft_lightning.testing import (
+    PairPotential,
+    build_crystal_batch,
+    check_backend_conformance,
+)
+
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def model() -> PairPotential:
+    return PairPotential(4.5, [11, 17])
+
+
+def test_pair_potential_conforms(model):
+    check_backend_conformance(model)
+
+
+def test_save_and_load(model, tmp_path, rattled):
+    with torch.no_grad():
+        model.depth *= 1.3
+    path = tmp_path / "model.pt"
+    model.save(path)
+    again = load_model(path)
+    assert again.name == "pair"
+    assert again.cutoff == model.cutoff
+    assert again.atomic_numbers == (11, 17)
+    batch = build_crystal_batch([rattled], 4.5)
+    assert torch.equal(again.derivatives(batch).forces, model.derivatives(batch).forces)
+    single = load_model(path, dtype="float32")
+    assert single.dtype == torch.float32
+    assert single.derivatives(batch).forces.dtype == torch.float32
+
+
+def test_importing_the_registry_imports_no_backend():
+    code = (
+        "import sys, pft_lightning.backends.registry, pft_lightning.backends.base; "
+        "print([m for m in ('mace', 'nequip', 'e3nn', 'wandb') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=HERE.parents[1],
+        check=True,
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_files_that_are_no_models(tmp_path):
+    def refused(path: Path, pattern: str) -> None:
+        with pytest.raises(CheckpointError, match=pattern) as caught:
+            load_model(path)
+        assert path.name in str(caught.value)
+
+    refused(tmp_path / "absent.model", "no such file")
+    refused(tmp_path, "is a folder")
+    empty = tmp_path / "empty.model"
+    empty.touch()
+    refused(empty, "is empty")
+    text = tmp_path / "text.model"
+    text.write_text("hello")
+    refused(text, "not a file that torch.save")
+    other = tmp_path / "other.pt"
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6"}, other)
+    refused(other, "a Lightning checkpoint of another program")
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.txt", "hello")
+    refused(archive, "zip archive that holds no model")
+    pickled = tmp_path / "pickled.pt"
+    torch.save(torch.nn.ReLU(), pickled, _use_new_zipfile_serialization=False)
+    refused(pickled, r"torch\.nn\.modules\.activation\.ReLU")
+
+
+def test_truncated_at_any_length(model, tmp_path):
+    path = tmp_path / "model.pt"
+    model.save(path)
+    content = path.read_bytes()
+    for length in (1, 3, 10, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=r"model\.pt"):
+            load_model(path)
+
+
+def test_reading_runs_no_code(tmp_path):
+    """A hostile file of no known kind is described, not executed."""
+
+    class Hostile:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'executed')!r}, 'w')",)
+
+    path = tmp_path / "hostile.pt"
+    torch.save({"weights": Hostile()}, path)
+    with pytest.raises(CheckpointError, match=r"exec"):
+        load_model(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("library", ["mace", "nequip"])
+def test_library_not_installed(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    if library == "mace":
+        path = HERE / "data" / "mace_e3nn_0.6.0.model"
+    else:
+        path = tmp_path / "a.ckpt"
+        strings = ("hyper_parameters", "info_dict", "training_module")
+        torch.save(dict.fromkeys(strings), path)
+    with pytest.raises(BackendUnavailableError, match=rf"pft_lightning\[{library}\]"):
+        load_model(path)
+    with pytest.raises(CheckpointError, match=r"'medium': no such file.*install"):
+        load_model("medium")
+
+
+def test_wrong_options(model, tmp_path):
+    path = tmp_path / "model.pt"
+    model.save(path)
+    with pytest.raises(CheckpointError, match=r"is a pair potential.*backend='mace'"):
+        load_model(path, backend="mace")
+    with pytest.raises(
+        ConfigError, match=r"expected one of \['mace', 'nequip', 'pair'\]"
+    ):
+        load_model(path, backend="schnet")
+    with pytest.raises(ConfigError, match="float16"):
+        load_model(path, dtype="float16")
+    with pytest.raises(ConfigError, match="no heads"):
+        load_model(path, head="Default")
+    content = torch.load(path)
+    torch.save({**content, "version": 99}, path)
+    with pytest.raises(CheckpointError, match=r"99.*Upgrade"):
+        load_model(path)
+
+
+def test_a_failed_save_leaves_the_old_file(model, tmp_path, monkeypatch):
+    path = tmp_path / "model.pt"
+    path.write_text("old")
+
+    def fail(content, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        model.save(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unknown_elements_are_named(model, rattled):
+    strange = rattled.copy()
+    strange.numbers[:] = [11, 26, 92, 17]
+    batch = build_crystal_batch([rattled, strange], 4.5)
+    batch[keys.NAME] = ["fine", "strange"]
+    with pytest.raises(ConfigError, match=r"Fe, U \(structures: strange\).*Na, Cl"):
+        model.derivatives(batch)
+    with pytest.raises(ConfigError, match="Z=300"):
+        model.check_elements(torch.tensor([300]))
+    with pytest.raises(ConfigError, match="Z=-4"):
+        model.check_elements(torch.tensor([-4]))
+
+
+def test_preparing_leaves_the_batch_alone(model, rattled):
+    batch = build_crystal_batch([rattled], 6.0)
+    before = copy.deepcopy(batch)
+    prepared = model.prepare(batch)
+    assert prepared.num_edges < batch.num_edges
+    for key, value in before.to_dict().items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(batch[key], value)
+
+
+def test_calculator(model, rattled):
+    rattled.calc = Calculator(model)
+    result = model.derivatives(build_crystal_batch([rattled], model.cutoff))
+    energy = rattled.get_potential_energy()
+    assert energy == rattled.get_potential_energy(force_consistent=True)
+    assert energy == pytest.approx(float(result.energy.detach()), abs=1e-13)
+    assert np.abs(rattled.get_forces() - result.forces.detach().numpy()).max() < 1e-13
+    stress = result.stress[0].detach().numpy()
+    assert np.abs(rattled.get_stress(voigt=False) - stress).max() < 1e-15
+
+
+def test_calculator_without_cell_or_neighbours(model):
+    for positions in ([[0, 0, 0]], [[0, 0, 0], [0, 0, 30.0]], [[0, 0, 0], [0, 0, 2.6]]):
+        atoms = ase.Atoms("NaCl"[: 2 * len(positions)], positions)
+        atoms.calc = Calculator(model)
+        assert np.isfinite(atoms.get_potential_energy())
+        assert np.isfinite(atoms.get_forces()).all()
+        assert np.array_equal(atoms.get_stress(), np.zeros(6))
+        hvp = hessian_vector_product(model, atoms, np.ones((len(atoms), 3)))
+        assert np.array_equal(hvp, np.zeros((len(atoms), 3)))
+
+
+def test_periodic_in_two_directions(model, rattled):
+    slab = rattled.copy()
+    slab.pbc = [True, True, False]
+    slab.calc = Calculator(model)
+    assert np.isfinite(slab.get_stress()).all()
+
+
+def test_hessian_vector_product(model, rattled):
+    tangents = np.random.default_rng(0).normal(size=(4, 2, 3))
+    products = hessian_vector_product(model, rattled, tangents)
+    assert products.shape == (4, 2, 3)
+    assert products.dtype == np.float64
+    for k in range(2):
+        one = hessian_vector_product(model, rattled, tangents[:, k])
+        assert np.abs(one - products[:, k]).max() < 1e-14
+    other = hessian_vector_product(
+        model, rattled, tangents, engine="reverse_over_reverse"
+    )
+    assert np.abs(other - products).max() < 1e-13
+    for shape in ((3, 3), (4, 2), (12,), (4, 3, 2)):
+        with pytest.raises(ShapeError, match="with n_atoms=4"):
+            hessian_vector_product(model, rattled, np.zeros(shape))
+
+
+def test_registry_names_are_those_of_the_models():
+    assert {name: entry.name for name, entry in registry.BACKENDS.items()} == {
+        name: name for name in ("pair", "nequip", "mace")
+    }
