@@ -165,8 +165,16 @@ class Reader:
 def open_for_writing(path: Path) -> lmdb.Environment:
     """Open or create the LMDB file for writing, closing this process's reader."""
     Reader.close(path)
+    # The lock of the build keeps other writers out. LMDB's own lock file, deleted with
+    # its data file, would leave its inode number to a new one while readers of the old
+    # are open, and py-lmdb would take the two for the same file.
     return lmdb.open(
-        str(path), subdir=False, map_size=_MAP_SIZE, readahead=False, meminit=False
+        str(path),
+        subdir=False,
+        map_size=_MAP_SIZE,
+        readahead=False,
+        meminit=False,
+        lock=False,
     )
 
 

@@ -10,7 +10,12 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.errors import ConfigError
-from pft_lightning.losses.terms import TermSum, check_kind, check_reduction, compute_term
+from pft_lightning.losses.terms import (
+    TermSum,
+    check_kind,
+    check_reduction,
+    compute_term,
+)
 from pft_lightning.types import Derivatives
 
 

@@ -67,7 +67,7 @@ def test_no_process_waits_when_one_source_is_exhausted_first(pft_train, tmp_path
             f"data.mode={mode}",
             "data.phonons.batch_size=1",
             "trainer.max_steps=25",
-            "callbacks.last.every_n_train_steps=10",
+            "callbacks.last.every_n_steps=10",
         )
     )
     assert (tmp_path / "summary.json").is_file()

@@ -12,7 +12,7 @@ from pft_lightning import load_model
 # An epoch has ten steps: the runs below are killed in mid-epoch and past its end.
 SCHEDULE = (
     "trainer.max_steps=34",
-    "callbacks.last.every_n_train_steps=3",
+    "callbacks.last.every_n_steps=3",
     "probe.n_probes=2",
     "optimizer.lr=1e-3",
     "export=last",
@@ -52,6 +52,15 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(pft_train, tmp_path):
         assert torch.equal(value, weights(killed)[name]), name
 
 
+def test_a_finished_run_can_be_made_longer_without_a_trace(pft_train, tmp_path):
+    finish(pft_train(tmp_path / "whole", *SCHEDULE))
+    longer = tmp_path / "longer"
+    finish(pft_train(longer, *SCHEDULE, "trainer.max_steps=20"))
+    finish(pft_train(longer, *SCHEDULE, "resume=true"))
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(longer)[name]), name
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -63,7 +72,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(pft_train, tmp_path):
 def test_a_resume_that_could_not_be_exact_is_refused(
     pft_train, tmp_path, change, message
 ):
-    finish(pft_train(tmp_path, "callbacks.last.every_n_train_steps=2"))
+    finish(pft_train(tmp_path, "callbacks.last.every_n_steps=2"))
     process = pft_train(tmp_path, "resume=true", "trainer.max_steps=20", change)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from pft_lightning.data.readers.options import PhononReadOptions
+from pft_lightning.data.readers.options import PhononReadOptions, Relaxed
 from pft_lightning.data.readers.registry import list_entries, read_entry
 from pft_lightning.data.records import MAX_FORCE, StructureRecord
 from pft_lightning.errors import DataFormatError
@@ -21,7 +21,7 @@ def read_phonon(
     path: str | Path,
     *,
     max_asymmetry: float = 0.1,
-    relaxed: bool = True,
+    relaxed: Relaxed = "full",
     units: str | None = None,
     max_force: float = MAX_FORCE,
     max_displacement: float = 0.5,
@@ -35,7 +35,7 @@ def read_phonon(
         path: phonopy yaml (plain, .xz, .bz2, .gz), a folder with FORCE_SETS or
             FORCE_CONSTANTS, or an aselmdb with one structure.
         max_asymmetry: see ``PhononReadOptions`` for this and the following.
-        relaxed: forces and stress are zero; False masks them.
+        relaxed: what vanishes: "full", "positions" or "none".
         units: of files that do not tell theirs.
         max_force: eV/Å.
         max_displacement: Å.

@@ -153,8 +153,7 @@ def _targets(
     """Give forces and stress: those of the row, else zero where relaxed."""
     from ase.stress import voigt_6_to_full_3x3_stress
 
-    forces = np.zeros((n_atoms, 3)) if options.relaxed else None
-    stress = np.zeros((3, 3)) if options.relaxed else None
+    forces, stress = options.known_zeros(n_atoms)
     if row.get("forces") is not None:
         forces = np.array(row.forces, dtype=np.float64)
     if row.get("stress") is not None:

@@ -57,6 +57,7 @@ def build_record(
         "units_from": units_from,
     }
     n_atoms = len(phonon.supercell)
+    forces, stress = options.known_zeros(n_atoms)
     if energy is not None:
         n_cells = n_atoms / len(phonon.unitcell)
         energy = float(energy) * units.energy * n_cells
@@ -68,8 +69,8 @@ def build_record(
         cell=np.array(phonon.supercell.cell) * units.length,
         pbc=np.ones(3, dtype=bool),
         energy=energy,
-        forces=np.zeros((n_atoms, 3)) if options.relaxed else None,
-        stress=np.zeros((3, 3)) if options.relaxed else None,
+        forces=forces,
+        stress=stress,
         info=info,
     )
     # A broken structure is told as such, not by what its symmetry search says.

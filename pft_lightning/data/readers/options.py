@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from pft_lightning.data.records import MAX_FORCE
 from pft_lightning.errors import ConfigError, DataFormatError, PFTError
+
+
+Relaxed = Literal["full", "positions", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +27,10 @@ class PhononReadOptions:
             away and reported; what is above is refused, since a calculation that
             noisy is no target. Of 837 phonondb PBEsol materials the median is 0.002
             and five exceed the default.
-        relaxed: the structures are relaxed, so forces and stress are known to be
-            zero. False masks both. phonopy files never say which it is; the data
-            sets that potentials are tuned on are relaxed tightly.
+        relaxed: what is known to vanish at the reference structures: ``full``,
+            forces and stress; ``positions``, forces only (phonons at a given volume);
+            ``none``. The rest is masked. phonopy files never say which it is; the
+            data sets that potentials are tuned on are relaxed tightly.
         units: units of files that do not tell theirs: a name of a code that phonopy
             knows ("vasp", "qe", ...) or "eV/angstrom", "Ry/au", "hartree/au". A file
             that tells others is an error.
@@ -41,7 +45,7 @@ class PhononReadOptions:
     """
 
     max_asymmetry: float = 0.1
-    relaxed: bool = True
+    relaxed: Relaxed = "full"
     units: str | None = None
     max_force: float = MAX_FORCE
     max_displacement: float = 0.5
@@ -55,6 +59,10 @@ class PhononReadOptions:
         Raises:
             ConfigError: a value makes no sense.
         """
+        if self.relaxed not in get_args(Relaxed):
+            raise ConfigError(
+                f"relaxed={self.relaxed!r}; accepted: {', '.join(get_args(Relaxed))}."
+            )
         if self.fc_calculator not in ("auto", "traditional", "symfc"):
             raise ConfigError(
                 f"fc_calculator={self.fc_calculator!r}; accepted: 'auto', "
@@ -73,6 +81,15 @@ class PhononReadOptions:
                     "(diagonal) or 9 (row by row)."
                 )
             object.__setattr__(self, "supercell_matrix", matrix)
+
+    def known_zeros(self, n_atoms: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Give forces (n_atoms, 3) and stress (3, 3) of a reference structure.
+
+        Zero where ``relaxed`` says that they are known to be, else None.
+        """
+        forces = None if self.relaxed == "none" else np.zeros((n_atoms, 3))
+        stress = np.zeros((3, 3)) if self.relaxed == "full" else None
+        return forces, stress
 
 
 @contextmanager

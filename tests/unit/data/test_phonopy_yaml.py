@@ -222,7 +222,10 @@ def test_relaxed_says_whether_forces_and_stress_are_known(spring_phonon, save) -
     assert not relaxed.forces.any()
     assert not relaxed.stress.any()
     assert relaxed.energy is None
-    unknown = read_phonon(path, relaxed=False)
+    fixed_volume = read_phonon(path, relaxed="positions")
+    assert not fixed_volume.forces.any()
+    assert fixed_volume.stress is None
+    unknown = read_phonon(path, relaxed="none")
     assert unknown.forces is None
     assert unknown.stress is None
 

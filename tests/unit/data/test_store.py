@@ -230,7 +230,7 @@ def test_other_options_or_cutoffs_start_anew(
     read, out = count_reads(monkeypatch), tmp_path / "x.store"
     build_store(sources, out, cutoff=CUTOFF, progress=False)
     build_store(sources, out, cutoff=5.0, progress=False)
-    build_store(sources, out, cutoff=5.0, progress=False, relaxed=False)
+    build_store(sources, out, cutoff=5.0, progress=False, relaxed="none")
     assert len(read) == 9
     assert PhononStore(out).cutoff == 5.0
     assert PhononStore(out).record(0).forces is None
