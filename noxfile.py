@@ -17,8 +17,15 @@ TORCH = "torch==2.13.0"
 
 # What mace-torch needs besides e3nn and torch.
 MACE_REQUIREMENTS = [
-    "matscipy", "opt_einsum", "torch_ema", "prettytable", "python-hostlist",
-    "configargparse", "GitPython", "pandas", "h5py",
+    "matscipy",
+    "opt_einsum",
+    "torch_ema",
+    "prettytable",
+    "python-hostlist",
+    "configargparse",
+    "GitPython",
+    "pandas",
+    "h5py",
 ]
 
 

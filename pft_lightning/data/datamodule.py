@@ -256,17 +256,20 @@ class PhononDataModule(lightning.LightningDataModule):
 
     def _open_store(self, spec: Spec) -> PhononStore:
         cache = self.cache_dir or user_cache_path("pft_lightning")
-        return cached_store(
+        store = cached_store(
             spec,
             cutoff=self._cutoff(),
             cache_dir=cache,
             progress=self._ranks()[1] == 0,
             **asdict(self.phonons.options),
         )
+        if store.report.skipped:
+            rank_zero_warn(f"Phonon sources: {store.report.summary()}")
+        return store
 
     def _open_frames(self, spec: Spec) -> UpstreamFrames:
         source = self.upstream
-        return UpstreamFrames(
+        frames = UpstreamFrames(
             spec,
             self._cutoff(),
             keys={
@@ -275,6 +278,9 @@ class PhononDataModule(lightning.LightningDataModule):
                 keys.STRESS: source.stress_key,
             },
         )
+        if frames.skipped or not frames.known.all():
+            rank_zero_warn(f"Upstream frames {spec}: {frames.summary()}")
+        return frames
 
     def train_dataloader(self) -> DataLoader[Any]:
         """One loader over both sources."""
