@@ -26,9 +26,9 @@ case $backend in
     upstream=(loss.upstream.energy=70 loss.upstream.forces=130 loss.upstream.stress=1000)
     ;;
   mace)
-    phonon_steps=700
+    phonon_steps=600
     common+=(data.phonons.batch_size=2 optimizer.lr=5e-3 loss.phonon.hvp=500)
-    upstream=(loss.upstream.energy=200 loss.upstream.forces=200 loss.upstream.stress=1000)
+    upstream=(loss.upstream.energy=90 loss.upstream.forces=300 loss.upstream.stress=2000)
     ;;
 esac
 

@@ -45,4 +45,4 @@ class LastCheckpoint(Checkpoint):
         )
         if step != self._saved_step and (final or step % self.every_n_steps == 0):
             self._saved_step = step
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)

@@ -36,7 +36,3 @@ def prepare(config: DictConfig) -> PrepareReport:
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-prepare``."""
     prepare(config)
-
-
-if __name__ == "__main__":
-    main()

@@ -31,7 +31,10 @@ _PACKAGES = (
 
 def collect_versions() -> dict[str, str]:
     """Versions of everything that decides a number; absent packages are left out."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
     for name in _PACKAGES:
         try:
             found[name] = version(name)

@@ -187,7 +187,3 @@ def train(config: DictConfig) -> dict[str, Any]:
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-train``."""
     train(config)
-
-
-if __name__ == "__main__":
-    main()

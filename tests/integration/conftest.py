@@ -45,9 +45,7 @@ def pft_train(world):
         }
         return subprocess.Popen(
             [
-                sys.executable,
-                "-m",
-                "pft_lightning.cli.train",
+                Path(sys.executable).with_name("pft-train"),
                 *arguments(world, run, f"hydra.run.dir={run}", *overrides),
             ],
             env=environment,

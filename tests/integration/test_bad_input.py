@@ -6,6 +6,7 @@ import lzma
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import ase.io
 import lightning
@@ -19,7 +20,7 @@ from pft_lightning.errors import CheckpointError, ConfigError, DataFormatError
 
 def prepare(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pft_lightning.cli.prepare", *arguments],
+        [Path(sys.executable).with_name("pft-prepare"), *arguments],
         capture_output=True,
         text=True,
     )
