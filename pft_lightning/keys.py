@@ -37,6 +37,10 @@ ENERGY_MASK: Final = "energy_mask"
 FORCES_MASK: Final = "forces_mask"
 STRESS_MASK: Final = "stress_mask"
 
+# (n_structures,) | bool | counts in losses and metrics; False for a structure that
+# only keeps a process busy where there are fewer structures than processes
+COUNTED: Final = "counted"
+
 # list of str, one per structure | where the structure comes from, unique in a source
 NAME: Final = "name"
 # list of ForceConstants, one per structure (phonon batches only)

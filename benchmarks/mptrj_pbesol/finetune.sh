@@ -26,7 +26,7 @@ case $backend in
     upstream=(loss.upstream.energy=70 loss.upstream.forces=130 loss.upstream.stress=1000)
     ;;
   mace)
-    phonon_steps=600
+    phonon_steps=1000
     common+=(data.phonons.batch_size=2 optimizer.lr=5e-3 loss.phonon.hvp=500)
     upstream=(loss.upstream.energy=90 loss.upstream.forces=300 loss.upstream.stress=2000)
     ;;

@@ -151,7 +151,7 @@ class HessianLoss(Callback):
         return {
             "phonon_steps": self._phonon_steps,
             "seed": self.seed,
-            "probe": type(self.probe).__name__,
+            "probe": f"{self.probe.n_probes} x {type(self.probe).__name__}",
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -12,7 +12,11 @@ from pft_lightning.errors import ConfigError
 
 
 class LastCheckpoint(Checkpoint):
-    """Write the state of training every n steps, and after the final one.
+    """Write the state of training every n steps, and after ``max_steps`` or epochs.
+
+    A validation due at a step comes before the checkpoint of that step: a run killed
+    during it starts before it and repeats it, so that what depends on validations
+    (the best checkpoint, a plateau schedule, early stopping) is not lost.
 
     Lightning's ``ModelCheckpoint`` leaves the steps after its last multiple of n
     unsaved, or, at the end of training, saves weights that the moving average has
@@ -30,6 +34,17 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._saved_step = 0
 
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save after all that the previous step has caused."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -38,11 +53,13 @@ class LastCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save where it is due, once per optimiser step."""
-        step = trainer.global_step
-        final = step == trainer.max_steps or (
+        """Save after the last step, while the weights are not yet the average."""
+        if trainer.global_step == trainer.max_steps or (
             trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
-        )
-        if step != self._saved_step and (final or step % self.every_n_steps == 0):
-            self._saved_step = step
+        ):
+            self._save(trainer)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        if trainer.global_step != self._saved_step:
+            self._saved_step = trainer.global_step
             trainer.save_checkpoint(self.path, weights_only=False)

@@ -35,6 +35,12 @@ class RampedEMA(WeightAveraging):
         # integers would fail, averaging equal floats can only add rounding.
         super().__init__(use_buffers=False, avg_fn=average)
 
+    def on_fit_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Give the module the average, also where a resumed run had no step left."""
+        self._copy_average_to_current(pl_module)
+
     # Lightning keeps the average after training and would swap it in for any later
     # `trainer.validate`, whatever weights the module was given since.
 

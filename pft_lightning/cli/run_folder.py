@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -61,6 +62,7 @@ class RunFolder:
         self.best_checkpoint = self.checkpoints / "best.ckpt"
         self.before = self.path / "before.json"
         self.summary = self.path / "summary.json"
+        self._wandb_id = self.path / "wandb_id.txt"
         self._config = self.path / "config.yaml"
 
     def check_unused(self, *, resume: bool) -> None:
@@ -69,7 +71,7 @@ class RunFolder:
         Raises:
             ConfigError: The folder holds a run and ``resume`` is false.
         """
-        if self._config.exists() and not resume:
+        if self.before.exists() and not resume:
             raise ConfigError(
                 f"{self.path} already holds a run. Continue it with resume=true, or "
                 "choose another folder with hydra.run.dir=..."
@@ -81,7 +83,24 @@ class RunFolder:
         OmegaConf.save(config, self._config, resolve=True)
         write_json(self.path / "versions.json", collect_versions())
         with (self.path / "command.txt").open("a") as file:
-            file.write(" ".join(sys.argv) + "\n")
+            file.write(shlex.join(sys.argv) + "\n")
+
+    def continued_log(self, logger: DictConfig) -> dict[str, Any]:
+        """Arguments with which a logger adds to the log of the run's first part.
+
+        The CSV logger empties the folder of an existing version, so it gets the next
+        one; W&B goes on with its run.
+        """
+        if str(logger.get("_target_", "")).endswith("CSVLogger"):
+            parts = len(list(self.path.glob(f"{logger.version}*")))
+            return {"version": f"{logger.version}-{parts}"} if parts else {}
+        if self._wandb_id.exists():
+            return {"id": self._wandb_id.read_text(), "resume": "allow"}
+        return {}
+
+    def write_wandb_id(self, run_id: str) -> None:
+        """Remember which W&B run this is."""
+        self._wandb_id.write_text(run_id)
 
     def resume_checkpoint(self) -> Path | None:
         """The newest checkpoint that training can continue from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import hydra
@@ -9,7 +10,7 @@ import lightning
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.backends.registry import load_model
@@ -25,8 +26,10 @@ from pft_lightning.cli.run_folder import (
 from pft_lightning.cli.tables import print_before_after
 from pft_lightning.errors import ConfigError
 from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
-from pft_lightning.training.module import PhononFineTuning
+from pft_lightning.training.module import MONITOR, PhononFineTuning
 
+
+PAPER_EPOCHS = 200  # arXiv:2601.07742
 
 # Callbacks of the default configuration that have nothing to do without a logger.
 _NEED_LOGGER = ("learning_rate", "throughput", "device_stats")
@@ -34,10 +37,16 @@ _NEED_LOGGER = ("learning_rate", "throughput", "device_stats")
 
 def build_module(config: DictConfig) -> PhononFineTuning:
     """Load the potential and wrap it."""
+    dtypes = {"float32": torch.float32, "float64": torch.float64}
+    if config.model.dtype not in dtypes:
+        raise ConfigError(
+            f"model.dtype is {config.model.dtype!r}; expected one of "
+            f"{', '.join(dtypes)}."
+        )
     model = load_model(
         config.model.checkpoint,
         backend=config.model.backend,
-        dtype=getattr(torch, config.model.dtype),
+        dtype=dtypes[config.model.dtype],
         head=config.model.head,
     )
     loss = config.loss
@@ -80,19 +89,23 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
 
 def build_trainer(config: DictConfig) -> lightning.Trainer:
     """Instantiate the trainer of the configuration."""
-    logger: Logger | bool = instantiate(config.logger) if config.logger else False
-    options: dict[str, Any] = {}
-    if config.trainer.strategy == "ddp":
-        # Which weights have a gradient differs between the two kinds of steps (a
-        # constant energy shift has none from curvature), which plain DDP refuses.
-        options["strategy"] = "ddp_find_unused_parameters_true"
+    folder = RunFolder(config.paths.run)
+    # A resumed run must neither delete the log of its first part nor start another.
+    kept = folder.continued_log(config.logger) if config.resume else {}
+    logger: Logger | bool = (
+        instantiate(config.logger, **kept) if config.logger else False
+    )
+    max_epochs = config.trainer.max_epochs
+    if max_epochs is None:
+        # One limit is enough: steps where they are given, else the published epochs.
+        max_epochs = -1 if config.trainer.max_steps > 0 else PAPER_EPOCHS
     trainer: lightning.Trainer = instantiate(
         config.trainer,
         callbacks=build_callbacks(config),
         logger=logger,
         plugins=[AtomicCheckpointIO()],
         _convert_="all",
-        **options,
+        max_epochs=max_epochs,
     )
     return trainer
 
@@ -134,6 +147,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     )
     if trainer.is_global_zero:
         folder.write_start(config)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and logger.version is not None:
+                folder.write_wandb_id(str(logger.version))
     for logger in trainer.loggers:
         resolved = OmegaConf.to_container(config, resolve=True)
         logger.log_hyperparams(resolved)  # type: ignore[arg-type]
@@ -151,10 +167,17 @@ def train(config: DictConfig) -> dict[str, Any]:
         ckpt_path=None if checkpoint is None else str(checkpoint),
         weights_only=True,
     )
+    after = validate(trainer, module, datamodule)
     if config.export == "best" and folder.best_checkpoint.exists():
+        # The last weights may not have been validated before: compare, not assume.
+        last = copy.deepcopy(module.state_dict())
         best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(best["state_dict"])
-    after = validate(trainer, module, datamodule)
+        after_best = validate(trainer, module, datamodule)
+        if after_best[MONITOR] <= after[MONITOR]:
+            after = after_best
+        else:
+            module.load_state_dict(last)
 
     metrics = {
         name: {"before": before.get(name), "after": value}

@@ -46,6 +46,11 @@ class BatchLimits:
         )
 
 
+def filler(index: int) -> int:
+    """Mark a structure as one that counts neither in losses nor in metrics."""
+    return ~index
+
+
 def plan_batches(
     order: np.ndarray,
     n_atoms: np.ndarray,
@@ -58,7 +63,7 @@ def plan_batches(
     A structure goes to the rank with the fewest atoms so far; a global batch closes
     when the next structure fits nowhere. A structure that exceeds the limits on its
     own gets a rank to itself. Every rank has at least one structure in every batch:
-    the last batch is filled up from the start of the order if it has to be.
+    where the last batch has too few, a filler that does not count (``filler``).
 
     Args:
         order: Structure indices in the order of the epoch.
@@ -68,7 +73,7 @@ def plan_batches(
         n_ranks: Number of processes.
 
     Returns:
-        ``plan[batch][rank]``, lists of structure indices.
+        ``plan[batch][rank]``, lists of structure indices and fillers.
     """
     plan: list[list[list[int]]] = []
     content: list[list[int]] = [[] for _ in range(n_ranks)]
@@ -93,9 +98,7 @@ def plan_batches(
             load[:] = 0
             place(index)
     if any(content):
-        for extra in range(sum(not rank for rank in content)):
-            place(order[extra % len(order)])
-        plan.append(content)
+        plan.append([rank or [filler(int(order[0]))] for rank in content])
     return plan
 
 
@@ -155,7 +158,7 @@ class BatchStream:
         return self._plan[position - self._starts[epoch]][self._rank]
 
 
-# One element of a batch: (source, index in that source).
+# One element of a batch: (source, index in that source or filler).
 BatchKey = tuple[str, int]
 
 

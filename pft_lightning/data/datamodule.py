@@ -23,6 +23,7 @@ from pft_lightning.data.batching import (
     BatchLimits,
     BatchStream,
     InterleavedSampler,
+    filler,
     plan_batches,
 )
 from pft_lightning.data.loading import (
@@ -152,8 +153,6 @@ class PhononDataModule(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = cache_dir
         self.seed = seed
-        # A process may have no validation structure of a source.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self._train: dict[str, StructureSource] = {}
         self._val: dict[str, StructureSource] = {}
 
@@ -295,6 +294,12 @@ class PhononDataModule(lightning.LightningDataModule):
                 "Trainer(use_distributed_sampler=True) would share batches that are "
                 "already shared among processes; set it to False."
             )
+        if trainer is not None and trainer.accumulate_grad_batches != 1:
+            raise ConfigError(
+                f"trainer.accumulate_grad_batches is "
+                f"{trainer.accumulate_grad_batches}; every batch is an optimiser step "
+                "of its own, 1 is needed. Use larger batches or more processes."
+            )
         streams = {
             source: self._stream(source, subset, n_ranks, rank)
             for source, subset in self._train.items()
@@ -319,7 +324,7 @@ class PhononDataModule(lightning.LightningDataModule):
         """Batches that training has consumed so far."""
         if self.trainer is None:
             return 0
-        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return self.trainer.global_step
 
     def _ranks(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -375,6 +380,10 @@ class PhononDataModule(lightning.LightningDataModule):
                 edges = None if limits.edges is None else subset.n_edges
                 plan = plan_batches(mine, subset.n_atoms, edges, limits, 1)
                 batches = [ranks[0] for ranks in plan]
+            if not batches:
+                # Lightning would let a process without any batch skip the validation,
+                # and with it the reductions that the others wait in.
+                batches = [[filler(0)]]
             loaders.append(
                 DataLoader(
                     Structures(self._val),

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch, Data
 from typing_extensions import Self
 
-from pft_lightning.data.batching import BatchKey
+from pft_lightning import keys
+from pft_lightning.data.batching import BatchKey, filler
 from pft_lightning.errors import ConfigError
 from pft_lightning.graphs import build_batch
 
@@ -47,7 +49,13 @@ class Structures(Dataset[Any]):
 
     def __getitem__(self, key: BatchKey) -> tuple[str, Data]:
         source, index = key
-        return source, self._sources[source].data(index)
+        counted = index >= 0
+        data = self._sources[source].data(index if counted else filler(index))
+        data[keys.COUNTED] = torch.tensor([counted])
+        if not counted:
+            for mask in (keys.ENERGY_MASK, keys.FORCES_MASK, keys.STRESS_MASK):
+                data[mask] = torch.zeros_like(data[mask])
+        return source, data
 
 
 class Collate:

@@ -43,7 +43,7 @@ class HessianRequest:
             )
         return compute_term(
             (hvp - self.targets).to(hvp.dtype),
-            torch.ones(batch.num_graphs, dtype=torch.bool, device=hvp.device),
+            batch[keys.COUNTED],
             kind=self.kind,
             reduction=reduction,
             structure_index=batch[keys.STRUCTURE_INDEX],

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
@@ -128,6 +129,10 @@ class PhononFineTuning(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Fail before the first step where derivatives cannot be taken."""
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            # Which weights have a gradient differs between the two kinds of steps (a
+            # constant energy shift has none from curvature), which plain DDP refuses.
+            self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         for loop in (
             self.trainer.validate_loop,
             self.trainer.fit_loop.epoch_loop.val_loop,
@@ -183,9 +188,11 @@ class PhononFineTuning(lightning.LightningModule):
         loss = torch.stack([weights[name] * mean for name, mean in means.items()]).sum()
         size = count_structures(batch)
         source = "_".join(batch)
-        self.log(f"train/{source}_loss", loss.detach(), batch_size=size, prog_bar=True)
-        for name, mean in means.items():
-            self.log(f"train/{name}", mean.detach(), batch_size=size)
+        values = torch.stack([loss, *means.values()]).detach()
+        values = self.trainer.strategy.reduce(values, reduce_op="mean")
+        self.log(f"train/{source}_loss", values[0], batch_size=size, prog_bar=True)
+        for name, value in zip(means, values[1:], strict=True):
+            self.log(f"train/{name}", value, batch_size=size)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -202,7 +209,7 @@ class PhononFineTuning(lightning.LightningModule):
             errors = efs_errors(self.model, structures)
             if source == keys.PHONON:
                 errors["hvp_mae"] = hvp_errors(
-                    self.model, structures, self._validation_seed
+                    self.model, structures, self._validation_seed, self._engine
                 )
             for name, values in errors.items():
                 if (metric := f"{source}/{name}") in METRICS:
@@ -231,10 +238,19 @@ class PhononFineTuning(lightning.LightningModule):
         if self._scheduler is None:
             return optimizer
         scheduler = self._scheduler(optimizer)
+        if getattr(scheduler, "T_max", 1) < 1:
+            raise ConfigError(
+                f"scheduler.T_max is {scheduler.T_max}; a cosine needs to know its "
+                "length. Set trainer.max_steps or scheduler.T_max."
+            )
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            # A plateau is one of the validation error; the rest go step by step.
-            settings |= {"monitor": MONITOR, "interval": "epoch", "strict": False}
+            # A plateau is one of the validation error: one look per validation.
+            settings |= {"monitor": MONITOR, "strict": False}
+            if (epochs := self.trainer.check_val_every_n_epoch) is not None:
+                settings |= {"interval": "epoch", "frequency": epochs}
+            else:
+                settings["frequency"] = self.trainer.val_check_interval
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
 

@@ -9,6 +9,7 @@ from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.losses import residuals
 from pft_lightning.physics.probes import validation_tangents
+from pft_lightning.types import Engine
 
 
 # Tangents of one pass; more need more memory and are not faster.
@@ -35,7 +36,12 @@ def efs_errors(model: EnergyModel, batch: Batch) -> dict[str, torch.Tensor]:
     return errors
 
 
-def hvp_errors(model: EnergyModel, batch: Batch, seed: int) -> torch.Tensor:
+def hvp_errors(
+    model: EnergyModel,
+    batch: Batch,
+    seed: int,
+    engine: Engine = "forward_over_reverse",
+) -> torch.Tensor:
     """Mean absolute error of H v of each structure over all inequivalent atoms.
 
     The tangents depend on the seed and the name of a structure alone, so the
@@ -45,13 +51,16 @@ def hvp_errors(model: EnergyModel, batch: Batch, seed: int) -> torch.Tensor:
         model: The potential.
         batch: Neutral batch with force constants.
         seed: Of the tangents.
+        engine: How the products are differentiated.
 
     Returns:
-        (n_structures,), eV/Å²: the mean over components, weighted over the
-        inequivalent atoms with the share of atoms that each stands for.
+        One value per structure that counts, eV/Å²: the mean over components, weighted
+        over the inequivalent atoms with the share of atoms that each stands for.
     """
     errors = []
     for structure in batch.to_data_list():
+        if not structure[keys.COUNTED]:
+            continue
         tangents, weights = validation_tangents(
             structure[keys.FORCE_CONSTANTS], seed, structure[keys.NAME]
         )
@@ -66,10 +75,11 @@ def hvp_errors(model: EnergyModel, batch: Batch, seed: int) -> torch.Tensor:
                     tangents=torch.from_numpy(tangents[:, chunk]).to(model.device),
                     forces=False,
                     stress=False,
+                    engine=engine,
                 ).hvp
             assert hvp is not None
             target = torch.from_numpy(targets[:, chunk]).to(hvp.device)
             per_probe.append((hvp - target).abs().mean(dim=(0, 2)))
         weight = torch.from_numpy(weights).to(model.device)
         errors.append((torch.cat(per_probe) * weight).sum())
-    return torch.stack(errors)
+    return torch.stack(errors) if errors else torch.empty(0, device=model.device)

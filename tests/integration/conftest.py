@@ -38,9 +38,7 @@ def pft_train(world):
 
     def start(run: Path, *overrides: str) -> subprocess.Popen[str]:
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(
-                [str(PLUGINS), os.environ.get("PYTHONPATH", "")]
-            ),
+            "PYTHONPATH": str(PLUGINS),
             "OMP_NUM_THREADS": "1",
         }
         return subprocess.Popen(

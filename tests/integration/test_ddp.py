@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -71,3 +73,43 @@ def test_no_process_waits_when_one_source_is_exhausted_first(pft_train, tmp_path
         )
     )
     assert (tmp_path / "summary.json").is_file()
+
+
+def test_one_structure_for_two_processes_counts_once(pft_train, world, tmp_path):
+    """Also where the last batch of an epoch, or the validation, is a single crystal."""
+    crystals = [world.phonons_train / f"{name}.yaml" for name in ("LiF", "MgO", "Si")]
+    common = (
+        f"data.phonons.train=[{','.join(map(str, crystals))}]",
+        "data.upstream.train=null",
+        "data.upstream.val=null",
+        "callbacks.ema=null",
+        "export=last",
+        "trainer.max_steps=4",
+    )
+    for name, batch_size, devices in (("one", 2, ()), ("two", 1, TWO)):
+        run(
+            pft_train(
+                tmp_path / name,
+                *common,
+                *capture(tmp_path / f"{name}.pt"),
+                f"data.phonons.batch_size={batch_size}",
+                *devices,
+            )
+        )
+    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    assert len(expected) == len(found) == 4
+    for step_one, step_two in zip(expected, found, strict=True):
+        torch.testing.assert_close(
+            step_two["loss"], step_one["loss"], rtol=1e-10, atol=1e-12
+        )
+        for name, gradient in step_one["gradients"].items():
+            torch.testing.assert_close(
+                step_two["gradients"][name], gradient, rtol=1e-10, atol=1e-10
+            )
+    summaries = [
+        json.loads((tmp_path / name / "summary.json").read_text())
+        for name in ("one", "two")
+    ]
+    assert summaries[0]["phonon/hvp_mae"]["before"] == pytest.approx(
+        summaries[1]["phonon/hvp_mae"]["before"], rel=1e-12
+    )

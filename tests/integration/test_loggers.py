@@ -23,6 +23,14 @@ def test_csv_holds_losses_by_source_rate_and_throughput(compose, tmp_path):
     assert any(column.startswith("lr-AdamW") for column in columns)
 
 
+def test_a_resumed_run_keeps_the_log_of_its_first_part(compose, tmp_path):
+    train(compose(tmp_path, "logger=csv", "trainer.max_steps=20"))
+    first = (tmp_path / "logs" / "metrics.csv").read_bytes()
+    train(compose(tmp_path, "logger=csv", "trainer.max_steps=40", "resume=true"))
+    assert (tmp_path / "logs" / "metrics.csv").read_bytes() == first
+    assert (tmp_path / "logs-1" / "metrics.csv").stat().st_size > 0
+
+
 def test_wandb_works_offline_and_gets_the_final_table(pft_train, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     process = pft_train(

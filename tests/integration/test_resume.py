@@ -61,6 +61,46 @@ def test_a_finished_run_can_be_made_longer_without_a_trace(pft_train, tmp_path):
         assert torch.equal(value, weights(longer)[name]), name
 
 
+def test_a_run_killed_in_its_final_validation_exports_the_same_bits(
+    pft_train, tmp_path
+):
+    finish(pft_train(tmp_path, *SCHEDULE))
+    expected = weights(tmp_path)
+    for left in ("summary.json", "model.pt"):
+        (tmp_path / left).unlink()
+    finish(pft_train(tmp_path, *SCHEDULE, "resume=true"))
+    for name, value in expected.items():
+        assert torch.equal(value, weights(tmp_path)[name]), name
+
+
+@pytest.mark.parametrize("stop", ["in_validation", "at_epoch_end"])
+def test_a_run_killed_in_a_validation_makes_up_for_it(pft_train, tmp_path, stop):
+    """What depends on validations, here the schedule, must not notice the kill."""
+    schedule = (
+        *SCHEDULE,
+        "scheduler=plateau",
+        "scheduler.patience=0",
+        "callbacks.last.every_n_steps=5",
+        "export=best",
+    )
+    if stop == "in_validation":
+        schedule += (
+            "trainer.check_val_every_n_epoch=null",
+            "trainer.val_check_interval=5",
+        )
+    finish(pft_train(tmp_path / "whole", *schedule))
+    killer = (
+        "+callbacks.killer._target_=pft_test_plugins.KillInValidation",
+        "+callbacks.killer.step=20",
+    )
+    process = pft_train(tmp_path / "killed", *schedule, *killer)
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    finish(pft_train(tmp_path / "killed", *schedule, "resume=true"))
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "killed")[name]), name
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
