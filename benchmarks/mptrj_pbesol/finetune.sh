@@ -44,4 +44,4 @@ run cotraining experiment=pft_paper "${common[@]}" "${upstream[@]}" \
   data.upstream.train="$work/mptrj-train.xyz" data.upstream_per_phonon=2 \
   trainer.max_steps=$((3 * phonon_steps)) trainer.val_check_interval="$phonon_steps"
 run no-cotraining experiment=pft_paper_no_cotraining "${common[@]}" \
-  trainer.max_steps="$phonon_steps" trainer.val_check_interval=$((phonon_steps / 4))
+  trainer.max_steps="$phonon_steps" trainer.val_check_interval=$((phonon_steps / 2))

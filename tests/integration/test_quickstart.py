@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+pytest.importorskip("mace", reason="the example's base model is a MACE model")
+
+
+def test_the_quickstart_runs_offline_from_any_folder(tmp_path):
+    """The whole of it takes minutes; a few steps show that everything ships."""
+    result = subprocess.run(
+        [
+            Path(sys.executable).with_name("pft-train"),
+            "experiment=quickstart",
+            "trainer.max_steps=4",
+            "trainer.val_check_interval=4",
+            "+trainer.enable_progress_bar=false",
+            "hydra.run.dir=run",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["counts"] == {
+        "phonon_train": 11, "upstream_train": 70, "phonon_val": 4, "upstream_val": 13,
+    }  # fmt: skip
+    assert "phonon/hvp_mae" in result.stdout
+    assert (tmp_path / "run" / "model.model").is_file()
