@@ -21,6 +21,18 @@ def run(process) -> None:
     assert process.returncode == 0, output
 
 
+def check_same_steps(expected: list[dict], found: list[dict]) -> None:
+    """Compare to 1e-10, far above the rounding of sums in another order."""
+    for step_one, step_two in zip(expected, found, strict=True):
+        torch.testing.assert_close(
+            step_two["loss"], step_one["loss"], rtol=1e-10, atol=1e-12
+        )
+        for name, gradient in step_one["gradients"].items():
+            torch.testing.assert_close(
+                step_two["gradients"][name], gradient, rtol=1e-10, atol=1e-10
+            )
+
+
 @pytest.mark.parametrize(
     ("mode", "reduction"), [("alternate", "structures"), ("joint", "atoms")]
 )
@@ -48,15 +60,7 @@ def test_two_processes_have_the_loss_and_gradients_of_one(
     expected = torch.load(tmp_path / "one.pt")
     found = torch.load(tmp_path / "two.pt")
     assert len(expected) == len(found) == 3
-    for step_one, step_two in zip(expected, found, strict=True):
-        # The order of sums differs; 1e-10 is far above its rounding.
-        torch.testing.assert_close(
-            step_two["loss"], step_one["loss"], rtol=1e-10, atol=1e-12
-        )
-        for name, gradient in step_one["gradients"].items():
-            torch.testing.assert_close(
-                step_two["gradients"][name], gradient, rtol=1e-10, atol=1e-10
-            )
+    check_same_steps(expected, found)
 
 
 @pytest.mark.parametrize("mode", ["alternate", "joint"])
@@ -98,14 +102,7 @@ def test_one_structure_for_two_processes_counts_once(pft_train, world, tmp_path)
         )
     expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
     assert len(expected) == len(found) == 4
-    for step_one, step_two in zip(expected, found, strict=True):
-        torch.testing.assert_close(
-            step_two["loss"], step_one["loss"], rtol=1e-10, atol=1e-12
-        )
-        for name, gradient in step_one["gradients"].items():
-            torch.testing.assert_close(
-                step_two["gradients"][name], gradient, rtol=1e-10, atol=1e-10
-            )
+    check_same_steps(expected, found)
     summaries = [
         json.loads((tmp_path / name / "summary.json").read_text())
         for name in ("one", "two")
