@@ -26,6 +26,7 @@ MACE_REQUIREMENTS = [
     "GitPython",
     "pandas",
     "h5py",
+    "orjson",
 ]
 
 
