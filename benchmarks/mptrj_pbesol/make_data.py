@@ -32,47 +32,14 @@ from ase.io import read, write
 #: Elements that end a chemical formula as the anion of an ionic crystal.
 ANIONS = frozenset(["F", "Cl", "Br", "I", "O", "S", "Se", "Te"])
 
+# fmt: off
 #: Main-group cations and metals that are d0 or d10 in their usual compounds.
 CATIONS = frozenset(
-    [
-        "Li",
-        "Na",
-        "K",
-        "Rb",
-        "Cs",
-        "Be",
-        "Mg",
-        "Ca",
-        "Sr",
-        "Ba",
-        "Sc",
-        "Y",
-        "La",
-        "Ti",
-        "Zr",
-        "Hf",
-        "Nb",
-        "Ta",
-        "Cu",
-        "Ag",
-        "Zn",
-        "Cd",
-        "Hg",
-        "B",
-        "Al",
-        "Ga",
-        "In",
-        "Tl",
-        "Si",
-        "Ge",
-        "Sn",
-        "Pb",
-        "P",
-        "As",
-        "Sb",
-        "Bi",
-    ]
+    ["Li", "Na", "K", "Rb", "Cs", "Be", "Mg", "Ca", "Sr", "Ba", "Sc", "Y", "La",
+     "Ti", "Zr", "Hf", "Nb", "Ta", "Cu", "Ag", "Zn", "Cd", "Hg", "B", "Al", "Ga",
+     "In", "Tl", "Si", "Ge", "Sn", "Pb", "P", "As", "Sb", "Bi"]
 )
+# fmt: on
 
 #: Atomic numbers of Ce to Lu.
 LANTHANIDES = range(58, 72)
