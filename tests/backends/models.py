@@ -45,8 +45,12 @@ VARIANTS = {
 }
 
 
-def build_mace(variant: str, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
-    """A network as ``mace_run_train`` would build it, for Na, Si and Cl."""
+def build_mace(
+    variant: str,
+    dtype: torch.dtype = torch.float64,
+    atomic_numbers: tuple[int, ...] = (11, 14, 17),
+) -> torch.nn.Module:
+    """A network as ``mace_run_train`` would build it; by default for Na, Si and Cl."""
     from mace import modules  # first: importing e3nn 0.4.4 alone fails
     from e3nn import o3  # isort: skip
 
@@ -56,6 +60,7 @@ def build_mace(variant: str, dtype: torch.dtype = torch.float64) -> torch.nn.Mod
         if key in options:
             options[key] = o3.Irreps(options[key])
     classes = modules.interaction_classes
+    energies = -1.0 - np.arange(len(atomic_numbers))
     n_heads = len(options["heads"] or [0])
     if kind == "ScaleShiftMACE":
         options["atomic_inter_scale"] = np.linspace(0.8, 0.9, n_heads)
@@ -69,11 +74,11 @@ def build_mace(variant: str, dtype: torch.dtype = torch.float64) -> torch.nn.Mod
                 interaction_cls_first=classes[options.pop("first")],
                 interaction_cls=classes[options.pop("later")],
                 num_interactions=2,
-                num_elements=3,
+                num_elements=len(atomic_numbers),
                 MLP_irreps=o3.Irreps("8x0e"),
-                atomic_energies=np.array([[-1.0, -2.0, -3.0]] * n_heads),
+                atomic_energies=np.array([energies] * n_heads),
                 avg_num_neighbors=12.0,
-                atomic_numbers=[11, 14, 17],
+                atomic_numbers=list(atomic_numbers),
                 gate=torch.nn.functional.silu,
                 **options,
             )

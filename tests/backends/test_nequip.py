@@ -31,23 +31,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of NequIP, Lightning, torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import assert_same_as  # noqa: E402
+from nequip_models import write_checkpoint  # noqa: E402
 
 
-MODEL = {
-    "_target_": "nequip.model.NequIPGNNModel",
-    "seed": 1,
-    "model_dtype": "float64",
-    "type_names": ["Na", "Cl", "Si"],
-    "r_max": 4.5,
-    "num_layers": 2,
-    "l_max": 1,
-    "num_features": 8,
-    "radial_mlp_width": 16,
-    "avg_num_neighbors": 15.0,
-    "per_type_energy_shifts": {"Na": -1.0, "Cl": -2.0, "Si": -3.0},
-    "per_type_energy_scales": {"Na": 1.0, "Cl": 1.5, "Si": 0.5},
-    "per_type_energy_scales_trainable": True,
-}
 VARIANTS = {
     "float64": {},
     "float32": {"model_dtype": "float32"},
@@ -65,67 +51,6 @@ VARIANTS = {
         },
     },
 }
-
-
-def write_checkpoint(path: Path, frames: Path, **options) -> None:
-    """What ``nequip-train`` writes, with an average that differs from the weights."""
-    import lightning
-    from nequip.train import EMALightningModule
-    from nequip.utils import get_current_code_versions
-
-    training = {
-        "_target_": "nequip.train.EMALightningModule",
-        "ema_decay": 0.99,
-        "model": {**MODEL, **options},
-        "loss": {"_target_": "nequip.train.EnergyForceLoss"},
-        "val_metrics": {"_target_": "nequip.train.EnergyForceMetrics"},
-        "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01},
-    }
-    names = training["model"]["type_names"]
-    transforms = "nequip.data.transforms"
-    data = {
-        "_target_": "nequip.data.datamodule.ASEDataModule",
-        "seed": 1,
-        "train_file_path": str(frames),
-        "val_file_path": str(frames),
-        "transforms": [
-            {
-                "_target_": f"{transforms}.ChemicalSpeciesToAtomTypeMapper",
-                "model_type_names": names,
-                "chemical_species_to_atom_type_map": {n: n for n in names},
-            },
-            {
-                "_target_": f"{transforms}.NeighborListTransform",
-                "r_max": MODEL["r_max"],
-            },
-        ],
-    }
-    info = {
-        "versions": get_current_code_versions(),
-        "data": data,
-        "trainer": {},
-        "global_options": {},
-        "runs": ["train"],
-        "training_module": training,
-    }
-    module = EMALightningModule(
-        **{k: v for k, v in training.items() if k != "_target_"},
-        num_datasets={"train": 1, "val": 1, "test": 0, "predict": 0},
-        info_dict=info,
-    )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for shift in (True, False):
-            for p in module.model.parameters():
-                p += 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-            if shift:
-                module.ema.update_parameters(module.model)
-    trainer = lightning.Trainer(
-        max_steps=0, logger=False, accelerator="cpu", enable_checkpointing=False
-    )
-    trainer.strategy.connect(module)
-    trainer.strategy._lightning_module = module
-    trainer.save_checkpoint(path)
 
 
 @pytest.fixture(scope="session")

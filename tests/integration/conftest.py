@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from ase.data import chemical_symbols
 
 
 PLUGINS = Path(__file__).parent / "plugins"
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
 
 
 def arguments(world, run, *overrides: str) -> list[str]:
@@ -66,3 +70,33 @@ def compose(world):
             return hydra_compose("train", overrides=arguments(world, run, *overrides))
 
     return composed
+
+
+@pytest.fixture(scope="session", params=["mace", "nequip"])
+def backend_base(request, tmp_path_factory, world) -> Path:
+    """Random MACE or NequIP model, whichever is installed, for the crystals."""
+    name = request.param
+    pytest.importorskip(name, reason=f"{name} is not installed here")
+    folder = tmp_path_factory.mktemp(f"base_{name}")
+    numbers = (3, 8, 9, 11, 12, 14, 17)
+    if name == "mace":
+        from models import build_mace
+
+        path = folder / "base.model"
+        torch.save(build_mace("scale_shift", atomic_numbers=numbers), path)
+        return path
+    from nequip_models import write_checkpoint
+
+    from pft_lightning.backends.nequip_files import _nequip_state
+
+    path = folder / "base.ckpt"
+    symbols = [chemical_symbols[number] for number in numbers]
+    with _nequip_state():
+        write_checkpoint(
+            path,
+            world.upstream_train,
+            type_names=symbols,
+            per_type_energy_shifts=dict.fromkeys(symbols, -1.0),
+            per_type_energy_scales=dict.fromkeys(symbols, 1.0),
+        )
+    return path

@@ -26,15 +26,16 @@ def finish(process) -> str:
 
 
 def weights(run):
-    return load_model(run / "model.pt").state_dict()
+    (result,) = run.glob("model.*")
+    return load_model(result).state_dict()
 
 
-def test_a_killed_and_resumed_run_ends_with_the_same_bits(pft_train, tmp_path):
-    finish(pft_train(tmp_path / "whole", *SCHEDULE))
+def check_kills_leave_no_trace(pft_train, folder, *schedule):
+    finish(pft_train(folder / "whole", *schedule))
 
-    killed = tmp_path / "killed"
+    killed = folder / "killed"
     last = killed / "checkpoints" / "last.ckpt"
-    process = pft_train(killed, *SCHEDULE)
+    process = pft_train(killed, *schedule)
     kills = 0
     while process.poll() is None:
         if last.exists() and kills < 2:
@@ -43,13 +44,31 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(pft_train, tmp_path):
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-            process = pft_train(killed, *SCHEDULE, "resume=true")
+            process = pft_train(killed, *schedule, "resume=true")
         time.sleep(0.01)
     finish(process)
     assert kills == 2
 
-    for name, value in weights(tmp_path / "whole").items():
-        assert torch.equal(value, weights(killed)[name]), name
+    resumed = weights(killed)
+    for name, value in weights(folder / "whole").items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(pft_train, tmp_path):
+    check_kills_leave_no_trace(pft_train, tmp_path, *SCHEDULE)
+
+
+def test_killing_the_training_of_a_network_leaves_no_trace(
+    pft_train, backend_base, tmp_path
+):
+    check_kills_leave_no_trace(
+        pft_train,
+        tmp_path,
+        *SCHEDULE,
+        f"model.checkpoint={backend_base}",
+        "model.dtype=float32",
+        "trainer.max_steps=12",
+    )
 
 
 def test_a_finished_run_can_be_made_longer_without_a_trace(pft_train, tmp_path):
