@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         UpstreamSource,
     )
     from pft_lightning.errors import PFTError
+    from pft_lightning.evaluation.force_constants import force_constants
+    from pft_lightning.evaluation.runner import evaluate_phonons
     from pft_lightning.training.module import PhononFineTuning
 
 _HOMES = {
@@ -32,6 +34,8 @@ _HOMES = {
     "PhononFineTuning": "training.module",
     "PhononSource": "data.datamodule",
     "UpstreamSource": "data.datamodule",
+    "evaluate_phonons": "evaluation.runner",
+    "force_constants": "evaluation.force_constants",
     "hessian_vector_product": "backends.calculator",
     "load_model": "backends.registry",
 }
@@ -45,6 +49,8 @@ __all__ = [
     "PhononFineTuning",
     "PhononSource",
     "UpstreamSource",
+    "evaluate_phonons",
+    "force_constants",
     "hessian_vector_product",
     "load_model",
 ]

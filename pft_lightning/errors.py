@@ -32,3 +32,7 @@ class BackendUnavailableError(PFTError, ImportError):
 
 class NotDifferentiableError(PFTError, RuntimeError):
     """Derivatives were asked for where none can be computed."""
+
+
+class RelaxationError(PFTError, RuntimeError):
+    """A potential could not relax a structure: it exploded or did not converge."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,13 +18,14 @@ import lmdb
 import numpy as np
 from safetensors.numpy import load, save
 
+from pft_lightning.data.cells import PhononCells
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import DataFormatError
 from pft_lightning.graphs import Graph
 from pft_lightning.physics.force_constants import ForceConstants
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 HEADER_FILE = "store.json"
 INDEX_FILE = "index.json"
@@ -31,6 +33,9 @@ INDEX_FILE = "index.json"
 # Prefixes of keys in the LMDB file: the structure, and the short entry of the index.
 RECORD_PREFIX = b"r/"
 ENTRY_PREFIX = b"e/"
+
+# Prefix of the cells of the calculation among the tensors of a record.
+_CELLS_PREFIX = "cells."
 
 # Address space, not disk: the file grows as needed.
 _MAP_SIZE = 2**40
@@ -67,6 +72,11 @@ def encode(record: StructureRecord, graph: Graph) -> bytes:
         tensors["compact"] = record.force_constants.compact.astype(np.float64)
         for name in _FORCE_CONSTANTS_MAPS:
             tensors[name] = _small(getattr(record.force_constants, name))
+    if record.cells is not None:
+        for field in fields(PhononCells):
+            value = getattr(record.cells, field.name)
+            if value is not None:
+                tensors[_CELLS_PREFIX + field.name] = np.asarray(value)
     text = json.dumps({"name": record.name, "info": record.info})
     tensors["text"] = np.frombuffer(text.encode(), dtype=np.uint8)
     return save({key: np.ascontiguousarray(array) for key, array in tensors.items()})
@@ -90,6 +100,7 @@ def decode(value: bytes, cutoff: float) -> tuple[StructureRecord, Graph]:
         forces=tensors.get("forces"),
         stress=tensors.get("stress"),
         force_constants=force_constants,
+        cells=_decode_cells(tensors),
         info=text["info"],
     )
     graph = Graph(
@@ -202,6 +213,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _decode_cells(tensors: dict[str, np.ndarray]) -> PhononCells | None:
+    found: dict[str, Any] = {
+        key.removeprefix(_CELLS_PREFIX): array
+        for key, array in tensors.items()
+        if key.startswith(_CELLS_PREFIX)
+    }
+    if not found:
+        return None
+    return PhononCells(**{**found, "symprec": float(found["symprec"])})
 
 
 def _small(indices: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 from torch_geometric.data import Data
 
 from pft_lightning import keys
+from pft_lightning.data.cells import PhononCells
 from pft_lightning.errors import DataFormatError
 from pft_lightning.graphs import Graph, build_data
 from pft_lightning.physics.force_constants import ForceConstants
@@ -47,6 +48,7 @@ class StructureRecord:
         forces: (n_atoms, 3), eV/Å.
         stress: (3, 3), eV/Å³, ASE's sign (tension positive).
         force_constants: eV/Å².
+        cells: of the phonon calculation, of which the structure is the supercell.
         info: provenance: source file, unit conversion, removed asymmetry, ...
     """
 
@@ -59,6 +61,7 @@ class StructureRecord:
     forces: np.ndarray | None = None
     stress: np.ndarray | None = None
     force_constants: ForceConstants | None = None
+    cells: PhononCells | None = None
     info: dict[str, str | float] = field(default_factory=dict)
 
     @property

@@ -4,6 +4,7 @@ from pft_lightning.losses.energy_force_stress import (
     PAPER_KINDS,
     QUANTITIES,
     EnergyForceStressLoss,
+    absolute_errors,
     residuals,
 )
 from pft_lightning.losses.hvp import HessianRequest
@@ -16,6 +17,7 @@ __all__ = [
     "EnergyForceStressLoss",
     "HessianRequest",
     "TermSum",
+    "absolute_errors",
     "global_mean",
     "residuals",
 ]

@@ -52,6 +52,26 @@ def residuals(
     return found
 
 
+def absolute_errors(
+    derivatives: Derivatives, batch: Batch
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Mean absolute error of each structure, over its atoms and components.
+
+    Returns:
+        ``energy_mae`` (eV/atom), ``forces_mae`` (eV/Å) and ``stress_mae`` (eV/Å³) of
+        the predicted quantities, (n_structures,) each, and masks of known references.
+    """
+    index = batch[keys.STRUCTURE_INDEX]
+    errors = {}
+    for quantity, (difference, mask) in residuals(derivatives, batch).items():
+        rows = difference.abs().reshape(len(difference), -1).mean(dim=1)
+        if quantity == "forces":
+            total = rows.new_zeros(len(mask)).index_add(0, index, rows)
+            rows = total / torch.bincount(index, minlength=len(mask))
+        errors[f"{quantity}_mae"] = (rows, mask)
+    return errors
+
+
 class EnergyForceStressLoss:
     """Weighted terms on the structures of one source.
 

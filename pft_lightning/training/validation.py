@@ -7,7 +7,7 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
-from pft_lightning.losses import residuals
+from pft_lightning.losses import absolute_errors
 from pft_lightning.physics.probes import validation_tangents
 from pft_lightning.types import Engine
 
@@ -23,17 +23,9 @@ def efs_errors(model: EnergyModel, batch: Batch) -> dict[str, torch.Tensor]:
         ``energy_mae`` (eV/atom), ``forces_mae`` (eV/Å), ``stress_mae`` (eV/Å³), each
         one value per structure with that reference.
     """
-    index = batch[keys.STRUCTURE_INDEX]
     with torch.no_grad():
-        found = residuals(model.derivatives(batch), batch)
-    errors = {}
-    for quantity, (difference, mask) in found.items():
-        rows = difference.abs().reshape(len(difference), -1).mean(dim=1)
-        if quantity == "forces":
-            total = rows.new_zeros(len(mask)).index_add(0, index, rows)
-            rows = total / torch.bincount(index, minlength=len(mask))
-        errors[f"{quantity}_mae"] = rows[mask]
-    return errors
+        found = absolute_errors(model.derivatives(batch), batch)
+    return {name: rows[mask] for name, (rows, mask) in found.items()}
 
 
 def hvp_errors(

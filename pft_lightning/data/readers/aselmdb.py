@@ -9,6 +9,7 @@ import numpy as np
 from phonopy.structure.atoms import PhonopyAtoms
 
 from pft_lightning.data.ase_database import get_row, row_ids
+from pft_lightning.data.cells import PhononCells
 from pft_lightning.data.readers.assemble import remove_asymmetry
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.phonopy import make_phonopy
@@ -83,6 +84,7 @@ def read_row(path: Path, row_id: int, options: PhononReadOptions) -> StructureRe
             forces=forces,
             stress=stress,
             force_constants=remove_asymmetry(raw, broken, where, options, info),
+            cells=PhononCells.of(phonon, unit_system("vasp")),
             info=info,
         )
         return validate(record, source=where, max_force=options.max_force)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from phonopy import Phonopy
 
+from pft_lightning.data.cells import PhononCells
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.records import (
     StructureRecord,
@@ -71,6 +72,7 @@ def build_record(
         energy=energy,
         forces=forces,
         stress=stress,
+        cells=PhononCells.of(phonon, units),
         info=info,
     )
     # A broken structure is told as such, not by what its symmetry search says.

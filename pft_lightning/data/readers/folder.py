@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from phonopy import Phonopy
 from phonopy.cui.load_helper import read_force_constants_from_hdf5
-from phonopy.file_IO import parse_FORCE_CONSTANTS, parse_FORCE_SETS
+from phonopy.file_IO import parse_BORN, parse_FORCE_CONSTANTS, parse_FORCE_SETS
 from phonopy.interface.vasp import read_vasp
 from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.dataset import get_displacements_and_forces
@@ -46,7 +46,8 @@ def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
 
     Force constants (FORCE_CONSTANTS, force_constants.hdf5) win over FORCE_SETS. The
     cells come from phonopy_disp.yaml, phonopy_params.yaml or phonopy.yaml; else from
-    POSCAR together with SPOSCAR or ``options.supercell_matrix``; else SPOSCAR.
+    POSCAR together with SPOSCAR or ``options.supercell_matrix``; else SPOSCAR. Born
+    charges come from BORN, else from the yaml file.
 
     Raises:
         DataFormatError: names the file, the value and what to do.
@@ -62,6 +63,11 @@ def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
         file = path / "FORCE_SETS"
         with reading(file):
             phonon.dataset = _read_force_sets(file, phonon)
+    if (path / "BORN").is_file():
+        with reading(path / "BORN"):
+            phonon.nac_params = parse_BORN(
+                phonon.primitive, symprec=options.symprec, filename=str(path / "BORN")
+            )
     with reading(file):
         return build_record(
             phonon,

@@ -146,6 +146,7 @@ def build_phonopy(
     phonon = make_phonopy(
         data.unitcell, matrix, primitive_matrix, units.calculator, options
     )
+    phonon.nac_params = data.nac_params
     array = data.force_constants
     if array is None:
         if data.dataset is not None:
@@ -161,6 +162,7 @@ def build_phonopy(
             # Compact force constants of the unit cell, as phonopy wrote them when
             # no primitive cell was asked for.
             phonon = make_phonopy(data.unitcell, matrix, "P", units.calculator, options)
+            phonon.nac_params = data.nac_params
         set_force_constants(phonon, array, path)
     return phonon, data
 

@@ -73,6 +73,23 @@ def list_entries(path: Path) -> list[int | None]:
     return [None]
 
 
+def entry_name(path: Path, entry: int | None) -> str:
+    """Name one structure of a source without reading its force constants.
+
+    Raises:
+        DataFormatError: the database or store cannot be read.
+    """
+    from pft_lightning.data.readers.phonopy import material_name
+
+    if is_store(path):
+        return str(_open_store(str(path), _index_time(path)).names[entry or 0])
+    if path.is_dir():
+        return path.absolute().name
+    if entry is not None:
+        return f"{path.stem}-{entry}"
+    return material_name(path)
+
+
 def read_entry(
     path: Path, entry: int | None, options: PhononReadOptions
 ) -> StructureRecord:

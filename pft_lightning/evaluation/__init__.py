@@ -1,0 +1,1 @@
+"""From a potential to force constants, phonon properties, metrics and a folder."""

@@ -1,0 +1,302 @@
+"""Force constants of a potential in the supercell of a phonon calculation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import ase
+import numpy as np
+import torch
+from ase.calculators.calculator import BaseCalculator
+from phonopy import Phonopy
+from phonopy.harmonic.displacement import (
+    directions_to_displacement_dataset,
+    get_least_displacements,
+)
+from phonopy.harmonic.force_constants import FDFCSolver
+from torch_geometric.data import Data
+from tqdm import tqdm
+
+from pft_lightning import keys
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.errors import ConfigError, NotDifferentiableError
+from pft_lightning.graphs import build_batch, build_data, build_graph
+from pft_lightning.physics.force_constants import from_array, symmetrise
+from pft_lightning.types import Engine
+from pft_lightning.units import unit_system
+
+
+Method = Literal["hvp", "finite_displacement", "full"]
+
+# What the package can evaluate: a model of its own, or any ASE calculator.
+Potential = EnergyModel | BaseCalculator
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelForceConstants:
+    """Force constants of a potential, and what they cost.
+
+    Attributes:
+        compact: (n_primitive, n_atoms, 3, 3), eV/Å², symmetrised.
+        n_products: Hessian-vector products, or force calculations, that were made.
+    """
+
+    compact: np.ndarray
+    n_products: int
+
+
+def force_constants(
+    model: Potential,
+    phonon: Phonopy,
+    *,
+    method: Method = "hvp",
+    displacement: float = 0.01,
+    max_atoms: int = 256,
+    engine: Engine = "forward_over_reverse",
+    progress: bool = False,
+) -> np.ndarray:
+    """Compute the force constants of a potential in the supercell of ``phonon``.
+
+    All three methods go through the same end: the acoustic sum rule and permutation
+    symmetry are imposed by ``physics.force_constants.symmetrise``. All arithmetic is
+    float64, whatever the precision of the model's parameters.
+
+    ``hvp`` multiplies the analytic Hessian with one displacement direction after the
+    other: those that phonopy finds symmetry-inequivalent, without the opposite
+    directions that only finite differences need. phonopy's own solver expands them by
+    the symmetry of the supercell. ``full`` takes the Hessian-vector products of all
+    3N directions and assumes no symmetry but lattice translations.
+    ``finite_displacement`` takes differences of forces between displaced supercells,
+    with opposite displacements where symmetry does not give them.
+
+    ``phonon`` is left as it is; hand it the result with
+    ``phonon.force_constants = pft.force_constants(model, phonon)``.
+
+    Args:
+        model: from ``load_model``, or an ASE calculator (``finite_displacement``
+            only).
+        phonon: in eV and Å; the positions of its supercell are taken as they are.
+        method: ``hvp``, ``finite_displacement`` or ``full``.
+        displacement: Å, of ``finite_displacement``.
+        max_atoms: Atoms of a pass, counted once per direction; what bounds memory.
+        engine: see ``pft_lightning.physics.hvp.compute_derivatives``.
+        progress: Show a progress bar.
+
+    Returns:
+        Compact force constants (n_primitive, n_atoms, 3, 3), eV/Å², phonopy's layout.
+
+    Raises:
+        ConfigError: unknown method, other units, or elements that the model lacks.
+        NotDifferentiableError: analytic force constants of an ASE calculator.
+    """
+    return compute_force_constants(
+        model,
+        phonon,
+        method=method,
+        displacement=displacement,
+        max_atoms=max_atoms,
+        engine=engine,
+        progress=progress,
+    ).compact
+
+
+def compute_force_constants(
+    model: Potential,
+    phonon: Phonopy,
+    *,
+    method: Method = "hvp",
+    displacement: float = 0.01,
+    max_atoms: int = 256,
+    engine: Engine = "forward_over_reverse",
+    progress: bool = False,
+) -> ModelForceConstants:
+    """Compute force constants and count the work; see ``force_constants``."""
+    _check(model, phonon, method, displacement, max_atoms)
+    if isinstance(model, EnergyModel):
+        model = in_float64(model)
+    if method == "full":
+        assert isinstance(model, EnergyModel)
+        products = _products(
+            model, phonon, _all_directions(phonon), max_atoms, engine, progress
+        )
+        n_atoms = len(phonon.supercell)
+        array = products.reshape(n_atoms, 3, n_atoms, 3).transpose(0, 2, 1, 3)
+        # Row i holds H applied to a direction of atom i, so the axes of the atom and
+        # of the response are in phonopy's order already.
+        n_products = len(products)
+    else:
+        analytic = method == "hvp"
+        displacements = inequivalent_displacements(
+            phonon, 1.0 if analytic else displacement, opposite=not analytic
+        )
+        first_atoms = displacements["first_atoms"]
+        if analytic:
+            assert isinstance(model, EnergyModel)
+            directions = np.zeros((len(first_atoms), len(phonon.supercell), 3))
+            for direction, entry in zip(directions, first_atoms, strict=True):
+                direction[entry["number"]] = entry["displacement"]
+            products = _products(model, phonon, directions, max_atoms, engine, progress)
+            responses: Sequence[np.ndarray] = list(-products)
+        else:
+            responses = _displaced_forces(
+                model, phonon, first_atoms, max_atoms, progress
+            )
+        for entry, response in zip(first_atoms, responses, strict=True):
+            entry["forces"] = response
+        array = FDFCSolver(
+            phonon.supercell,
+            phonon.primitive,
+            phonon.symmetry,
+            displacements,
+            is_compact_fc=True,
+        ).force_constants[2]
+        n_products = len(first_atoms)
+    raw, _ = from_array(array, phonon.primitive, phonon.symmetry.get_map_atoms())
+    return ModelForceConstants(symmetrise(raw).compact, n_products)
+
+
+def inequivalent_displacements(
+    phonon: Phonopy, length: float, *, opposite: bool
+) -> dict:
+    """List displacements that symmetry expands to all directions of all atoms.
+
+    Args:
+        phonon: Cells and symmetry.
+        length: Å, of each displacement.
+        opposite: Add the opposite displacement where no symmetry operation of the
+            site gives it, as finite differences need.
+
+    Returns:
+        phonopy's data set: ``first_atoms``, each with ``number`` and
+        ``displacement``.
+    """
+    directions = get_least_displacements(
+        phonon.symmetry, is_plusminus="auto" if opposite else False
+    )
+    return dict(
+        directions_to_displacement_dataset(directions, length, phonon.supercell)
+    )
+
+
+def in_float64(model: EnergyModel) -> EnergyModel:
+    """Give the model itself, or a copy in float64."""
+    if model.dtype == model.input_dtype == torch.float64:
+        return model
+    return copy.deepcopy(model).to(torch.float64)
+
+
+def _check(
+    model: Potential, phonon: Phonopy, method: str, displacement: float, max_atoms: int
+) -> None:
+    if method not in get_args(Method):
+        raise ConfigError(
+            f"method={method!r}; expected one of {', '.join(get_args(Method))}."
+        )
+    if not displacement > 0:
+        raise ConfigError(f"displacement={displacement}; a positive length is needed.")
+    if max_atoms < 1:
+        raise ConfigError(f"max_atoms={max_atoms}; at least 1.")
+    if not isinstance(model, EnergyModel):
+        if not isinstance(model, BaseCalculator):
+            raise ConfigError(
+                f"model is a {type(model).__name__}; expected a model from "
+                "pft.load_model or an ASE calculator."
+            )
+        if method != "finite_displacement":
+            raise NotDifferentiableError(
+                f"method={method!r} needs second derivatives, which an ASE calculator "
+                f"({type(model).__name__}) does not give. Use "
+                "method='finite_displacement'; in an evaluation, a protocol with it."
+            )
+    units = unit_system(phonon.calculator or "vasp")
+    if units.length != 1.0 or units.force_constants != 1.0:
+        raise ConfigError(
+            f"the phonon calculation is in {units.description}; eV and Å are needed. "
+            "Evaluate the file, which is converted when it is read, or use "
+            "pft_lightning.evaluation.reference.read_reference."
+        )
+
+
+def _all_directions(phonon: Phonopy) -> np.ndarray:
+    n_atoms = len(phonon.supercell)
+    return np.eye(3 * n_atoms).reshape(3 * n_atoms, n_atoms, 3)
+
+
+def _products(
+    model: EnergyModel,
+    phonon: Phonopy,
+    directions: np.ndarray,
+    max_atoms: int,
+    engine: Engine,
+    progress: bool,
+) -> np.ndarray:
+    """Multiply the Hessian with directions (n, n_atoms, 3), a few at a time."""
+    batch = build_batch([_structure(model, phonon)]).to(model.device)
+    per_pass = max(1, max_atoms // len(phonon.supercell))
+    found = []
+    for start in _bar(range(0, len(directions), per_pass), "Hessian", progress):
+        tangents = torch.from_numpy(directions[start : start + per_pass])
+        with torch.no_grad():
+            result = model.derivatives(
+                batch,
+                tangents=tangents.to(model.device).transpose(0, 1),
+                forces=False,
+                stress=False,
+                engine=engine,
+            )
+        assert result.hvp is not None
+        found.append(result.hvp.transpose(0, 1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def _displaced_forces(
+    model: Potential,
+    phonon: Phonopy,
+    first_atoms: Sequence[dict],
+    max_atoms: int,
+    progress: bool,
+) -> list[np.ndarray]:
+    """Forces (n_atoms, 3) of each displaced supercell."""
+    n_atoms = len(phonon.supercell)
+    displaced = np.repeat(phonon.supercell.positions[None], len(first_atoms), axis=0)
+    for positions, entry in zip(displaced, first_atoms, strict=True):
+        positions[entry["number"]] += entry["displacement"]
+    if not isinstance(model, EnergyModel):
+        atoms = ase.Atoms(
+            numbers=phonon.supercell.numbers, cell=phonon.supercell.cell, pbc=True
+        )
+        atoms.calc = model
+        forces = []
+        for positions in _bar(displaced, "displacements", progress):
+            atoms.positions = positions
+            forces.append(np.array(atoms.get_forces(), dtype=np.float64))
+        return forces
+    per_pass = max(1, max_atoms // n_atoms)
+    forces = []
+    for start in _bar(range(0, len(displaced), per_pass), "displacements", progress):
+        chunk = displaced[start : start + per_pass]
+        batch = build_batch([_structure(model, phonon, p) for p in chunk])
+        with torch.no_grad():
+            result = model.derivatives(batch.to(model.device), stress=False)
+        assert result.forces is not None
+        forces += list(result.forces.cpu().numpy().reshape(-1, n_atoms, 3))
+    return forces
+
+
+def _structure(
+    model: EnergyModel, phonon: Phonopy, positions: np.ndarray | None = None
+) -> Data:
+    supercell = phonon.supercell
+    positions = supercell.positions if positions is None else positions
+    pbc = (True, True, True)
+    graph = build_graph(positions, supercell.cell, pbc, model.cutoff)
+    data = build_data(supercell.numbers, positions, supercell.cell, pbc, graph)
+    data[keys.NAME] = phonon.unitcell.formula
+    return data
+
+
+def _bar(items: Sequence, what: str, progress: bool) -> Iterator:
+    return iter(tqdm(items, desc=what, leave=False, disable=not progress))

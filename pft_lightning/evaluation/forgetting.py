@@ -1,0 +1,251 @@
+"""What a potential forgot: its errors on frames like those it was trained on."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+import torch
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.data import chemical_symbols
+from torch_geometric.data import Batch
+from tqdm import tqdm
+
+from pft_lightning import keys
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.data.batching import BatchLimits, plan_batches
+from pft_lightning.data.sources import Spec, find_sources
+from pft_lightning.data.upstream import UpstreamFrames
+from pft_lightning.evaluation.files import read_json, write_json
+from pft_lightning.evaluation.force_constants import Potential, in_float64
+from pft_lightning.graphs import build_batch
+from pft_lightning.losses import absolute_errors, residuals
+from pft_lightning.types import Derivatives
+
+
+# Å; ASE calculators make neighbour lists of their own.
+_NO_EDGES = 0.1
+
+# Group -> name of the element, source or quantity -> (sum of errors, how many).
+Sums = dict[str, dict[str, list[float]]]
+
+
+def evaluate_upstream(
+    models: Mapping[str, Potential],
+    upstream: Spec,
+    names: Mapping[str, str | None] | None = None,
+    *,
+    fingerprints: Mapping[str, str],
+    folder: Path | None = None,
+    rank: int = 0,
+    n_ranks: int = 1,
+    gather: Callable[[Sums], list[Sums]] = lambda sums: [sums],
+    progress: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Errors of several models on upstream frames; see ``merge`` for the content.
+
+    A model that fails has an ``error`` in place of numbers. In a folder, what was
+    finished before (``forgetting/<label>.json``) is not computed again.
+
+    Args:
+        models: by label.
+        upstream: file, folder, glob, or a list of them.
+        names: of "energy", "forces" and "stress" in the files.
+        fingerprints: of the models, by label.
+        folder: of the evaluation; None keeps nothing.
+        rank: This process.
+        n_ranks: Number of processes.
+        gather: gives every process the sums of all.
+        progress: Show a progress bar.
+
+    Raises:
+        DataFormatError: no frame can be used.
+    """
+    frames = UpstreamFrames(upstream, _NO_EDGES, names)
+    state = [
+        [str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns]
+        for p in find_sources(upstream, kind="upstream")
+    ]
+    stored = {
+        label: read_json(folder / "forgetting" / f"{label}.json") if folder else None
+        for label in models
+    }
+    # Everyone decides what to do before anyone writes.
+    gather({})
+    found: dict[str, dict[str, Any]] = {}
+    for label, model in models.items():
+        key = json.dumps([fingerprints[label], state, dict(names or {})])
+        known = stored[label]
+        if known is not None and known["key"] == key:
+            found[label] = known["errors"]
+            continue
+        view = copy.copy(frames)
+        view.cutoff = model.cutoff if isinstance(model, EnergyModel) else _NO_EDGES
+        error = ""
+        sums: Sums = {}
+        try:
+            sums = collect_errors(
+                model, view, rank=rank, n_ranks=n_ranks, progress=progress
+            )
+        except Exception as cause:
+            error = f"{type(cause).__name__}: {cause}"
+        shares = gather({**sums, "failed": {error: [0.0, 1.0]}} if error else sums)
+        failures = [text for share in shares for text in share.get("failed", {})]
+        found[label] = {"error": failures[0]} if failures else merge(shares)
+        if folder is not None and rank == 0:
+            write_json(
+                folder / "forgetting" / f"{label}.json",
+                {"key": key, "errors": found[label]},
+            )
+    return found
+
+
+def collect_errors(
+    model: Potential,
+    frames: UpstreamFrames,
+    *,
+    rank: int = 0,
+    n_ranks: int = 1,
+    max_atoms: int = 512,
+    progress: bool = False,
+) -> Sums:
+    """Sum the errors over one rank's share of the frames.
+
+    Frames with elements that the model lacks are counted under ``left_out``. The
+    arithmetic is float64.
+
+    Args:
+        model: from ``load_model``, or an ASE calculator.
+        frames: with energies, forces and stresses, where known.
+        rank: This process.
+        n_ranks: Number of processes.
+        max_atoms: Atoms of one pass.
+        progress: Show a progress bar.
+    """
+    sums: Sums = {"total": {}, "per_element": {}, "per_source": {}}
+    if isinstance(model, EnergyModel):
+        model = in_float64(model)
+        frames, left_out = frames.select(model.atomic_numbers)
+        if rank == 0:
+            sums["left_out"] = {"frames": [0.0, float(len(left_out))]}
+    limits = BatchLimits(structures=64, atoms=max_atoms)
+    share = np.arange(len(frames))[rank::n_ranks]
+    plan = plan_batches(share, frames.n_atoms, None, limits, 1) if len(share) else []
+    for step in tqdm(plan, desc="upstream frames", leave=False, disable=not progress):
+        indices = [index for index in step[0] if index >= 0]
+        batch = build_batch([frames.data(index) for index in indices])
+        sources = [frames.names[index].rsplit("/", 1)[0] for index in indices]
+        if isinstance(model, EnergyModel):
+            batch = batch.to(model.device)
+            with torch.no_grad():
+                derivatives = model.derivatives(batch)
+        else:
+            derivatives = _ase_derivatives(model, frames, indices)
+        _add(sums, derivatives, batch, sources)
+    return sums
+
+
+def merge(shares: Iterable[Sums]) -> dict[str, Any]:
+    """Turn the sums of all ranks into mean absolute errors.
+
+    Returns:
+        ``energy_mae`` (eV/atom), ``forces_mae`` (eV/Å) and ``stress_mae`` (eV/Å³), the
+        means over structures of the error of each; ``n_structures``; ``per_element``
+        with the ``forces_mae`` over the atoms of an element and ``n_atoms``;
+        ``per_source`` with the three errors by file. What has no reference is left
+        out.
+    """
+    merged: Sums = {}
+    for share in shares:
+        for group, entries in share.items():
+            for name, (total, count) in entries.items():
+                pair = merged.setdefault(group, {}).setdefault(name, [0.0, 0.0])
+                pair[0] += total
+                pair[1] += count
+    result = _errors(merged.get("total", {}))
+    result["per_element"] = {
+        symbol: {"forces_mae": total / count, "n_atoms": int(count)}
+        for symbol, (total, count) in sorted(merged.get("per_element", {}).items())
+        if count
+    }
+    by_source: dict[str, dict[str, list[float]]] = {}
+    for name, pair in sorted(merged.get("per_source", {}).items()):
+        source, quantity = name.rsplit("\n", 1)
+        by_source.setdefault(source, {})[quantity] = pair
+    result["per_source"] = {s: _errors(sums) for s, sums in by_source.items()}
+    left_out = merged.get("left_out", {}).get("frames", [0.0, 0.0])
+    result["n_left_out"] = int(left_out[1])
+    return result
+
+
+def _errors(sums: Mapping[str, list[float]]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: total / count
+        for name, (total, count) in sums.items()
+        if count and name != "structures"
+    }
+    found["n_structures"] = int(sums.get("structures", [0.0, 0.0])[1])
+    return found
+
+
+def _add(
+    sums: Sums, derivatives: Derivatives, batch: Batch, sources: list[str]
+) -> None:
+    def add(group: str, name: str, total: float, count: float) -> None:
+        pair = sums[group].setdefault(name, [0.0, 0.0])
+        pair[0] += total
+        pair[1] += count
+
+    for name, (rows, mask) in absolute_errors(derivatives, batch).items():
+        for source, error, known in zip(
+            sources, rows.tolist(), mask.tolist(), strict=True
+        ):
+            if known:
+                add("total", name, error, 1)
+                add("per_source", f"{source}\n{name}", error, 1)
+    for source in sources:
+        add("total", "structures", 0, 1)
+        add("per_source", f"{source}\nstructures", 0, 1)
+    difference, mask = residuals(derivatives, batch).get("forces", (None, None))
+    if difference is None or mask is None:
+        return
+    known_atoms = mask[batch[keys.STRUCTURE_INDEX]]
+    errors = difference.abs().mean(dim=1)[known_atoms]
+    numbers = batch[keys.ATOMIC_NUMBERS][known_atoms]
+    for number in numbers.unique().tolist():
+        chosen = errors[numbers == number]
+        symbol = chemical_symbols[number]
+        add("per_element", symbol, float(chosen.sum()), len(chosen))
+
+
+def _ase_derivatives(
+    calculator: Any, frames: UpstreamFrames, indices: list[int]
+) -> Derivatives:
+    """Energy, forces and, where there is one, the stress of an ASE calculator."""
+    energies, forces, stresses = [], [], []
+    for index in indices:
+        record = frames.record(index)
+        atoms = ase.Atoms(
+            numbers=record.atomic_numbers,
+            positions=record.positions,
+            cell=record.cell,
+            pbc=record.pbc,
+        )
+        atoms.calc = calculator
+        energies.append(atoms.get_potential_energy())
+        forces.append(atoms.get_forces())
+        try:
+            stresses.append(atoms.get_stress(voigt=False))
+        except (PropertyNotImplementedError, ValueError):
+            stresses.append(None)
+    whole = all(stress is not None for stress in stresses)
+    return Derivatives(
+        energy=torch.tensor(np.array(energies, dtype=np.float64)),
+        forces=torch.tensor(np.concatenate(forces), dtype=torch.float64),
+        stress=torch.tensor(np.array(stresses)) if whole else None,
+    )

@@ -1,0 +1,144 @@
+"""From force constants to frequencies, densities of states and thermal properties."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from phonopy import Phonopy
+from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
+from phonopy.phonon.band_structure import get_band_qpoints_by_seekpath
+
+from pft_lightning.evaluation.protocols import Protocol
+from pft_lightning.physics.force_constants import from_phonopy
+from pft_lightning.types import BandStructure, PhononProperties
+
+
+# Distance that the frequencies of a density of states reach beyond the last mode, in
+# standard deviations of the smearing.
+_DOS_MARGIN = 6.0
+
+
+def mesh_numbers(phonon: Phonopy, mesh: float | tuple[int, int, int]) -> list[int]:
+    """Numbers of q-points along the axes of the primitive cell's reciprocal lattice.
+
+    Args:
+        phonon: gives the primitive cell.
+        mesh: a length l in Å, n_i = max(1, round(l |a*_i|)) without the factor 2π, or
+            the numbers themselves.
+    """
+    if np.size(mesh) == 3:
+        return [int(n) for n in np.ravel(mesh)]
+    reciprocal = np.linalg.norm(np.linalg.inv(phonon.primitive.cell), axis=0)
+    # Rounded first: equal lengths must give equal numbers.
+    return [max(1, int(n)) for n in np.rint(np.round(float(mesh) * reciprocal, 6))]
+
+
+def compute_properties(
+    phonon: Phonopy,
+    protocol: Protocol,
+    *,
+    mesh: list[int] | None = None,
+    mesh_symmetry: bool = True,
+) -> PhononProperties:
+    """Compute all that an evaluation compares, with phonopy.
+
+    Args:
+        phonon: with force constants, eV and Å.
+        protocol: mesh, temperatures, smearing, band structure, correction for Born
+            charges.
+        mesh: numbers of q-points; those of the reference where two compare.
+        mesh_symmetry: leave out q-points that symmetry gives.
+
+    Source: phonopy (A. Togo, J. Phys. Soc. Jpn. 92, 012001, 2023).
+    """
+    polar = phonon.nac_params is not None and protocol.non_analytical
+    if not polar and phonon.nac_params is not None:
+        phonon.nac_params = None
+    numbers = mesh or mesh_numbers(phonon, protocol.mesh)
+    with warnings.catch_warnings():
+        # A mesh that breaks the symmetry is sampled in full, as it should be.
+        warnings.filterwarnings("ignore", message="Mesh .* is incompatible")
+        phonon.run_mesh(numbers, is_gamma_center=True, is_mesh_symmetry=mesh_symmetry)
+    assert phonon.mesh is not None
+    frequencies = np.array(phonon.mesh.frequencies)
+    weights = np.asarray(phonon.mesh.weights, dtype=np.float64)
+    first, last, step = protocol.temperatures
+    temperatures = np.unique(
+        [*np.arange(first, last + step / 2, step), protocol.temperature]
+    )
+    phonon.run_thermal_properties(
+        temperatures=temperatures, cutoff_frequency=protocol.cutoff_frequency
+    )
+    thermal = phonon.thermal_properties
+    assert thermal is not None
+    dos_frequencies, dos = _density_of_states(phonon, frequencies, protocol)
+    commensurate = _commensurate_frequencies(phonon)
+    return PhononProperties(
+        commensurate_frequencies=commensurate,
+        commensurate_weights=np.full(len(commensurate), 1 / len(commensurate)),
+        mesh_frequencies=frequencies,
+        mesh_weights=weights / weights.sum(),
+        dos_frequencies=dos_frequencies,
+        dos=dos,
+        temperatures=temperatures,
+        free_energy=np.array(thermal.free_energy),
+        entropy=np.array(thermal.entropy),
+        heat_capacity=np.array(thermal.heat_capacity),
+        bands=_bands(phonon, protocol.band_points) if protocol.band_points else None,
+        force_constants=from_phonopy(phonon)[0].compact,
+        non_analytical=polar,
+    )
+
+
+def _commensurate_frequencies(phonon: Phonopy) -> np.ndarray:
+    """Frequencies at the q-points whose waves fit the supercell, THz."""
+    # Primitive.primitive_matrix relates to the supercell.
+    matrix = np.linalg.inv(phonon.primitive.primitive_matrix)
+    points = get_commensurate_points(np.rint(matrix).astype(np.int64))
+    phonon.run_qpoints(points)
+    assert phonon.qpoints is not None
+    return np.array(phonon.qpoints.frequencies)
+
+
+def _density_of_states(
+    phonon: Phonopy, frequencies: np.ndarray, protocol: Protocol
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smeared density of states at multiples of the pitch.
+
+    Two of them share their points wherever both have some.
+    """
+    pitch = protocol.dos_pitch
+    margin = _DOS_MARGIN * protocol.dos_smearing
+    first = int(np.floor((frequencies.min() - margin) / pitch))
+    last = int(np.ceil((frequencies.max() + margin) / pitch))
+    phonon.run_total_dos(
+        sigma=protocol.dos_smearing,
+        freq_min=first * pitch,
+        freq_max=last * pitch,
+        freq_pitch=pitch,
+        use_tetrahedron_method=False,
+    )
+    assert phonon.total_dos is not None
+    dos = np.array(phonon.total_dos.dos)
+    return np.arange(first, first + len(dos)) * pitch, dos
+
+
+def _bands(phonon: Phonopy, points: int) -> BandStructure:
+    paths, texts, connections = get_band_qpoints_by_seekpath(
+        phonon.primitive, points, is_const_interval=True
+    )
+    phonon.run_band_structure(paths, path_connections=connections, labels=texts)
+    bands = phonon.band_structure
+    assert bands is not None
+    labels = []
+    remaining = list(texts)
+    for connected in connections:
+        labels.append((remaining[0], remaining[1]))
+        # The end of a segment is the start of the next where the path goes on.
+        del remaining[: 1 if connected else 2]
+    return BandStructure(
+        distances=[np.array(d) for d in bands.distances],
+        frequencies=[np.array(f) for f in bands.frequencies],
+        labels=labels,
+    )

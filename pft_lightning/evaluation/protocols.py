@@ -1,0 +1,254 @@
+"""Protocols: what exactly is computed before two sets of force constants compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+from ase.constraints import FixSymmetry
+from ase.filters import FrechetCellFilter
+from ase.optimize import FIRE
+from phonopy import Phonopy
+
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.calculator import Calculator
+from pft_lightning.data.cells import PhononCells
+from pft_lightning.errors import ConfigError, RelaxationError
+from pft_lightning.evaluation.force_constants import (
+    Method,
+    Potential,
+    compute_force_constants,
+    in_float64,
+)
+from pft_lightning.types import Engine
+from pft_lightning.units import unit_system
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """All choices that decide the numbers of an evaluation.
+
+    Force constants of reference and model go through the same steps: the acoustic sum
+    rule and permutation symmetry are imposed, then phonopy computes frequencies.
+
+    Attributes:
+        name: of the protocol.
+        relax: relax the unit cell with the model first (``FrechetCellFilter`` and
+            ``FIRE`` of ASE, symmetry kept by ``FixSymmetry``); otherwise the
+            reference's cell is taken as it is.
+        method: of the force constants: ``hvp`` (analytic), ``finite_displacement``
+            or ``full``.
+        displacement: Å, of finite displacements.
+        fmax: eV/Å, at which a relaxation has converged.
+        max_steps: of a relaxation; one that needs more has failed.
+        volume_limits: a relaxation whose volume leaves this range, relative to the
+            reference, has exploded.
+        mesh: of the dense mesh, Γ-centred: a length in Å, n_i = l |a*_i| as in VASP,
+            or three numbers. It is set by the reference's cell.
+        temperatures: first, last and step of the temperature range, K.
+        temperature: of the single values of S, F and C_V, K.
+        cutoff_frequency: THz. Modes at or below it, so imaginary ones and the
+            acoustic ones at Γ, do not enter S, F and C_V (phonopy's convention), on
+            either side.
+        dos_pitch: THz, of the frequencies at which the density of states is given.
+        dos_smearing: THz, standard deviation of its Gaussian smearing.
+        band_points: q-points of a path segment of average length; 0 computes no band
+            structure.
+        instability_threshold: THz, positive; a material is unstable if a frequency of
+            the dense mesh is below minus this.
+        non_analytical: put the non-analytical correction into the frequencies of both
+            sides where the reference has Born charges.
+    """
+
+    name: str = "dft_cell"
+    relax: bool = False
+    method: Method = "hvp"
+    displacement: float = 0.01
+    fmax: float = 0.005
+    max_steps: int = 1000
+    volume_limits: tuple[float, float] = (0.5, 2.0)
+    mesh: float | tuple[int, int, int] = 100.0
+    temperatures: tuple[float, float, float] = (0.0, 1000.0, 10.0)
+    temperature: float = 300.0
+    cutoff_frequency: float = 1e-3
+    dos_pitch: float = 0.05
+    dos_smearing: float = 0.1
+    band_points: int = 51
+    instability_threshold: float = 0.3
+    non_analytical: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values, and take lists from configuration files.
+
+        Raises:
+            ConfigError: a value makes no sense.
+        """
+        for field in ("volume_limits", "temperatures"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        if not isinstance(self.mesh, (int, float)):
+            object.__setattr__(self, "mesh", tuple(self.mesh))
+        positive = ("displacement", "fmax", "max_steps", "dos_pitch", "dos_smearing")
+        for field in (*positive, "temperature"):
+            if not getattr(self, field) > 0:
+                raise ConfigError(
+                    f"protocol.{field}={getattr(self, field)}; a positive number is "
+                    "needed."
+                )
+        first, last, step = self.temperatures
+        if not (0 <= first <= last and step > 0):
+            raise ConfigError(
+                f"protocol.temperatures={list(self.temperatures)}; expected [first, "
+                "last, step] in K."
+            )
+        if min(np.atleast_1d(self.mesh)) <= 0 or np.size(self.mesh) not in (1, 3):
+            raise ConfigError(
+                f"protocol.mesh={self.mesh}; expected a length in Å or three numbers."
+            )
+        if self.instability_threshold < 0 or self.cutoff_frequency < 0:
+            raise ConfigError(
+                "protocol.instability_threshold and cutoff_frequency are positive "
+                "numbers of THz."
+            )
+
+
+_MDR = Protocol(name="mdr", relax=True, method="finite_displacement", mesh=(20, 20, 20))
+
+PROTOCOLS: dict[str, Protocol] = {
+    "dft_cell": Protocol(),
+    "mdr": _MDR,
+    "mdr_analytic": dataclasses.replace(_MDR, name="mdr_analytic", method="hvp"),
+}
+
+
+def get_protocol(protocol: str | Protocol) -> Protocol:
+    """Give a protocol by name; one that is made already comes back as it is.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise ConfigError(
+            f"protocol={protocol!r}; expected one of {', '.join(PROTOCOLS)}."
+        )
+    return PROTOCOLS[protocol]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelPhonons:
+    """Phonons of a model, as a protocol makes them.
+
+    Attributes:
+        phonon: with the force constants of the model.
+        volume_ratio: of the relaxed cell to the reference's; 1 without relaxation.
+        relax_steps: 0 without relaxation.
+        n_products: Hessian-vector products or force calculations.
+    """
+
+    phonon: Phonopy
+    volume_ratio: float
+    relax_steps: int
+    n_products: int
+
+
+def compute_phonons(
+    model: Potential,
+    reference: Phonopy,
+    protocol: Protocol,
+    *,
+    max_atoms: int = 256,
+    engine: Engine = "forward_over_reverse",
+) -> ModelPhonons:
+    """Compute the phonons of a model in the supercell of a reference.
+
+    Raises:
+        RelaxationError: the relaxation exploded or did not converge.
+        ConfigError: the model lacks an element.
+        NotDifferentiableError: analytic force constants of an ASE calculator.
+    """
+    cells = PhononCells.of(reference, unit_system("vasp"))
+    steps, ratio = 0, 1.0
+    if isinstance(model, EnergyModel):
+        model = in_float64(model)
+    if protocol.relax:
+        relaxed, steps = relax(model, reference, protocol)
+        ratio = float(relaxed.get_volume() / reference.unitcell.volume)
+        phonon = cells.to_phonopy(
+            cell=np.array(relaxed.cell),
+            scaled_positions=relaxed.get_scaled_positions(wrap=False),
+        )
+    else:
+        phonon = cells.to_phonopy()
+    found = compute_force_constants(
+        model,
+        phonon,
+        method=protocol.method,
+        displacement=protocol.displacement,
+        max_atoms=max_atoms,
+        engine=engine,
+    )
+    phonon.force_constants = found.compact
+    return ModelPhonons(phonon, ratio, steps, found.n_products)
+
+
+def relax(
+    model: Potential, reference: Phonopy, protocol: Protocol
+) -> tuple[Atoms, int]:
+    """Relax atoms and lattice of the reference's unit cell, keeping its symmetry.
+
+    Returns:
+        The relaxed unit cell and the number of steps.
+
+    Raises:
+        RelaxationError: forces or volume ran away, or it did not converge in time.
+    """
+    unitcell = reference.unitcell
+    calculator: BaseCalculator = (
+        Calculator(model) if isinstance(model, EnergyModel) else model
+    )
+    atoms = Atoms(
+        numbers=unitcell.numbers,
+        cell=unitcell.cell,
+        scaled_positions=unitcell.scaled_positions,
+        pbc=True,
+    )
+    atoms.calc = calculator
+    atoms.set_constraint(FixSymmetry(atoms, symprec=reference.symmetry.tolerance))
+    volume = atoms.get_volume()
+    low, high = protocol.volume_limits
+    with warnings.catch_warnings():
+        # scipy's matrix logarithm remarks on rounding when the cell has not moved.
+        warnings.filterwarnings("ignore", message="logm result may be inaccurate")
+        optimiser = FIRE(FrechetCellFilter(atoms), logfile=None)
+        try:
+            for converged in optimiser.irun(protocol.fmax, protocol.max_steps):
+                ratio = atoms.get_volume() / volume
+                if not low < ratio < high:
+                    raise RelaxationError(
+                        f"the relaxation exploded: after {optimiser.nsteps} steps the "
+                        f"volume is {ratio:.3g} times the reference's; between {low} "
+                        f"and {high} is expected."
+                    )
+                if converged:
+                    return atoms, int(optimiser.nsteps)
+        except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
+            # What numpy, scipy and neighbour lists raise over NaN and infinity.
+            raise RelaxationError(
+                f"the relaxation exploded after {optimiser.nsteps} steps "
+                f"({type(error).__name__}: {error})."
+            ) from error
+    raise RelaxationError(
+        f"the relaxation did not converge to fmax={protocol.fmax} eV/Å in "
+        f"{protocol.max_steps} steps."
+    )
+
+
+def describe(protocol: Protocol) -> dict[str, Any]:
+    """Give the protocol as plain values, for files."""
+    return dataclasses.asdict(protocol)

@@ -1,0 +1,204 @@
+"""Reference materials: ``Phonopy`` objects with the force constants of DFT."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from phonopy import Phonopy
+
+from pft_lightning.data.cells import PhononCells
+from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
+from pft_lightning.data.readers.registry import entry_name
+from pft_lightning.data.records import StructureRecord
+from pft_lightning.data.sources import Spec, find_sources
+from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.physics.force_constants import from_phonopy, symmetrise
+from pft_lightning.units import unit_system
+
+
+# What an evaluation takes: paths, or calculations that are in memory already.
+Phonons = Spec | Phonopy | Sequence[Phonopy] | Mapping[str, Phonopy]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """One reference material, not read yet.
+
+    Attributes:
+        name: unique in the evaluation; also the name of its files.
+        source: where it comes from.
+        fingerprint: changes when the source does.
+        read: gives the reference; raises PFTError where it cannot be used.
+    """
+
+    name: str
+    source: str
+    fingerprint: str
+    read: Callable[[], Phonopy]
+
+
+def to_phonopy(record: StructureRecord) -> Phonopy:
+    """Make the ``Phonopy`` object that a record was read from, in eV and Å.
+
+    Its force constants are the symmetrised ones that training sees.
+
+    Raises:
+        DataFormatError: the record is not one of a phonon calculation.
+    """
+    if record.cells is None or record.force_constants is None:
+        raise DataFormatError(
+            f"{record.info.get('source', record.name)}: holds no phonon calculation, "
+            "so there is nothing to compare with. Give phonopy files, folders or a "
+            "store."
+        )
+    return record.cells.to_phonopy(record.force_constants.compact)
+
+
+def read_reference(
+    path: str | Path,
+    entry: int | None = None,
+    options: PhononReadOptions | None = None,
+) -> Phonopy:
+    """Read one reference material of any kind of phonon source.
+
+    Args:
+        path: phonopy yaml, folder, aselmdb or store.
+        entry: number in a database or store.
+        options: How files are read.
+
+    Returns:
+        In eV and Å, with symmetrised force constants and Born charges if known.
+
+    Raises:
+        DataFormatError: names the file and what is wrong.
+    """
+    return to_phonopy(read_entry(Path(path), entry, options or PhononReadOptions()))
+
+
+def take_reference(phonon: Phonopy) -> Phonopy:
+    """Bring a ``Phonopy`` object into eV and Å and symmetrise its force constants.
+
+    Raises:
+        DataFormatError: it has no force constants.
+    """
+    if phonon.force_constants is None:
+        raise DataFormatError(
+            f"the phonon calculation of {phonon.unitcell.formula} has no force "
+            "constants; call its produce_force_constants() first."
+        )
+    units = unit_system(phonon.calculator or "vasp")
+    raw, _ = from_phonopy(phonon)
+    compact = symmetrise(raw).compact * units.force_constants
+    return PhononCells.of(phonon, units).to_phonopy(compact)
+
+
+def list_materials(
+    phonons: Phonons, options: PhononReadOptions | None = None
+) -> list[Material]:
+    """List reference materials without reading their force constants.
+
+    Args:
+        phonons: files, folders, globs, stores, a list of them, or ``Phonopy`` objects
+            with force constants, by name or in a list.
+        options: How files are read.
+
+    Raises:
+        DataFormatError: a path matches nothing.
+        ConfigError: nothing was given.
+    """
+    options = options or PhononReadOptions()
+    if isinstance(phonons, Phonopy):
+        phonons = [phonons]
+    if isinstance(phonons, Mapping):
+        return _unique([_of_phonopy(name, p) for name, p in phonons.items()])
+    if not isinstance(phonons, (str, os.PathLike)):
+        in_memory = [p for p in phonons if isinstance(p, Phonopy)]
+        if in_memory and len(in_memory) != len(phonons):
+            raise ConfigError(
+                "phonons mixes Phonopy objects and paths; give one or the other."
+            )
+        if in_memory:
+            return _unique([_of_phonopy(p.unitcell.formula, p) for p in in_memory])
+    found: list[Material] = []
+    for path in find_sources(phonons):  # type: ignore[arg-type]
+        found += _of_path(path, options)
+    return _unique(found)
+
+
+def _of_phonopy(name: str, phonon: Phonopy) -> Material:
+    digest = hashlib.sha256()
+    for array in (phonon.supercell.cell, phonon.supercell.positions):
+        digest.update(array.tobytes())
+    if phonon.force_constants is not None:
+        digest.update(phonon.force_constants.tobytes())
+    return Material(
+        name=_file_name(name),
+        source="memory",
+        fingerprint=digest.hexdigest(),
+        read=partial(take_reference, phonon),
+    )
+
+
+def _of_path(path: Path, options: PhononReadOptions) -> list[Material]:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(f.name, f.stat()) for f in files if f.is_file()]
+    state = [
+        str(path.absolute()),
+        [[name, s.st_size, s.st_mtime_ns] for name, s in stats],
+        asdict(options),
+    ]
+    try:
+        entries = list_entries(path)
+    except DataFormatError as error:
+        # A database that cannot be opened is one failure, named like any other.
+        fingerprint = _digest([*state, None])
+        return [
+            Material(
+                _file_name(path.stem), str(path), fingerprint, partial(_fail, error)
+            )
+        ]
+    return [
+        Material(
+            name=_file_name(entry_name(path, entry)),
+            source=str(path) if entry is None else f"{path}, entry {entry}",
+            fingerprint=_digest([*state, entry]),
+            read=partial(read_reference, path, entry, options),
+        )
+        for entry in entries
+    ]
+
+
+def _fail(error: DataFormatError) -> Phonopy:
+    raise error
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.()+=@,\- ]", "_", name).strip(". ") or "material"
+
+
+def _unique(materials: list[Material]) -> list[Material]:
+    """Number the names that occur twice, upper and lower case being one."""
+    seen: set[str] = set()
+    found = []
+    for material in materials:
+        name, copy_number = material.name, 1
+        while name.lower() in seen:
+            copy_number += 1
+            name = f"{material.name} ({copy_number})"
+        seen.add(name.lower())
+        found.append(
+            Material(name, material.source, material.fingerprint, material.read)
+        )
+    return found

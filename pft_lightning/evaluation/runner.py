@@ -1,0 +1,401 @@
+"""Evaluate models on materials: shared among processes, written as it goes, resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from ase.calculators.calculator import BaseCalculator
+from tqdm import tqdm
+
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.data.sources import Spec
+from pft_lightning.errors import ConfigError, PFTError
+from pft_lightning.evaluation.files import (
+    read_json,
+    write_csv,
+    write_json,
+    write_properties,
+)
+from pft_lightning.evaluation.force_constants import Potential, in_float64
+from pft_lightning.evaluation.forgetting import evaluate_upstream
+from pft_lightning.evaluation.metrics import COLUMNS, compare, summarise
+from pft_lightning.evaluation.properties import compute_properties
+from pft_lightning.evaluation.protocols import (
+    Protocol,
+    compute_phonons,
+    describe,
+    get_protocol,
+)
+from pft_lightning.evaluation.reference import Material, Phonons, list_materials
+from pft_lightning.types import Engine, PhononProperties
+
+
+# Changes when the same input would give other numbers: files of an older version are
+# computed again.
+_RESULTS_VERSION = 1
+
+REFERENCE = "reference"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """Everything an evaluation found.
+
+    Attributes:
+        protocol: that was followed.
+        rows: one per material and model, as in ``per_material.csv``.
+        summary: the content of ``metrics.json``.
+        properties: per material that did not fail, of the reference (``reference``)
+            and of each model by its label; only of the materials computed by this
+            process, and empty where they are in a folder.
+        folder: that was written; None for none.
+    """
+
+    protocol: Protocol
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    properties: dict[str, dict[str, PhononProperties]]
+    folder: Path | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """What is done with every material."""
+
+    models: dict[str, Potential]
+    protocol: Protocol
+    max_atoms: int
+    engine: Engine
+    key: str
+
+
+def evaluate_phonons(
+    models: Potential | Mapping[str, Potential],
+    phonons: Phonons,
+    *,
+    protocol: str | Protocol = "dft_cell",
+    out: str | Path | None = None,
+    upstream: Spec | None = None,
+    upstream_keys: Mapping[str, str | None] | None = None,
+    options: PhononReadOptions | None = None,
+    max_atoms: int = 256,
+    engine: Engine = "forward_over_reverse",
+    versions: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Compare phonons and thermal properties of models with DFT.
+
+    A material or model that fails (a corrupt file, an unknown element, a relaxation
+    that explodes) is named in ``summary["failures"]``; the others go on.
+
+    With a folder, every material is written when it is done. The same call into the
+    same folder computes only what is not there yet; a change of models, protocol or
+    sources is noticed, and what it concerns is computed again. A failure counts as
+    done: delete the file of the material to try again.
+
+    Where torch's process group is initialised (Lightning Fabric does that for torchrun
+    and SLURM), its processes share the materials and the upstream frames.
+
+    Args:
+        models: from ``load_model``, ASE calculators, or several by label.
+        phonons: file, folder, glob, store, list of them, or ``Phonopy`` objects with
+            force constants, by name or in a list.
+        protocol: ``dft_cell``, ``mdr``, ``mdr_analytic`` or a ``Protocol``.
+        out: folder to write; None keeps everything in memory.
+        upstream: frames with energies, forces and stresses, to measure forgetting.
+        upstream_keys: names of "energy", "forces" and "stress" in their files.
+        options: How phonon files are read.
+        max_atoms: Atoms of one pass; what bounds memory.
+        engine: of Hessian-vector products.
+        versions: to note in ``metrics.json``.
+        progress: Show progress bars.
+
+    Raises:
+        ConfigError: unknown protocol, or a label that cannot be used.
+        DataFormatError: a path matches nothing.
+    """
+    chosen = get_protocol(protocol)
+    named = _named(models)
+    materials = list_materials(phonons, options)
+    folder = None if out is None else Path(out)
+    rank, n_ranks = _rank()
+    fingerprints = {label: fingerprint(model) for label, model in named.items()}
+    task = _Task(
+        models={
+            label: in_float64(model) if isinstance(model, EnergyModel) else model
+            for label, model in named.items()
+        },
+        protocol=chosen,
+        max_atoms=max_atoms,
+        engine=engine,
+        key=_digest([_RESULTS_VERSION, describe(chosen), fingerprints]),
+    )
+    records = _finished(folder, materials, task)
+    # Nobody writes before everyone has seen what is there, so all share one list.
+    _barrier()
+    pending = [material for material in materials if material.name not in records]
+    properties: dict[str, dict[str, PhononProperties]] = {}
+    mine = tqdm(
+        pending[rank::n_ranks],
+        desc="phonons",
+        unit="material",
+        disable=not (progress and rank == 0 and pending),
+    )
+    computed = {}
+    for material in mine:
+        mine.set_postfix_str(material.name, refresh=False)
+        record, found = _evaluate(material, task)
+        if folder is None:
+            properties[material.name] = found
+        else:
+            # The arrays first: the record says that a material is done.
+            if found:
+                write_properties(_arrays_file(folder, material), found)
+            write_json(_record_file(folder, material), record)
+        computed[material.name] = record
+    forgetting = (
+        None
+        if upstream is None
+        else evaluate_upstream(
+            task.models,
+            upstream,
+            upstream_keys,
+            fingerprints=fingerprints,
+            folder=folder,
+            rank=rank,
+            n_ranks=n_ranks,
+            gather=_gather,
+            progress=progress and rank == 0,
+        )
+    )
+    for share in _gather(computed):
+        records.update(share)
+    ordered = [records[material.name] for material in materials]
+    rows = [record["models"][label] for record in ordered for label in named]
+    summary = _summarise(rows, list(named), ordered, chosen, forgetting, versions)
+    if folder is not None and rank == 0:
+        write_csv(folder / "per_material.csv", COLUMNS, rows)
+        write_json(folder / "metrics.json", summary)
+    _barrier()
+    return Evaluation(chosen, rows, summary, properties, folder)
+
+
+def fingerprint(model: Potential) -> str:
+    """Tell two models apart by their type and weights (calculators: parameters)."""
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    if not isinstance(model, EnergyModel):
+        return _digest([kind, repr(getattr(model, "parameters", None))])
+    digest = hashlib.sha256(f"{kind} {model.cutoff} {model.head}".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _named(models: Potential | Mapping[str, Potential]) -> dict[str, Potential]:
+    # A model is a torch module, never a mapping.
+    named = dict(models) if isinstance(models, Mapping) else {"model": models}
+    if not named:
+        raise ConfigError("no model was given; expected at least one.")
+    for label, model in named.items():
+        if label == REFERENCE or "/" in label or not label:
+            raise ConfigError(
+                f"the label {label!r} of a model cannot be used; choose one that is "
+                f"not {REFERENCE!r} and has no '/'."
+            )
+        if not isinstance(model, (EnergyModel, BaseCalculator)):
+            raise ConfigError(
+                f"model {label!r} is a {type(model).__name__}; expected one from "
+                "pft.load_model or an ASE calculator."
+            )
+    return named
+
+
+def _evaluate(
+    material: Material, task: _Task
+) -> tuple[dict[str, Any], dict[str, PhononProperties]]:
+    """Evaluate all models on one material; failures become part of the record."""
+    record: dict[str, Any] = {
+        "name": material.name,
+        "source": material.source,
+        "key": _digest([task.key, material.fingerprint]),
+    }
+    try:
+        reference = material.read()
+        identity = {
+            "name": material.name,
+            "formula": reference.unitcell.formula,
+            "n_atoms": len(reference.supercell),
+            "n_primitive": len(reference.primitive),
+        }
+        found = {REFERENCE: compute_properties(reference, task.protocol)}
+    except Exception as error:
+        failed = {"name": material.name, **_failure(error)}
+        models = {label: {**failed, "model": label} for label in task.models}
+        return {**record, **failed, "models": models}, {}
+    rows: dict[str, Any] = {}
+    for label, model in task.models.items():
+        row = {**identity, "model": label}
+        started = time.perf_counter()
+        try:
+            phonons = compute_phonons(
+                model,
+                reference,
+                task.protocol,
+                max_atoms=task.max_atoms,
+                engine=task.engine,
+            )
+            seconds = time.perf_counter() - started
+            properties, against = _on_one_mesh(
+                phonons.phonon, reference, found[REFERENCE], task.protocol
+            )
+            rows[label] = {
+                **row,
+                "status": "ok",
+                "error": "",
+                **compare(properties, against, task.protocol),
+                "volume_ratio": phonons.volume_ratio,
+                "relax_steps": phonons.relax_steps,
+                "hvps": phonons.n_products,
+                "seconds": seconds,
+            }
+            found[label] = properties
+        except Exception as error:
+            rows[label] = {**row, **_failure(error)}
+    status = {"status": "ok", "error": ""}
+    return {**record, **identity, **status, "models": rows}, found
+
+
+def _on_one_mesh(
+    phonon: Any, reference: Any, against: PhononProperties, protocol: Protocol
+) -> tuple[PhononProperties, PhononProperties]:
+    """Properties of a model on the q-points of the reference, and the reference's.
+
+    Relaxing can raise or lower the symmetry that spares q-points; then neither side
+    uses it.
+    """
+    mesh = [int(n) for n in reference.mesh.mesh_numbers]
+    properties = compute_properties(phonon, protocol, mesh=mesh)
+    if np.array_equal(phonon.mesh.qpoints, reference.mesh.qpoints):
+        return properties, against
+    return (
+        compute_properties(phonon, protocol, mesh=mesh, mesh_symmetry=False),
+        compute_properties(reference, protocol, mesh=mesh, mesh_symmetry=False),
+    )
+
+
+def _failure(error: Exception) -> dict[str, str]:
+    failure = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    if not isinstance(error, PFTError):
+        # Nobody foresaw it: keep what a bug report needs.
+        failure["traceback"] = "".join(traceback.format_exception(error))
+    return failure
+
+
+def _finished(
+    folder: Path | None, materials: list[Material], task: _Task
+) -> dict[str, dict[str, Any]]:
+    """Read the records of materials that were done before, with the same settings."""
+    if folder is None:
+        return {}
+    found = {}
+    for material in materials:
+        record = read_json(_record_file(folder, material))
+        if record is not None and record.get("key") == _digest(
+            [task.key, material.fingerprint]
+        ):
+            found[material.name] = record
+    return found
+
+
+def _summarise(
+    rows: list[dict[str, Any]],
+    labels: list[str],
+    records: list[dict[str, Any]],
+    protocol: Protocol,
+    forgetting: dict[str, Any] | None,
+    versions: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    failed = [row for row in rows if row["status"] == "failed"]
+    unreadable = [r["name"] for r in records if r["status"] == "failed"]
+    failures = [
+        {"name": row["name"], "model": row["model"], "error": row["error"]}
+        for row in failed
+        if row["name"] not in unreadable
+    ]
+    # A material that cannot be read fails for no model in particular.
+    failures += [
+        {"name": r["name"], "model": None, "error": r["error"], "source": r["source"]}
+        for r in records
+        if r["status"] == "failed"
+    ]
+    for label, errors in (forgetting or {}).items():
+        if "error" in errors:
+            failures.append(
+                {"name": "upstream", "model": label, "error": errors["error"]}
+            )
+    return {
+        "protocol": describe(protocol),
+        "versions": dict(versions or {}),
+        "counts": {
+            "materials": len(records),
+            "unreadable": len(unreadable),
+            "failed": {
+                label: sum(row["model"] == label for row in failed) for label in labels
+            },
+        },
+        "models": {
+            label: summarise((r for r in rows if r["model"] == label), protocol)
+            for label in labels
+        },
+        "forgetting": forgetting or {},
+        "failures": failures,
+    }
+
+
+def _record_file(folder: Path, material: Material) -> Path:
+    return folder / "materials" / f"{material.name}.json"
+
+
+def _arrays_file(folder: Path, material: Material) -> Path:
+    return folder / "materials" / f"{material.name}.npz"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _rank() -> tuple[int, int]:
+    if not _distributed():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _barrier() -> None:
+    if _distributed():
+        torch.distributed.barrier()
+
+
+def _gather(value: _T) -> list[_T]:
+    """Give every process the values of all."""
+    if not _distributed():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
