@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 
+# Metric -> unit.
 _UNITS = {
     "phonon/hvp_mae": "eV/Å²",
     "phonon/forces_mae": "eV/Å",
@@ -55,3 +56,75 @@ def print_before_after(
         highlight=False,
     )
     console.print(f"Fine-tuned potential: {result}", highlight=False, soft_wrap=True)
+
+
+# Metric -> what the table calls it, unit.
+_EVALUATION = {
+    "force_constants_mae": ("force constants MAE", "eV/Å²"),
+    "commensurate_frequency_mae": ("frequency MAE, commensurate", "THz"),
+    "mesh_frequency_mae": ("frequency MAE, dense mesh", "THz"),
+    "max_frequency_error": ("ω_max error", "THz"),
+    "max_frequency_error_K": ("ω_max error", "K"),
+    "entropy_error": ("S error", "J/K/mol"),
+    "free_energy_error": ("F error", "kJ/mol"),
+    "heat_capacity_error": ("C_V error", "J/K/mol"),
+    "dos_error": ("DOS error", ""),
+    "frequency_ratio": ("frequency ratio", ""),
+    "volume_ratio": ("volume ratio", ""),
+}
+_FORGETTING = {
+    "energy_mae": ("upstream energy MAE", "eV/atom"),
+    "forces_mae": ("upstream forces MAE", "eV/Å"),
+    "stress_mae": ("upstream stress MAE", "eV/Å³"),
+}
+_MAX_FAILURES = 10
+
+
+def print_evaluation(summary: Mapping[str, Any], folder: Path) -> None:
+    """Print the totals of an evaluation, one column for each model.
+
+    Args:
+        summary: The content of ``metrics.json``.
+        folder: Where everything was written.
+    """
+    models, protocol = summary["models"], summary["protocol"]
+    table = Table(title=f"Protocol {protocol['name']}: mean (median) over materials")
+    table.add_column("metric")
+    table.add_column("unit")
+    for label in models:
+        table.add_column(label, justify="right")
+    for name, (text, unit) in _EVALUATION.items():
+        if name == "volume_ratio" and not protocol["relax"]:
+            continue
+        cells = [_mean_and_median(totals[name]) for totals in models.values()]
+        table.add_row(text, unit, *cells)
+    for name in ("precision", "recall"):
+        values = [totals["instability"][name] for totals in models.values()]
+        table.add_row(f"instability {name}", "", *(_number(v) for v in values))
+    for name, (text, unit) in _FORGETTING.items():
+        errors = [summary["forgetting"].get(label, {}) for label in models]
+        if any(name in e for e in errors):
+            table.add_row(text, unit, *(_number(e.get(name)) for e in errors))
+    console = Console(width=None if Console().is_terminal else 100)
+    console.print(table)
+    counts = summary["counts"]
+    failed = ", ".join(f"{label} {n}" for label, n in counts["failed"].items())
+    console.print(f"{counts['materials']} materials; failed: {failed}", highlight=False)
+    failures = summary["failures"]
+    for failure in failures[:_MAX_FAILURES]:
+        who = failure["name"] + (f" ({failure['model']})" if failure["model"] else "")
+        console.print(f"  {who}: {failure['error']}", highlight=False, soft_wrap=True)
+    if len(failures) > _MAX_FAILURES:
+        more = len(failures) - _MAX_FAILURES
+        console.print(f"  and {more} more in metrics.json", highlight=False)
+    console.print(f"Evaluation: {folder}", highlight=False, soft_wrap=True)
+
+
+def _mean_and_median(total: Mapping[str, Any]) -> str:
+    if total["mean"] is None:
+        return ""
+    return f"{total['mean']:.4g} ({total['median']:.4g})"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
