@@ -223,7 +223,7 @@ def _decode_cells(tensors: dict[str, np.ndarray]) -> PhononCells | None:
     }
     if not found:
         return None
-    return PhononCells(**{**found, "symprec": float(found["symprec"])})
+    return PhononCells(**{**found, "symprec": found["symprec"].item()})
 
 
 def _small(indices: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,14 +46,23 @@ class PhononCells:
     dielectric: np.ndarray | None = None
 
     @classmethod
-    def of(cls, phonon: Phonopy, units: UnitSystem) -> PhononCells:
+    def of(
+        cls,
+        phonon: Phonopy,
+        units: UnitSystem,
+        nac_params: Mapping[str, Any] | None = None,
+    ) -> PhononCells:
         """Take the cells of a ``Phonopy`` object, in the units of its code.
 
-        Born charges of another number of atoms than the primitive cell's are left
-        out.
+        Args:
+            phonon: gives the cells.
+            units: of its numbers.
+            nac_params: ``born`` and ``dielectric``; by default those of ``phonon``.
+                Charges of another number of atoms than the primitive cell's are left
+                out.
         """
         unitcell = phonon.unitcell
-        nac: Any = phonon.nac_params or {}
+        nac: Any = nac_params or phonon.nac_params or {}
         born = np.asarray(nac.get("born", ()), dtype=np.float64)
         polar = born.shape == (len(phonon.primitive), 3, 3)
         moments = unitcell.magnetic_moments

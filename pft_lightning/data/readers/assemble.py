@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ def build_record(
     units_from: str,
     options: PhononReadOptions,
     energy: float | None = None,
+    nac_params: Mapping[str, Any] | None = None,
 ) -> StructureRecord:
     """Make the record of a supercell, producing force constants where needed.
 
@@ -47,6 +49,7 @@ def build_record(
         units_from: what told the units.
         options: of reading.
         energy: of the unit cell, in the code's unit; None where unknown.
+        nac_params: phonopy's Born charges and dielectric tensor; None where unknown.
 
     Raises:
         DataFormatError: the data are incomplete, broken or too noisy.
@@ -72,7 +75,7 @@ def build_record(
         energy=energy,
         forces=forces,
         stress=stress,
-        cells=PhononCells.of(phonon, units),
+        cells=PhononCells.of(phonon, units, nac_params),
         info=info,
     )
     # A broken structure is told as such, not by what its symmetry search says.

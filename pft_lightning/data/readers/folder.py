@@ -53,7 +53,7 @@ def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
         DataFormatError: names the file, the value and what to do.
     """
     with reading(path):
-        phonon, units, units_from = _read_cells(path, options)
+        phonon, units, units_from, nac_params = _read_cells(path, options)
     text, hdf5 = path / "FORCE_CONSTANTS", path / "force_constants.hdf5"
     if text.is_file() or hdf5.is_file():
         file = text if text.is_file() else hdf5
@@ -65,7 +65,7 @@ def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
             phonon.dataset = _read_force_sets(file, phonon)
     if (path / "BORN").is_file():
         with reading(path / "BORN"):
-            phonon.nac_params = parse_BORN(
+            nac_params = parse_BORN(
                 phonon.primitive, symprec=options.symprec, filename=str(path / "BORN")
             )
     with reading(file):
@@ -76,12 +76,13 @@ def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
             units=units,
             units_from=units_from,
             options=options,
+            nac_params=nac_params,
         )
 
 
 def _read_cells(
     path: Path, options: PhononReadOptions
-) -> tuple[Phonopy, UnitSystem, str]:
+) -> tuple[Phonopy, UnitSystem, str, Any]:
     for name in _CELL_FILES:
         file = path / name
         if file.is_file():
@@ -89,12 +90,12 @@ def _read_cells(
             units, units_from = find_units(content, file, options)
             # Those of the yaml file give way to the force files beside it.
             content.pop("force_constants", None)
-            phonon, _ = build_phonopy(content, units, file, options)
-            return phonon, units, f"{units_from} of {name}"
+            phonon, data = build_phonopy(content, units, file, options)
+            return phonon, units, f"{units_from} of {name}", data.nac_params
     unit_cell, matrix = _read_poscars(path, options)
     # POSCAR is VASP's own format.
     phonon = make_phonopy(unit_cell, matrix, None, "vasp", options)
-    return phonon, unit_system("vasp"), "POSCAR"
+    return phonon, unit_system("vasp"), "POSCAR", None
 
 
 def _read_poscars(

@@ -59,7 +59,7 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
     with reading(path):
         content = load_content(path)
         units, units_from = find_units(content, path, options)
-        phonon, _ = build_phonopy(content, units, path, options)
+        phonon, data = build_phonopy(content, units, path, options)
         return build_record(
             phonon,
             path=path,
@@ -68,6 +68,7 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
             units_from=units_from,
             options=options,
             energy=_unit_cell_energy(content),
+            nac_params=data.nac_params,
         )
 
 
@@ -146,7 +147,6 @@ def build_phonopy(
     phonon = make_phonopy(
         data.unitcell, matrix, primitive_matrix, units.calculator, options
     )
-    phonon.nac_params = data.nac_params
     array = data.force_constants
     if array is None:
         if data.dataset is not None:
@@ -162,7 +162,6 @@ def build_phonopy(
             # Compact force constants of the unit cell, as phonopy wrote them when
             # no primitive cell was asked for.
             phonon = make_phonopy(data.unitcell, matrix, "P", units.calculator, options)
-            phonon.nac_params = data.nac_params
         set_force_constants(phonon, array, path)
     return phonon, data
 
