@@ -108,7 +108,7 @@ def _load(where: str, entry: dict[str, Any], device: str | torch.device) -> Pote
             f"{where}: model={backend!r}; expected one of {', '.join(BACKENDS)}."
         )
     return load_model(
-        checkpoint,
+        str(checkpoint),
         backend=backend,
         dtype=entry.get("dtype") or "float64",
         head=entry.get("head"),

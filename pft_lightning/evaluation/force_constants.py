@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import ase
 import numpy as np
@@ -123,9 +123,8 @@ def compute_force_constants(
             model, phonon, _all_directions(phonon), max_atoms, engine, progress
         )
         n_atoms = len(phonon.supercell)
+        # (atom, direction, responding atom, direction) to phonopy's order.
         array = products.reshape(n_atoms, 3, n_atoms, 3).transpose(0, 2, 1, 3)
-        # Row i holds H applied to a direction of atom i, so the axes of the atom and
-        # of the response are in phonopy's order already.
         n_products = len(products)
     else:
         analytic = method == "hvp"
@@ -150,7 +149,7 @@ def compute_force_constants(
             phonon.supercell,
             phonon.primitive,
             phonon.symmetry,
-            displacements,
+            displacements,  # type: ignore[arg-type]
             is_compact_fc=True,
         ).force_constants[2]
         n_products = len(first_atoms)
@@ -160,7 +159,7 @@ def compute_force_constants(
 
 def inequivalent_displacements(
     phonon: Phonopy, length: float, *, opposite: bool
-) -> dict:
+) -> dict[str, Any]:
     """List displacements that symmetry expands to all directions of all atoms.
 
     Args:
@@ -255,7 +254,7 @@ def _products(
 def _displaced_forces(
     model: Potential,
     phonon: Phonopy,
-    first_atoms: Sequence[dict],
+    first_atoms: Sequence[dict[str, Any]],
     max_atoms: int,
     progress: bool,
 ) -> list[np.ndarray]:
@@ -298,5 +297,5 @@ def _structure(
     return data
 
 
-def _bar(items: Sequence, what: str, progress: bool) -> Iterator:
+def _bar(items: Any, what: str, progress: bool) -> Iterator[Any]:
     return iter(tqdm(items, desc=what, leave=False, disable=not progress))

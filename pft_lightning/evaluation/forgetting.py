@@ -211,10 +211,11 @@ def _add(
     for source in sources:
         add("total", "structures", 0, 1)
         add("per_source", f"{source}\nstructures", 0, 1)
-    difference, mask = residuals(derivatives, batch).get("forces", (None, None))
-    if difference is None or mask is None:
+    found = residuals(derivatives, batch)
+    if "forces" not in found:
         return
-    known_atoms = mask[batch[keys.STRUCTURE_INDEX]]
+    difference, known = found["forces"]
+    known_atoms = known[batch[keys.STRUCTURE_INDEX]]
     errors = difference.abs().mean(dim=1)[known_atoms]
     numbers = batch[keys.ATOMIC_NUMBERS][known_atoms]
     for number in numbers.unique().tolist():

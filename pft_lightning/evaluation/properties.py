@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 from phonopy import Phonopy
@@ -27,11 +28,11 @@ def mesh_numbers(phonon: Phonopy, mesh: float | tuple[int, int, int]) -> list[in
         mesh: a length l in Å, n_i = max(1, round(l |a*_i|)) without the factor 2π, or
             the numbers themselves.
     """
-    if np.size(mesh) == 3:
-        return [int(n) for n in np.ravel(mesh)]
+    if isinstance(mesh, tuple):
+        return [int(n) for n in mesh]
     reciprocal = np.linalg.norm(np.linalg.inv(phonon.primitive.cell), axis=0)
     # Rounded first: equal lengths must give equal numbers.
-    return [max(1, int(n)) for n in np.rint(np.round(float(mesh) * reciprocal, 6))]
+    return [max(1, int(n)) for n in np.rint(np.round(mesh * reciprocal, 6))]
 
 
 def compute_properties(
@@ -44,7 +45,8 @@ def compute_properties(
     """Compute all that an evaluation compares, with phonopy.
 
     Args:
-        phonon: with force constants, eV and Å.
+        phonon: with force constants, eV and Å. It keeps phonopy's results, and loses
+            its Born charges where the protocol does not use them.
         protocol: mesh, temperatures, smearing, band structure, correction for Born
             charges.
         mesh: numbers of q-points; those of the reference where two compare.
@@ -60,9 +62,9 @@ def compute_properties(
         # A mesh that breaks the symmetry is sampled in full, as it should be.
         warnings.filterwarnings("ignore", message="Mesh .* is incompatible")
         phonon.run_mesh(numbers, is_gamma_center=True, is_mesh_symmetry=mesh_symmetry)
-    assert phonon.mesh is not None
-    frequencies = np.array(phonon.mesh.frequencies)
-    weights = np.asarray(phonon.mesh.weights, dtype=np.float64)
+    sampled: Any = phonon.mesh
+    frequencies = np.array(sampled.frequencies)
+    weights = np.asarray(sampled.weights, dtype=np.float64)
     first, last, step = protocol.temperatures
     temperatures = np.unique(
         [*np.arange(first, last + step / 2, step), protocol.temperature]

@@ -18,7 +18,7 @@ from phonopy import Phonopy
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.data.cells import PhononCells
-from pft_lightning.errors import ConfigError, RelaxationError
+from pft_lightning.errors import ConfigError, PFTError, RelaxationError
 from pft_lightning.evaluation.force_constants import (
     Method,
     Potential,
@@ -237,6 +237,9 @@ def relax(
                     )
                 if converged:
                     return atoms, int(optimiser.nsteps)
+        except PFTError:
+            # Some of ours are ValueErrors too: an unknown element is no explosion.
+            raise
         except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
             # What numpy, scipy and neighbour lists raise over NaN and infinity.
             raise RelaxationError(

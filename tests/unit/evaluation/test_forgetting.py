@@ -55,10 +55,10 @@ def errors(model, files, **options):
 
 def test_the_potential_of_the_labels_forgot_nothing(potential, files):
     found = errors(potential, files)
-    # Files have eight decimals.
-    assert found["energy_mae"] < 1e-7
-    assert found["forces_mae"] < 1e-7
-    assert found["stress_mae"] < 1e-7
+    # Files have eight decimals, and atoms that nearly touch make forces of 100 eV/Å.
+    assert found["energy_mae"] < 1e-6
+    assert found["forces_mae"] < 1e-6
+    assert found["stress_mae"] < 1e-6
     assert found["n_structures"] == 7
 
 
