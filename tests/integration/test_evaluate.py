@@ -11,7 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
 
+from pft_lightning.cli.evaluate import evaluate
+from pft_lightning.errors import PFTError
 from pft_lightning.evaluation.protocols import PROTOCOLS, Protocol
 
 from ..conftest import true_potential
@@ -52,6 +56,11 @@ def start(world, true_model, tmp_path):
         )
 
     return begin
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_module("pft_lightning.conf", version_base="1.3"):
+        return compose("evaluate", overrides=list(overrides))
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -186,27 +195,32 @@ def test_a_calculator_of_the_users_own_stands_beside_a_model(start, tmp_path):
         (["compare.b.calculator=no_such_module:make"], "no_such_module"),
         (["compare.b.calculator=json"], "module:factory"),
         (["compare.b.model=abc", "compare.b.checkpoint=x"], "model='abc'"),
-        (["phonons=/nowhere"], "/nowhere: no such file"),
     ],
 )
-def test_what_makes_no_sense_is_one_message(start, tmp_path, overrides, message):
-    process = start(tmp_path / "run", *overrides)
+def test_what_makes_no_sense_is_named(world, tmp_path, overrides, message):
+    config = composed(
+        f"model.checkpoint={world.base}",
+        f"phonons={world.phonons_train}",
+        f"compare.base.checkpoint={world.base}",
+        f"paths.run={tmp_path}",
+        *FAST,
+        *overrides,
+    )
+    with pytest.raises(PFTError, match=message):
+        evaluate(config)
+
+
+def test_an_error_is_one_message_without_a_traceback(start, tmp_path):
+    process = start(tmp_path / "run", "phonons=/nowhere")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2, errors
-    assert message in errors
+    assert "error: /nowhere: no such file" in errors
     assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("name", sorted(PROTOCOLS))
 def test_the_group_of_protocols_is_that_of_the_package(name):
-    from hydra import compose, initialize_config_module
-    from omegaconf import OmegaConf
 
-    import pft_lightning.cli.evaluate  # noqa: F401  (registers the group)
-
-    with initialize_config_module("pft_lightning.conf", version_base="1.3"):
-        config = compose(
-            "evaluate", overrides=[f"protocol={name}", "phonons=x", "paths.run=y"]
-        )
+    config = composed(f"protocol={name}", "phonons=x", "paths.run=y")
     values = OmegaConf.to_container(config.protocol, resolve=True)
     assert Protocol(**values) == PROTOCOLS[name]
