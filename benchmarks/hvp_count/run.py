@@ -55,10 +55,11 @@ def measure(model: pft.EnergyModel, phonons: dict[str, Phonopy]) -> list[dict]:
     for name, phonon in phonons.items():
         row: dict = {"name": name, "n_atoms": len(phonon.supercell)}
         for method in METHODS:
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             found = compute_force_constants(model, phonon, method=method)
             row[method] = {
                 "seconds": time.perf_counter() - started,
+                "cpu_seconds": time.process_time() - worked,
                 "n": found.n_products,
             }
         rows.append(row)
@@ -111,8 +112,11 @@ def main() -> None:
             "model": Path(arguments.model).name,
             "parameters": sum(p.numel() for p in model.parameters()),
             "dtype": "float64",
-            "seconds": {
-                method: sum(row[method]["seconds"] for row in rows)
+            "sum": {
+                method: {
+                    key: sum(row[method][key] for row in rows)
+                    for key in ("seconds", "cpu_seconds", "n")
+                }
                 for method in METHODS
             },
             "materials": rows,
