@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import pickletools
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from pft_lightning.errors import CheckpointError
 
 
 # torch.save before version 1.6 wrote bare pickles; both start with this opcode.
 _PICKLE_START = b"\x80"
+# Bytes; a configuration is not longer, and other files may have no second line.
+_LONGEST_HEADER = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +27,22 @@ class FileContent:
         members: names inside a zip archive; empty for other files.
         classes: ``module.name`` of everything its pickle refers to, in order.
         strings: short strings of its pickle: dictionary keys, class paths.
+        header: keys of the JSON object in its first line, where there is one.
     """
 
     path: Path
     members: frozenset[str] = frozenset()
     classes: tuple[str, ...] = ()
     strings: frozenset[str] = field(default_factory=frozenset)
+    header: frozenset[str] = frozenset()
 
     def describe(self) -> str:
         """Best guess, in words, for an error message."""
         if any(m.endswith("/constants.pkl") for m in self.members):
             return "a compiled TorchScript archive, which cannot be trained"
+        if self.header:
+            shown = ", ".join(sorted(self.header)[:5])
+            return f"a file that starts with JSON ({shown}, ...)"
         if "pytorch-lightning_version" in self.strings:
             return "a Lightning checkpoint of another program"
         if self.classes or self.strings:
@@ -61,6 +70,9 @@ def read_content(path: Path) -> FileContent:
         raise CheckpointError(f"{path}: is empty. Copy or download it again.")
     with path.open("rb") as file:
         start = file.read(4)
+        if start.startswith(b"{"):
+            file.seek(0)
+            return FileContent(path, header=_read_header(file))
     if zipfile.is_zipfile(path):
         return _read_zip(path)
     if start == b"PK\x03\x04":
@@ -71,6 +83,14 @@ def read_content(path: Path) -> FileContent:
     if start[:1] == _PICKLE_START:
         return _read_legacy(path)
     return FileContent(path)
+
+
+def _read_header(file: IO[bytes]) -> frozenset[str]:
+    try:
+        header = json.loads(file.readline(_LONGEST_HEADER))
+    except ValueError:
+        return frozenset()
+    return frozenset(header)
 
 
 def _read_zip(path: Path) -> FileContent:

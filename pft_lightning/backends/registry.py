@@ -55,6 +55,10 @@ def _is_nequip(content: FileContent) -> bool:
     return {"hyper_parameters", "info_dict", "training_module"} <= content.strings
 
 
+def _is_nequix(content: FileContent) -> bool:
+    return {"hidden_irreps", "radial_polynomial_p", "atom_energies"} <= content.header
+
+
 def _is_pair(content: FileContent) -> bool:
     return "pft_lightning.pair_potential" in content.strings
 
@@ -89,6 +93,15 @@ BACKENDS: dict[str, Backend] = {
             kind="MACE model",
             recognise=_is_mace,
         ),
+        Backend(
+            name="nequix",
+            module="pft_lightning.backends.nequix",
+            library="e3nn",
+            extra="nequix",
+            conflict="mace",
+            kind="Nequix model",
+            recognise=_is_nequix,
+        ),
     )
 }
 
@@ -107,9 +120,9 @@ def load_model(
     trust. Nothing but the named file is opened.
 
     Args:
-        path: MACE ``.model``, NequIP checkpoint or package, or the name of a MACE
-            foundation model (``small``, ``medium``, ``mh-1``, …), which MACE's own
-            downloader fetches.
+        path: MACE ``.model``, NequIP checkpoint or package, Nequix ``.pt`` or
+            ``.nqx``, or the name of a MACE foundation model (``small``, ``medium``,
+            ``mh-1``, …), which MACE's own downloader fetches.
         backend: expected backend; an error if the file belongs to another one.
         dtype: ``float32`` or ``float64``; default: as stored.
         device: where to put the parameters.

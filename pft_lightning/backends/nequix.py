@@ -1,0 +1,98 @@
+"""Nequix as a backend: one network as one differentiable energy, without JAX."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_geometric.data import Batch
+
+from pft_lightning import keys
+from pft_lightning.backends import nequix_files
+from pft_lightning.backends.base import (
+    EnergyModel,
+    apply_strain,
+    edge_vectors,
+    element_table,
+)
+from pft_lightning.backends.nequix_network import NequixNetwork, pad_neighbours
+from pft_lightning.errors import ConfigError
+
+
+class NequixModel(EnergyModel):
+    """A Nequix network (see ``nequix_network``).
+
+    Args:
+        network: from ``nequix_files.read``.
+        config: of its file.
+        file_suffix: form in which it is kept, ``.pt`` or ``.nqx``.
+    """
+
+    name = "nequix"
+    _element_index: torch.Tensor
+
+    def __init__(
+        self,
+        network: NequixNetwork,
+        config: dict[str, Any],
+        file_suffix: str = nequix_files.TORCH_SUFFIX,
+    ) -> None:
+        numbers = sorted(int(z) for z in config["atomic_numbers"])
+        super().__init__(cutoff=network.cutoff, atomic_numbers=tuple(numbers))
+        self.network = network
+        self.config = copy.deepcopy(config)
+        self._file_suffix = file_suffix
+        self.register_buffer("_element_index", element_table(numbers), persistent=False)
+
+    @property
+    def file_suffix(self) -> str:
+        """See ``EnergyModel.file_suffix``; that of the file that was loaded."""
+        return self._file_suffix
+
+    def energy(
+        self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
+    ) -> torch.Tensor:
+        """See ``EnergyModel.energy``."""
+        moved, cell = apply_strain(batch, positions, strain)
+        centre, neighbour = batch[keys.EDGE_INDEX]
+        species = self._element_index[batch[keys.ATOMIC_NUMBERS]]
+        neighbours = pad_neighbours(
+            centre,
+            neighbour,
+            edge_vectors(batch, moved, cell),
+            len(species),
+            self.cutoff,
+        )
+        energies = self.network(species, neighbours)
+        total = energies.new_zeros(strain.shape[0])
+        return total.index_add(0, batch[keys.STRUCTURE_INDEX], energies)
+
+    def save(self, path: str | Path) -> None:
+        """Write a file for Nequix's own loaders, which go by its ending.
+
+        Args:
+            path: file to write; ``.nqx`` makes the JAX form (float32), any other
+                ending the torch form.
+        """
+        nequix_files.write(Path(path), self.config, self.network)
+
+
+def load(
+    path: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    head: str | None,
+) -> NequixModel:
+    """Read either form of a Nequix file.
+
+    Raises:
+        CheckpointError: see ``nequix_files.read``.
+        ConfigError: a head was asked for.
+    """
+    if head is not None:
+        raise ConfigError(f"head={head!r}: Nequix models have no heads; leave it out.")
+    config, network, suffix = nequix_files.read(path)
+    return NequixModel(network, config, suffix).to(device=device, dtype=dtype)

@@ -1,0 +1,473 @@
+"""The Nequix network in torch: same weights and numbers, laid out for derivatives.
+
+It stands here because ``import nequix`` imports JAX, and because a Hessian loss takes
+three derivatives of it. Parameters are called as in Nequix's own torch form, so that
+state dicts fit. Features are lists with one tensor (n_atoms, 2l+1, channels) for each
+irreducible representation. Where Nequix makes one long message per edge and then adds
+up, messages are contracted with the spherical harmonics while they are added up over
+the neighbours of an atom, by matrix products; that is exact, and several times faster.
+
+Source: arXiv:2508.16067 (Nequix); arXiv:2101.03164 (NequIP, its architecture).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from e3nn import o3
+from torch.nn.functional import silu
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """For each atom the same number of neighbours, filled up with distant ones.
+
+    Attributes:
+        vectors: (n_atoms * n_neighbours, 3), Å; those that fill up are longer than
+            the cutoff, so that their messages are exactly zero.
+        index: (n_atoms * n_neighbours,), int64, atom at the end of each vector.
+        shape: (n_atoms, n_neighbours).
+    """
+
+    vectors: torch.Tensor
+    index: torch.Tensor
+    shape: tuple[int, int]
+
+
+def pad_neighbours(
+    centre: torch.Tensor,
+    neighbour: torch.Tensor,
+    vectors: torch.Tensor,
+    n_atoms: int,
+    cutoff: float,
+) -> Neighbours:
+    """Arrange edges by their centre.
+
+    Args:
+        centre: (n_edges,), int64.
+        neighbour: (n_edges,), int64.
+        vectors: (n_edges, 3), Å.
+        n_atoms: number of atoms.
+        cutoff: Å.
+    """
+    counts = torch.bincount(centre, minlength=n_atoms)
+    most = int(counts.max()) if len(centre) else 0
+    order = torch.argsort(centre, stable=True)
+    first = torch.cumsum(counts, 0) - counts
+    sorted_centre = centre[order]
+    rank = torch.arange(len(centre), device=centre.device) - first[sorted_centre]
+    # Places that no edge fills point at one more vector, behind the last.
+    place = torch.full((n_atoms * most,), len(centre), device=centre.device)
+    place[sorted_centre * most + rank] = order
+    distant = vectors.new_tensor([[2.0 * cutoff, 0.0, 0.0]])
+    atoms = torch.cat([neighbour, neighbour.new_zeros(1)])
+    return Neighbours(
+        vectors=torch.cat([vectors, distant]).index_select(0, place),
+        index=atoms[place],
+        shape=(n_atoms, most),
+    )
+
+
+class IrrepsLinear(torch.nn.Module):
+    """Mixing of the channels of each irreducible representation.
+
+    Args:
+        irreps_in: each representation once.
+        irreps_out: each representation once.
+
+    Attributes:
+        weight: blocks (channels in, channels out), flattened, one after the other.
+        blocks: (place in, place out, start in ``weight``, channels in, channels out).
+    """
+
+    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> None:
+        super().__init__()
+        self.blocks: list[tuple[int, int, int, int, int]] = []
+        size = 0
+        for i, (n_in, irrep_in) in enumerate(irreps_in):
+            for o, (n_out, irrep_out) in enumerate(irreps_out):
+                if irrep_in == irrep_out:
+                    self.blocks.append((i, o, size, n_in, n_out))
+                    size += n_in * n_out
+        self.weight = torch.nn.Parameter(torch.randn(size))
+
+    def forward(self, features: Sequence[torch.Tensor | None]) -> list[Any]:
+        """One tensor per representation that the input reaches, else None."""
+        last = max((o for _, o, *_ in self.blocks), default=-1)
+        outputs: list[torch.Tensor | None] = [None] * (last + 1)
+        for i, o, start, n_in, n_out in self.blocks:
+            x = features[i]
+            if x is not None:
+                block = self.weight[start : start + n_in * n_out].view(n_in, n_out)
+                outputs[o] = x @ (block / math.sqrt(n_in))
+        return outputs
+
+
+class _Dense(torch.nn.Module):
+    def __init__(self, n_in: int, n_out: int, scale: float) -> None:
+        super().__init__()
+        weights = torch.randn(n_in, n_out) * math.sqrt(scale / n_in)
+        self.weights = torch.nn.Parameter(weights)
+
+
+class RadialMLP(torch.nn.Module):
+    """Radial basis to the weights of messages.
+
+    Args:
+        sizes: of the layers, first and last included.
+        scale: variance of the initial weights of all but the last layer.
+    """
+
+    def __init__(self, sizes: Sequence[int], scale: float) -> None:
+        super().__init__()
+        n_layers = len(sizes) - 1
+        self.layers = torch.nn.ModuleList(
+            _Dense(sizes[i], sizes[i + 1], scale if i < n_layers - 1 else 1.0)
+            for i in range(n_layers)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n_edges, sizes[0]) to (n_edges, sizes[-1]); zero stays zero."""
+        for i, layer in enumerate(self.layers):
+            x = (silu(x) if i else x) @ layer.weights
+        return x
+
+
+class RMSNorm(torch.nn.Module):
+    """Division of an atom's features by their mean square over all representations.
+
+    Args:
+        irreps: of the features.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, irreps: o3.Irreps, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.affine_weight = torch.nn.ParameterList(torch.ones(n) for n, _ in irreps)
+        self.eps = eps
+
+    def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Same shapes as the input."""
+        # The squares of the dimension and no number of channels: so Nequix has it.
+        squares = [x.square().sum(dim=(1, 2)) / x.shape[1] ** 2 for x in features]
+        mean = torch.stack(squares).sum(dim=0) / len(features)
+        inverse = (mean + self.eps).rsqrt()[:, None, None]
+        return [
+            x * inverse * w
+            for x, w in zip(features, self.affine_weight, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """From features (place, degree l) and harmonics (degree) to messages (place)."""
+
+    source: int
+    degree: int
+    harmonic: int
+    target: int
+    target_degree: int
+    start: int
+    channels: int
+
+
+class Convolution(torch.nn.Module):
+    """One layer: messages from the neighbours, a skip connection, norm and gate.
+
+    Args:
+        irreps_in: of the features, sorted, each representation once.
+        irreps_out: of the result, the same way.
+        lmax: highest degree of the spherical harmonics.
+        radial_sizes: of the radial network, without its last layer.
+        radial_scale: see ``RadialMLP``.
+        mean_neighbours: messages are divided by its square root.
+        norm: whether there is a ``RMSNorm``.
+    """
+
+    def __init__(
+        self,
+        irreps_in: o3.Irreps,
+        irreps_out: o3.Irreps,
+        *,
+        lmax: int,
+        radial_sizes: Sequence[int],
+        radial_scale: float,
+        mean_neighbours: float,
+        norm: bool,
+    ) -> None:
+        super().__init__()
+        self.scale = 1.0 / math.sqrt(mean_neighbours)
+        self.paths, messages = _find_paths(irreps_in, irreps_out, lmax)
+        n_weights = sum(path.channels for path in self.paths)
+        n_gates = irreps_out.num_irreps - irreps_out.count("0e")
+        self.mixed = (irreps_out + o3.Irreps(f"{n_gates}x0e")).regroup()
+        self.linear_1 = IrrepsLinear(irreps_in, irreps_in)
+        self.radial_mlp = RadialMLP([*radial_sizes, n_weights], radial_scale)
+        self.linear_2 = IrrepsLinear(messages, self.mixed)
+        self.skip = IrrepsLinear(irreps_in, self.mixed)
+        self.layer_norm = RMSNorm(self.mixed) if norm else None
+        self.n_gates = n_gates
+
+    def forward(
+        self,
+        features: list[torch.Tensor],
+        radial: torch.Tensor,
+        couplings: Mapping[tuple[int, int, int], torch.Tensor],
+        neighbours: Neighbours,
+    ) -> list[torch.Tensor]:
+        """Features of the next layer.
+
+        Args:
+            features: (n_atoms, 2l+1, channels) per representation.
+            radial: (n_atoms * n_neighbours, n_radial).
+            couplings: see ``NequixNetwork.couplings``.
+            neighbours: who they are.
+        """
+        n_atoms, n_neighbours = neighbours.shape
+        weights = self.radial_mlp(radial)
+        sent = [
+            x.index_select(0, neighbours.index) for x in self.linear_1(features)
+        ]
+        received: dict[int, list[torch.Tensor]] = {}
+        for path in self.paths:
+            weight = weights[:, None, path.start : path.start + path.channels]
+            rows = n_neighbours * (2 * path.degree + 1)
+            message = (sent[path.source] * weight).view(n_atoms, rows, path.channels)
+            coupling = couplings[path.degree, path.harmonic, path.target_degree]
+            coupling = coupling.view(n_atoms, rows, 2 * path.target_degree + 1)
+            received.setdefault(path.target, []).append(
+                torch.bmm(coupling.transpose(1, 2), message)
+            )
+        messages = [
+            torch.cat(received[i], dim=2) * self.scale for i in sorted(received)
+        ]
+        mixed = self._add(self.linear_2(messages), self.skip(features))
+        return self._gate(self.layer_norm(mixed) if self.layer_norm else mixed)
+
+    def _add(
+        self, first: list[torch.Tensor | None], second: list[torch.Tensor | None]
+    ) -> list[torch.Tensor]:
+        like = next(x for x in (*first, *second) if x is not None)
+        sums: list[torch.Tensor] = []
+        for place, (channels, irrep) in enumerate(self.mixed):
+            terms = [x[place] for x in (first, second) if place < len(x)]
+            present = [term for term in terms if term is not None]
+            sums.append(
+                functools.reduce(torch.add, present)
+                if present
+                else like.new_zeros(like.shape[0], irrep.dim, channels)
+            )
+        return sums
+
+    def _gate(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
+        scalars, *others = features
+        activated = silu(scalars) / _silu_norm()
+        n_scalars = scalars.shape[2] - self.n_gates
+        gates = activated[:, :, n_scalars:].split([x.shape[2] for x in others], dim=2)
+        return [
+            activated[:, :, :n_scalars],
+            *(x * gate for x, gate in zip(others, gates, strict=True)),
+        ]
+
+
+class NequixNetwork(torch.nn.Module):
+    """Energies of atoms in their surroundings.
+
+    Args:
+        n_species: number of elements.
+        hidden_irreps: of the features between layers; sorted, each representation
+            once, without odd scalars.
+        lmax: highest degree of the spherical harmonics.
+        cutoff: Å.
+        n_layers: number of convolutions.
+        radial_basis_size: number of Bessel functions.
+        radial_mlp_size: width of the radial networks.
+        radial_mlp_layers: their hidden layers.
+        radial_polynomial_p: exponent of the envelope.
+        mlp_init_scale: see ``RadialMLP``.
+        avg_n_neighbors: mean number of neighbours in the training data.
+        shift: of the energy of an atom, eV.
+        scale: of the energy of an atom, eV.
+        layer_norm: whether layers end with a ``RMSNorm``.
+    """
+
+    atom_energies: torch.Tensor
+    bessel_weights: torch.Tensor
+
+    def __init__(
+        self,
+        *,
+        n_species: int,
+        hidden_irreps: str,
+        lmax: int,
+        cutoff: float,
+        n_layers: int,
+        radial_basis_size: int,
+        radial_mlp_size: int,
+        radial_mlp_layers: int,
+        radial_polynomial_p: float,
+        mlp_init_scale: float,
+        avg_n_neighbors: float,
+        shift: float,
+        scale: float,
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.lmax = lmax
+        self.cutoff = float(cutoff)
+        self.exponent = float(radial_polynomial_p)
+        self.shift, self.scale = float(shift), float(scale)
+        self.register_buffer("atom_energies", torch.zeros(n_species))
+        orders = torch.arange(1, radial_basis_size + 1, dtype=torch.float64)
+        self._constants = {"bessel_weights": orders * math.pi / self.cutoff}
+        hidden = o3.Irreps(hidden_irreps)
+        species, scalars = o3.Irreps(f"{n_species}x0e"), hidden.filter(keep=["0e"])
+        sizes = [radial_basis_size] + [radial_mlp_size] * radial_mlp_layers
+        self.layers = torch.nn.ModuleList(
+            Convolution(
+                species if i == 0 else hidden,
+                hidden if i < n_layers - 1 else scalars,
+                lmax=lmax,
+                radial_sizes=sizes,
+                radial_scale=mlp_init_scale,
+                mean_neighbours=avg_n_neighbors,
+                norm=layer_norm,
+            )
+            for i in range(n_layers)
+        )
+        self.readout = IrrepsLinear(scalars, o3.Irreps("1x0e"))
+        self._triples = sorted(
+            {
+                (path.degree, path.harmonic, path.target_degree)
+                for layer in self.layers
+                for path in layer.paths
+            }
+        )
+        for triple in self._triples:
+            self._constants[_coupling_name(triple)] = _coupling_matrix(*triple)
+        for name, value in self._constants.items():
+            self.register_buffer(
+                name, value.to(self.atom_energies.dtype), persistent=False
+            )
+
+    def forward(self, species: torch.Tensor, neighbours: Neighbours) -> torch.Tensor:
+        """Energies (n_atoms,), eV.
+
+        Args:
+            species: (n_atoms,), int64, place of the element in the list.
+            neighbours: of each atom.
+        """
+        lengths = torch.linalg.vector_norm(neighbours.vectors, dim=-1)
+        radial = self.radial_basis(lengths)
+        couplings = self.couplings(neighbours.vectors)
+        one_hot = torch.nn.functional.one_hot(species, len(self.atom_energies))
+        features = [one_hot.to(radial.dtype)[:, None, :]]
+        for layer in self.layers:
+            features = layer(features, radial, couplings, neighbours)
+        (energies,) = self.readout(features)
+        inner = energies[:, 0, 0] * self.scale + self.shift
+        return inner + self.atom_energies[species]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> NequixNetwork:
+        """Follow a change of dtype without keeping the rounding of a shorter one."""
+        super()._apply(*args, **kwargs)
+        for name, value in self._constants.items():
+            getattr(self, name).copy_(value)
+        return self
+
+    def radial_basis(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Bessel functions times an envelope (n_edges, n_basis); 0 from the cutoff on.
+
+        Args:
+            lengths: (n_edges,), Å, not zero.
+        """
+        x, p = lengths / self.cutoff, self.exponent
+        envelope = (
+            1.0
+            - (p + 1.0) * (p + 2.0) / 2.0 * x.pow(p)
+            + p * (p + 2.0) * x.pow(p + 1.0)
+            - p * (p + 1.0) / 2.0 * x.pow(p + 2.0)
+        )
+        envelope = torch.where(x < 1.0, envelope, 0.0)
+        waves = torch.sin(self.bessel_weights * lengths[:, None])
+        return 2.0 / self.cutoff * waves * (envelope / lengths)[:, None]
+
+    def couplings(
+        self, vectors: torch.Tensor
+    ) -> dict[tuple[int, int, int], torch.Tensor]:
+        """Harmonics contracted with coupling coefficients, shared by all layers.
+
+        Args:
+            vectors: (n_edges, 3), Å.
+
+        Returns:
+            For each (degree of the features, of the harmonics, of the messages) an
+            array (n_edges, 2 * degree in + 1, 2 * degree out + 1).
+        """
+        degrees = list(range(self.lmax + 1))
+        harmonics = o3.spherical_harmonics(
+            degrees, vectors, normalize=True, normalization="component"
+        ).split([2 * degree + 1 for degree in degrees], dim=1)
+        return {
+            triple: (harmonics[triple[1]] @ getattr(self, _coupling_name(triple))).view(
+                -1, 2 * triple[0] + 1, 2 * triple[2] + 1
+            )
+            for triple in self._triples
+        }
+
+
+def _find_paths(
+    irreps_in: o3.Irreps, irreps_out: o3.Irreps, lmax: int
+) -> tuple[list[_Path], o3.Irreps]:
+    """Products of features and harmonics in Nequix's order, and their irreps."""
+    found: list[tuple[Any, int, int, int]] = []
+    for source, (channels, irrep) in enumerate(irreps_in):
+        for _, harmonic in o3.Irreps.spherical_harmonics(lmax):
+            found += [
+                (product, source, harmonic.l, channels)
+                for product in irrep * harmonic
+                if product in irreps_out or product == o3.Irrep(0, 1)
+            ]
+    found.sort(key=lambda item: item[0])  # stable: equal ones keep their order
+    messages = o3.Irreps([(item[3], item[0]) for item in found]).regroup()
+    places = {irrep: place for place, (_, irrep) in enumerate(messages)}
+    paths, start = [], 0
+    for product, source, harmonic_degree, channels in found:
+        degree = irreps_in[source].ir.l
+        paths.append(
+            _Path(
+                source,
+                degree,
+                harmonic_degree,
+                places[product],
+                product.l,
+                start,
+                channels,
+            )
+        )
+        start += channels
+    return paths, messages
+
+
+def _coupling_name(triple: tuple[int, int, int]) -> str:
+    return "_coupling_" + "_".join(map(str, triple))
+
+
+def _coupling_matrix(degree: int, harmonic: int, target: int) -> torch.Tensor:
+    """(2 * harmonic + 1, (2 * degree + 1) * (2 * target + 1)), float64."""
+    symbols = o3.wigner_3j(degree, harmonic, target, dtype=torch.float64)
+    scaled = symbols * math.sqrt(2 * target + 1)
+    return scaled.transpose(0, 1).reshape(2 * harmonic + 1, -1).contiguous()
+
+
+@functools.lru_cache(maxsize=1)
+def _silu_norm() -> float:
+    """Root mean square of SiLU over a normal distribution, as Nequix computes it."""
+    quantiles = torch.linspace(-1.0, 1.0, 1_000_003, dtype=torch.float64)[1:-1]
+    points = math.sqrt(2.0) * torch.erfinv(quantiles)
+    return math.sqrt(float(silu(points).square().mean()))
