@@ -29,6 +29,10 @@ MACE_REQUIREMENTS = [
     "orjson",
 ]
 
+# What Nequix's own calculator needs, with JAX for the CPU; without these the tests
+# against it are skipped.
+NEQUIX_REQUIREMENTS = ["jax", "equinox", "e3nn-jax", "jraph", "optax", "matscipy"]
+
 
 def install(session: nox.Session, *requirements: str) -> None:
     session.install("-q", TORCH)
@@ -60,6 +64,13 @@ def mace(session: nox.Session) -> None:
 @nox.session
 def nequip(session: nox.Session) -> None:
     install(session, "-e", ".[nequip]", "pytest")
+    session.run("pytest", "tests", *session.posargs)
+
+
+@nox.session
+def nequix(session: nox.Session) -> None:
+    install(session, "-e", ".[nequix]", "pytest", *NEQUIX_REQUIREMENTS)
+    session.install("-q", "--no-deps", "nequix")
     session.run("pytest", "tests", *session.posargs)
 
 

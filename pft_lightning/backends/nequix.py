@@ -17,7 +17,7 @@ from pft_lightning.backends.base import (
     edge_vectors,
     element_table,
 )
-from pft_lightning.backends.nequix_network import NequixNetwork, pad_neighbours
+from pft_lightning.backends.nequix_network import NequixNetwork, group_neighbours
 from pft_lightning.errors import ConfigError
 
 
@@ -58,7 +58,7 @@ class NequixModel(EnergyModel):
         moved, cell = apply_strain(batch, positions, strain)
         centre, neighbour = batch[keys.EDGE_INDEX]
         species = self._element_index[batch[keys.ATOMIC_NUMBERS]]
-        neighbours = pad_neighbours(
+        neighbours = group_neighbours(
             centre,
             neighbour,
             edge_vectors(batch, moved, cell),

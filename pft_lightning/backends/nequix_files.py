@@ -16,10 +16,13 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from e3nn import o3
 
 from pft_lightning.backends.base import write_atomically
-from pft_lightning.backends.nequix_network import IrrepsLinear, NequixNetwork
+from pft_lightning.backends.nequix_network import (
+    IrrepsLinear,
+    NequixNetwork,
+    is_supported,
+)
 from pft_lightning.errors import CheckpointError
 
 
@@ -104,16 +107,16 @@ def build(config: dict[str, Any], path: Path) -> NequixNetwork:
             f"{path}: the configuration of this Nequix file lacks {missing}. Write it "
             "again with Nequix."
         )
-    hidden = o3.Irreps(config["hidden_irreps"])
     if config["index_weights"]:
         raise CheckpointError(
             f"{path}: index_weights=true is supported by Nequix's JAX form only; "
             "models with index_weights=false can be trained here."
         )
-    if hidden != hidden.regroup() or not hidden.count("0e") or hidden.count("0o"):
+    if not is_supported(config["hidden_irreps"], config["lmax"]):
         raise CheckpointError(
-            f"{path}: hidden_irreps={config['hidden_irreps']!r}; expected sorted ones, "
-            "each once, with 0e and without 0o, as in '128x0e + 64x1o'."
+            f"{path}: hidden_irreps={config['hidden_irreps']!r} with lmax="
+            f"{config['lmax']}; expected sorted ones, each once, of the parities of "
+            "spherical harmonics up to lmax, as in '128x0e + 64x1o + 32x2e'."
         )
     with torch.random.fork_rng(devices=[]):
         return NequixNetwork(
@@ -173,7 +176,9 @@ def _from_arrays(
     body: bytes, network: NequixNetwork, path: Path
 ) -> dict[str, torch.Tensor]:
     """Weights of the JAX form."""
-    state = {k: torch.empty_like(v).reshape(-1) for k, v in network.state_dict().items()}
+    state = {
+        k: torch.empty_like(v).reshape(-1) for k, v in network.state_dict().items()
+    }
     file = io.BytesIO(body)
     leaves = list(_leaves(network))
     for number, (name, start, shape) in enumerate(leaves):
@@ -220,8 +225,7 @@ def _leaves(network: NequixNetwork) -> Iterator[tuple[str, int, tuple[int, ...]]
 def _blocks(
     prefix: str, linear: IrrepsLinear
 ) -> Iterator[tuple[str, int, tuple[int, ...]]]:
-    # JAX keeps the blocks in a dictionary, which it walks through sorted by name.
-    for _, _, start, n_in, n_out in sorted(
-        linear.blocks, key=lambda block: f"w[{block[0]},{block[1]}]"
-    ):
+    # JAX keeps them in a dictionary, which it walks through sorted by name; the names
+    # start with the places, and there are never ten of them.
+    for _, start, n_in, n_out in linear.blocks:
         yield f"{prefix}.weight", start, (n_in, n_out)

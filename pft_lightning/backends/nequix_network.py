@@ -5,7 +5,7 @@ three derivatives of it. Parameters are called as in Nequix's own torch form, so
 state dicts fit. Features are lists with one tensor (n_atoms, 2l+1, channels) for each
 irreducible representation. Where Nequix makes one long message per edge and then adds
 up, messages are contracted with the spherical harmonics while they are added up over
-the neighbours of an atom, by matrix products; that is exact, and several times faster.
+groups of neighbours of an atom, by matrix products: the same sums, some times faster.
 
 Source: arXiv:2508.16067 (Nequix); arXiv:2101.03164 (NequIP, its architecture).
 """
@@ -13,40 +13,58 @@ Source: arXiv:2508.16067 (Nequix); arXiv:2101.03164 (NequIP, its architecture).
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from e3nn import o3
 from torch.nn.functional import silu
+
+from pft_lightning.errors import BackendUnavailableError
+
+
+_E3NN = importlib.metadata.version("e3nn")
+# Harmonics of older ones run in TorchScript, whose second derivatives are wrong.
+if tuple(map(int, _E3NN.split(".")[:2])) < (0, 6):
+    raise BackendUnavailableError(
+        f"Nequix models need e3nn>=0.6, but {_E3NN} is installed (MACE pins 0.4.4): "
+        'use an environment with pip install "pft_lightning[nequix]".'
+    )
+
+from e3nn import o3  # noqa: E402
+
+
+# Neighbours in a group. Larger ones make fewer sums and larger matrices, but more of
+# their places stay empty: half a group per atom, which has some 60 neighbours.
+_GROUP_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """For each atom the same number of neighbours, filled up with distant ones.
+    """Neighbours in groups of one size; all of a group belong to one atom.
 
     Attributes:
-        vectors: (n_atoms * n_neighbours, 3), Å; those that fill up are longer than
-            the cutoff, so that their messages are exactly zero.
-        index: (n_atoms * n_neighbours,), int64, atom at the end of each vector.
-        shape: (n_atoms, n_neighbours).
+        vectors: (n_groups * size, 3), Å. Empty places hold vectors longer than the
+            cutoff, so that their messages are exactly zero.
+        index: (n_groups * size,), int64, atom at the end of each vector.
+        owner: (n_groups,), int64, atom that a group belongs to.
     """
 
     vectors: torch.Tensor
     index: torch.Tensor
-    shape: tuple[int, int]
+    owner: torch.Tensor
 
 
-def pad_neighbours(
+def group_neighbours(
     centre: torch.Tensor,
     neighbour: torch.Tensor,
     vectors: torch.Tensor,
     n_atoms: int,
     cutoff: float,
 ) -> Neighbours:
-    """Arrange edges by their centre.
+    """Arrange edges in groups of one centre.
 
     Args:
         centre: (n_edges,), int64.
@@ -55,21 +73,22 @@ def pad_neighbours(
         n_atoms: number of atoms.
         cutoff: Å.
     """
+    n_edges, device = len(centre), centre.device
     counts = torch.bincount(centre, minlength=n_atoms)
-    most = int(counts.max()) if len(centre) else 0
+    n_groups = (counts + _GROUP_SIZE - 1) // _GROUP_SIZE
     order = torch.argsort(centre, stable=True)
-    first = torch.cumsum(counts, 0) - counts
-    sorted_centre = centre[order]
-    rank = torch.arange(len(centre), device=centre.device) - first[sorted_centre]
-    # Places that no edge fills point at one more vector, behind the last.
-    place = torch.full((n_atoms * most,), len(centre), device=centre.device)
-    place[sorted_centre * most + rank] = order
+    centre = centre[order]
+    rank = torch.arange(n_edges, device=device) - (counts.cumsum(0) - counts)[centre]
+    place = (n_groups.cumsum(0) - n_groups)[centre] * _GROUP_SIZE + rank
+    owner = torch.repeat_interleave(n_groups)
+    # Empty places point at one more vector, behind the last edge.
+    edge = torch.full((len(owner) * _GROUP_SIZE,), n_edges, device=device)
+    edge[place] = order
     distant = vectors.new_tensor([[2.0 * cutoff, 0.0, 0.0]])
-    atoms = torch.cat([neighbour, neighbour.new_zeros(1)])
     return Neighbours(
-        vectors=torch.cat([vectors, distant]).index_select(0, place),
-        index=atoms[place],
-        shape=(n_atoms, most),
+        vectors=torch.cat([vectors, distant]).index_select(0, edge),
+        index=torch.cat([neighbour, neighbour.new_zeros(1)])[edge],
+        owner=owner,
     )
 
 
@@ -77,34 +96,31 @@ class IrrepsLinear(torch.nn.Module):
     """Mixing of the channels of each irreducible representation.
 
     Args:
-        irreps_in: each representation once.
-        irreps_out: each representation once.
+        irreps_in: sorted, each representation once.
+        irreps_out: the same way.
 
     Attributes:
         weight: blocks (channels in, channels out), flattened, one after the other.
-        blocks: (place in, place out, start in ``weight``, channels in, channels out).
+        blocks: (place in ``irreps_in``, start in ``weight``, channels in, and out).
     """
 
     def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> None:
         super().__init__()
-        self.blocks: list[tuple[int, int, int, int, int]] = []
+        self.blocks: list[tuple[int, int, int, int]] = []
         size = 0
-        for i, (n_in, irrep_in) in enumerate(irreps_in):
-            for o, (n_out, irrep_out) in enumerate(irreps_out):
-                if irrep_in == irrep_out:
-                    self.blocks.append((i, o, size, n_in, n_out))
-                    size += n_in * n_out
+        for place, (n_in, irrep) in enumerate(irreps_in):
+            n_out = irreps_out.count(irrep)
+            if n_out:
+                self.blocks.append((place, size, n_in, n_out))
+                size += n_in * n_out
         self.weight = torch.nn.Parameter(torch.randn(size))
 
-    def forward(self, features: Sequence[torch.Tensor | None]) -> list[Any]:
-        """One tensor per representation that the input reaches, else None."""
-        last = max((o for _, o, *_ in self.blocks), default=-1)
-        outputs: list[torch.Tensor | None] = [None] * (last + 1)
-        for i, o, start, n_in, n_out in self.blocks:
-            x = features[i]
-            if x is not None:
-                block = self.weight[start : start + n_in * n_out].view(n_in, n_out)
-                outputs[o] = x @ (block / math.sqrt(n_in))
+    def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """One tensor for each representation that input and output share."""
+        outputs = []
+        for place, start, n_in, n_out in self.blocks:
+            block = self.weight[start : start + n_in * n_out].view(n_in, n_out)
+            outputs.append(features[place] @ (block / math.sqrt(n_in)))
         return outputs
 
 
@@ -123,6 +139,8 @@ class RadialMLP(torch.nn.Module):
         scale: variance of the initial weights of all but the last layer.
     """
 
+    layers: Any  # what a ModuleList holds is not known to type checkers
+
     def __init__(self, sizes: Sequence[int], scale: float) -> None:
         super().__init__()
         n_layers = len(sizes) - 1
@@ -131,11 +149,18 @@ class RadialMLP(torch.nn.Module):
             for i in range(n_layers)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n_edges, sizes[0]) to (n_edges, sizes[-1]); zero stays zero."""
-        for i, layer in enumerate(self.layers):
-            x = (silu(x) if i else x) @ layer.weights
-        return x
+    def forward(
+        self, x: torch.Tensor, sizes: Sequence[int]
+    ) -> tuple[torch.Tensor, ...]:
+        """(n_edges, sizes[0]) to several (n_edges, size); zero stays zero.
+
+        The last matrix is cut, not its product: gradients of a cut array are filled up
+        with zeros, which took most of the time where the array was long.
+        """
+        *first, last = self.layers
+        for layer in first:
+            x = silu(x @ layer.weights)
+        return tuple(x @ w for w in last.weights.split(list(sizes), dim=1))
 
 
 class RMSNorm(torch.nn.Module):
@@ -158,8 +183,7 @@ class RMSNorm(torch.nn.Module):
         mean = torch.stack(squares).sum(dim=0) / len(features)
         inverse = (mean + self.eps).rsqrt()[:, None, None]
         return [
-            x * inverse * w
-            for x, w in zip(features, self.affine_weight, strict=True)
+            x * inverse * w for x, w in zip(features, self.affine_weight, strict=True)
         ]
 
 
@@ -172,7 +196,6 @@ class _Path:
     harmonic: int
     target: int
     target_degree: int
-    start: int
     channels: int
 
 
@@ -224,45 +247,34 @@ class Convolution(torch.nn.Module):
 
         Args:
             features: (n_atoms, 2l+1, channels) per representation.
-            radial: (n_atoms * n_neighbours, n_radial).
+            radial: (n_groups * size, n_radial).
             couplings: see ``NequixNetwork.couplings``.
             neighbours: who they are.
         """
-        n_atoms, n_neighbours = neighbours.shape
-        weights = self.radial_mlp(radial)
-        sent = [
-            x.index_select(0, neighbours.index) for x in self.linear_1(features)
-        ]
+        n_groups = len(neighbours.owner)
+        weights = self.radial_mlp(radial, [path.channels for path in self.paths])
+        sent = [x.index_select(0, neighbours.index) for x in self.linear_1(features)]
         received: dict[int, list[torch.Tensor]] = {}
-        for path in self.paths:
-            weight = weights[:, None, path.start : path.start + path.channels]
-            rows = n_neighbours * (2 * path.degree + 1)
-            message = (sent[path.source] * weight).view(n_atoms, rows, path.channels)
+        for path, weight in zip(self.paths, weights, strict=True):
+            rows = _GROUP_SIZE * (2 * path.degree + 1)
+            message = (sent[path.source] * weight[:, None]).view(
+                n_groups, rows, path.channels
+            )
             coupling = couplings[path.degree, path.harmonic, path.target_degree]
-            coupling = coupling.view(n_atoms, rows, 2 * path.target_degree + 1)
+            coupling = coupling.view(n_groups, rows, 2 * path.target_degree + 1)
             received.setdefault(path.target, []).append(
                 torch.bmm(coupling.transpose(1, 2), message)
             )
-        messages = [
-            torch.cat(received[i], dim=2) * self.scale for i in sorted(received)
-        ]
-        mixed = self._add(self.linear_2(messages), self.skip(features))
+        messages = []
+        for _, parts in sorted(received.items()):
+            groups = torch.cat(parts, dim=2) * self.scale
+            zeros = groups.new_zeros(len(features[0]), *groups.shape[1:])
+            messages.append(zeros.index_add(0, neighbours.owner, groups))
+        mixed = self.linear_2(messages)
+        # The one-hot elements before the first layer reach the scalars only.
+        for place, skipped in enumerate(self.skip(features)):
+            mixed[place] = mixed[place] + skipped
         return self._gate(self.layer_norm(mixed) if self.layer_norm else mixed)
-
-    def _add(
-        self, first: list[torch.Tensor | None], second: list[torch.Tensor | None]
-    ) -> list[torch.Tensor]:
-        like = next(x for x in (*first, *second) if x is not None)
-        sums: list[torch.Tensor] = []
-        for place, (channels, irrep) in enumerate(self.mixed):
-            terms = [x[place] for x in (first, second) if place < len(x)]
-            present = [term for term in terms if term is not None]
-            sums.append(
-                functools.reduce(torch.add, present)
-                if present
-                else like.new_zeros(like.shape[0], irrep.dim, channels)
-            )
-        return sums
 
     def _gate(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
         scalars, *others = features
@@ -280,8 +292,7 @@ class NequixNetwork(torch.nn.Module):
 
     Args:
         n_species: number of elements.
-        hidden_irreps: of the features between layers; sorted, each representation
-            once, without odd scalars.
+        hidden_irreps: of the features between layers (see ``is_supported``).
         lmax: highest degree of the spherical harmonics.
         cutoff: Å.
         n_layers: number of convolutions.
@@ -296,6 +307,7 @@ class NequixNetwork(torch.nn.Module):
         layer_norm: whether layers end with a ``RMSNorm``.
     """
 
+    layers: Any
     atom_energies: torch.Tensor
     bessel_weights: torch.Tensor
 
@@ -421,6 +433,20 @@ class NequixNetwork(torch.nn.Module):
         }
 
 
+def is_supported(hidden_irreps: str, lmax: int) -> bool:
+    """Whether irreps are sorted, each once, and all reached by the first layer.
+
+    Those are scalars first, and the parities of spherical harmonics up to ``lmax``.
+    Nequix's JAX form fails for others.
+    """
+    hidden = o3.Irreps(hidden_irreps)
+    reached = o3.Irreps.spherical_harmonics(lmax)
+    is_sorted = hidden == hidden.regroup()
+    return bool(
+        is_sorted and hidden.count("0e") and all(ir in reached for _, ir in hidden)
+    )
+
+
 def _find_paths(
     irreps_in: o3.Irreps, irreps_out: o3.Irreps, lmax: int
 ) -> tuple[list[_Path], o3.Irreps]:
@@ -436,21 +462,10 @@ def _find_paths(
     found.sort(key=lambda item: item[0])  # stable: equal ones keep their order
     messages = o3.Irreps([(item[3], item[0]) for item in found]).regroup()
     places = {irrep: place for place, (_, irrep) in enumerate(messages)}
-    paths, start = [], 0
-    for product, source, harmonic_degree, channels in found:
-        degree = irreps_in[source].ir.l
-        paths.append(
-            _Path(
-                source,
-                degree,
-                harmonic_degree,
-                places[product],
-                product.l,
-                start,
-                channels,
-            )
-        )
-        start += channels
+    paths = [
+        _Path(source, irreps_in[source].ir.l, harmonic, places[product], product.l, n)
+        for product, source, harmonic, n in found
+    ]
     return paths, messages
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import subprocess
 import sys
 import zipfile
@@ -124,11 +125,15 @@ def test_reading_runs_no_code(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("library", ["mace", "nequip"])
+@pytest.mark.parametrize("library", ["mace", "nequip", "nequix"])
 def test_library_not_installed(library, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     if library == "mace":
         path = HERE / "data" / "mace_e3nn_0.6.0.model"
+    elif library == "nequix":
+        path = tmp_path / "a.nqx"
+        entries = ("hidden_irreps", "radial_polynomial_p", "atom_energies")
+        path.write_text(json.dumps(dict.fromkeys(entries)) + "\n")
     else:
         path = tmp_path / "a.ckpt"
         strings = ("hyper_parameters", "info_dict", "training_module")
@@ -145,7 +150,7 @@ def test_wrong_options(model, tmp_path):
     with pytest.raises(CheckpointError, match=r"is a pair potential.*backend='mace'"):
         load_model(path, backend="mace")
     with pytest.raises(
-        ConfigError, match=r"expected one of \['mace', 'nequip', 'pair'\]"
+        ConfigError, match=r"expected one of \['mace', 'nequip', 'nequix', 'pair'\]"
     ):
         load_model(path, backend="schnet")
     with pytest.raises(ConfigError, match="float16"):
@@ -244,5 +249,5 @@ def test_hessian_vector_product(model, rattled):
 
 def test_registry_names_are_those_of_the_models():
     assert {name: entry.name for name, entry in registry.BACKENDS.items()} == {
-        name: name for name in ("pair", "nequip", "mace")
+        name: name for name in ("pair", "nequip", "mace", "nequix")
     }
