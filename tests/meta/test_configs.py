@@ -61,6 +61,22 @@ def test_the_paper_recipe_is_the_published_one():
     assert without.data.upstream.train is None
 
 
+def test_the_paper_recipe_on_nequix_differs_in_the_model_only():
+    for suffix in ("", "_no_cotraining"):
+        plain = composed(f"experiment=pft_paper{suffix}")
+        config = composed(f"experiment=pft_paper_nequix{suffix}")
+        assert config.model.backend == "nequix"
+        config.model.backend = None
+        assert config == plain
+
+
+def test_the_negative_control_takes_no_second_derivative():
+    config = composed("experiment=pft_paper_nequix_efs", "data.upstream.train=d.xyz")
+    assert config.loss.phonon.hvp == 0
+    assert config.loss.upstream.forces == config.loss.phonon.forces > 0
+    assert config.data.upstream.train == "d.xyz"
+
+
 def test_the_quickstart_names_files_that_ship_in_the_package():
     with initialize_config_module("pft_lightning.conf", version_base="1.3"):
         config = compose("train", overrides=["experiment=quickstart", "paths.run=z"])

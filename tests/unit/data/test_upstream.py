@@ -208,3 +208,19 @@ def test_real_frames(shared_data: Path) -> None:
     assert len(frames) == 100
     assert frames.counts() == dict.fromkeys(["energy", "forces", "stress"], 100)
     assert not frames.skipped
+
+
+def test_frames_with_forces_only(tmp_path: Path) -> None:
+    """As displaced supercells of phonon calculations: energy and stress are masked."""
+    atoms = frame()
+    forces = atoms.get_forces()
+    atoms.calc = SinglePointCalculator(atoms, forces=forces)
+    ase.io.write(tmp_path / "displaced.xyz", [atoms], format="extxyz")
+    frames = UpstreamFrames(tmp_path / "displaced.xyz", CUTOFF)
+    assert frames.known.tolist() == [[False, True, False]]
+    data = frames.data(0)
+    assert not data[keys.ENERGY_MASK].any()
+    assert not data[keys.STRESS_MASK].any()
+    assert data[keys.FORCES_MASK].all()
+    # Extended XYZ has eight decimals.
+    np.testing.assert_allclose(data[keys.FORCES].numpy(), forces, atol=1e-8)
