@@ -13,7 +13,6 @@ Source: arXiv:2508.16067 (Nequix); arXiv:2101.03164 (NequIP, its architecture).
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +21,12 @@ from typing import Any
 import torch
 from torch.nn.functional import silu
 
-from pft_lightning.errors import BackendUnavailableError
-
-
-_E3NN = importlib.metadata.version("e3nn")
-# Harmonics of older ones run in TorchScript, whose second derivatives are wrong.
-if tuple(map(int, _E3NN.split(".")[:2])) < (0, 6):
-    raise BackendUnavailableError(
-        f"Nequix models need e3nn>=0.6, but {_E3NN} is installed (MACE pins 0.4.4): "
-        'use an environment with pip install "pft_lightning[nequix]".'
-    )
-
-from e3nn import o3  # noqa: E402
+from pft_lightning.backends.nequix_paths import (
+    coupling_matrix,
+    coupling_name,
+    find_paths,
+    o3,
+)
 
 
 # Neighbours in a group. Larger ones make fewer sums and larger matrices, but more of
@@ -187,18 +180,6 @@ class RMSNorm(torch.nn.Module):
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Path:
-    """From features (place, degree l) and harmonics (degree) to messages (place)."""
-
-    source: int
-    degree: int
-    harmonic: int
-    target: int
-    target_degree: int
-    channels: int
-
-
 class Convolution(torch.nn.Module):
     """One layer: messages from the neighbours, a skip connection, norm and gate.
 
@@ -225,7 +206,7 @@ class Convolution(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.scale = 1.0 / math.sqrt(mean_neighbours)
-        self.paths, messages = _find_paths(irreps_in, irreps_out, lmax)
+        self.paths, messages = find_paths(irreps_in, irreps_out, lmax)
         n_weights = sum(path.channels for path in self.paths)
         n_gates = irreps_out.num_irreps - irreps_out.count("0e")
         self.mixed = (irreps_out + o3.Irreps(f"{n_gates}x0e")).regroup()
@@ -361,7 +342,7 @@ class NequixNetwork(torch.nn.Module):
             }
         )
         for triple in self._triples:
-            self._constants[_coupling_name(triple)] = _coupling_matrix(*triple)
+            self._constants[coupling_name(triple)] = coupling_matrix(*triple)
         for name, value in self._constants.items():
             self.register_buffer(
                 name, value.to(self.atom_energies.dtype), persistent=False
@@ -426,58 +407,11 @@ class NequixNetwork(torch.nn.Module):
             degrees, vectors, normalize=True, normalization="component"
         ).split([2 * degree + 1 for degree in degrees], dim=1)
         return {
-            triple: (harmonics[triple[1]] @ getattr(self, _coupling_name(triple))).view(
+            triple: (harmonics[triple[1]] @ getattr(self, coupling_name(triple))).view(
                 -1, 2 * triple[0] + 1, 2 * triple[2] + 1
             )
             for triple in self._triples
         }
-
-
-def is_supported(hidden_irreps: str, lmax: int) -> bool:
-    """Whether irreps are sorted, each once, and all reached by the first layer.
-
-    Those are scalars first, and the parities of spherical harmonics up to ``lmax``.
-    Nequix's JAX form fails for others.
-    """
-    hidden = o3.Irreps(hidden_irreps)
-    reached = o3.Irreps.spherical_harmonics(lmax)
-    is_sorted = hidden == hidden.regroup()
-    return bool(
-        is_sorted and hidden.count("0e") and all(ir in reached for _, ir in hidden)
-    )
-
-
-def _find_paths(
-    irreps_in: o3.Irreps, irreps_out: o3.Irreps, lmax: int
-) -> tuple[list[_Path], o3.Irreps]:
-    """Products of features and harmonics in Nequix's order, and their irreps."""
-    found: list[tuple[Any, int, int, int]] = []
-    for source, (channels, irrep) in enumerate(irreps_in):
-        for _, harmonic in o3.Irreps.spherical_harmonics(lmax):
-            found += [
-                (product, source, harmonic.l, channels)
-                for product in irrep * harmonic
-                if product in irreps_out or product == o3.Irrep(0, 1)
-            ]
-    found.sort(key=lambda item: item[0])  # stable: equal ones keep their order
-    messages = o3.Irreps([(item[3], item[0]) for item in found]).regroup()
-    places = {irrep: place for place, (_, irrep) in enumerate(messages)}
-    paths = [
-        _Path(source, irreps_in[source].ir.l, harmonic, places[product], product.l, n)
-        for product, source, harmonic, n in found
-    ]
-    return paths, messages
-
-
-def _coupling_name(triple: tuple[int, int, int]) -> str:
-    return "_coupling_" + "_".join(map(str, triple))
-
-
-def _coupling_matrix(degree: int, harmonic: int, target: int) -> torch.Tensor:
-    """(2 * harmonic + 1, (2 * degree + 1) * (2 * target + 1)), float64."""
-    symbols = o3.wigner_3j(degree, harmonic, target, dtype=torch.float64)
-    scaled = symbols * math.sqrt(2 * target + 1)
-    return scaled.transpose(0, 1).reshape(2 * harmonic + 1, -1).contiguous()
 
 
 @functools.lru_cache(maxsize=1)
