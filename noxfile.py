@@ -15,6 +15,8 @@ nox.options.reuse_existing_virtualenvs = True
 # CPU build is wanted: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 TORCH = "torch==2.13.0"
 
+TESTING = ["pytest", "pytest-xdist"]
+
 # What mace-torch needs besides e3nn and torch.
 MACE_REQUIREMENTS = [
     "matscipy",
@@ -39,6 +41,11 @@ def install(session: nox.Session, *requirements: str) -> None:
     session.install("-q", *requirements)
 
 
+def run_tests(session: nox.Session, folder: str = "tests") -> None:
+    # Most of the time is the start of processes that the tests wait for.
+    session.run("pytest", folder, "-n", "2", "--dist", "worksteal", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     install(session, "-e", ".[dev]")
@@ -51,31 +58,31 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def core(session: nox.Session) -> None:
     """Run with no backend installed, from a built wheel."""
-    install(session, ".", "pytest")
-    session.run("pytest", "tests", *session.posargs)
+    install(session, ".", *TESTING)
+    run_tests(session)
 
 
 @nox.session
 def mace(session: nox.Session) -> None:
-    install(session, "-e", ".[mace]", "pytest")
-    session.run("pytest", "tests", *session.posargs)
+    install(session, "-e", ".[mace]", *TESTING)
+    run_tests(session)
 
 
 @nox.session
 def nequip(session: nox.Session) -> None:
-    install(session, "-e", ".[nequip]", "pytest")
-    session.run("pytest", "tests", *session.posargs)
+    install(session, "-e", ".[nequip]", *TESTING)
+    run_tests(session)
 
 
 @nox.session
 def nequix(session: nox.Session) -> None:
-    install(session, "-e", ".[nequix]", "pytest", *NEQUIX_REQUIREMENTS)
+    install(session, "-e", ".[nequix]", *TESTING, *NEQUIX_REQUIREMENTS)
     session.install("-q", "--no-deps", "nequix")
-    session.run("pytest", "tests", *session.posargs)
+    run_tests(session, "tests/backends")
 
 
 @nox.session
 def mace_e3nn06(session: nox.Session) -> None:
-    install(session, "-e", ".[nequip]", "pytest", *MACE_REQUIREMENTS)
+    install(session, "-e", ".[nequip]", *TESTING, *MACE_REQUIREMENTS)
     session.install("-q", "--no-deps", "mace-torch")
-    session.run("pytest", "tests/backends", *session.posargs)
+    run_tests(session, "tests/backends")
