@@ -41,6 +41,10 @@ CATIONS = frozenset(
 )
 # fmt: on
 
+#: Best training candidates, besides them, among which the rest of the validation set
+#: is taken, so that it does not depend on the number of training materials.
+VAL_POOL = 60
+
 #: Atomic numbers of Ce to Lu.
 LANTHANIDES = range(58, 72)
 
@@ -272,14 +276,13 @@ def split_materials(
             f"{len(pool)} training candidates for {n_train + missing} places: "
             "raise --max-super or lower --min-element-frames"
         )
-    pool = pool[: n_train + missing]
     moved: set[int] = set()
     if missing:
-        step = len(pool) / missing
+        step = (VAL_POOL + missing) / missing
         moved = {int((index + 0.5) * step) for index in range(missing)}
     val += [pool[index] for index in sorted(moved)]
     train = [material for index, material in enumerate(pool) if index not in moved]
-    return train, val
+    return train[:n_train], val
 
 
 def write_materials(
