@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 
@@ -31,3 +32,62 @@ class Derivatives:
     forces: torch.Tensor | None = None
     stress: torch.Tensor | None = None
     hvp: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BandStructure:
+    """Frequencies along the high-symmetry path of a primitive cell.
+
+    Attributes:
+        distances: per segment (n_q,), Å⁻¹ as phonopy gives them, continued over
+            segments.
+        frequencies: per segment (n_q, n_bands), THz, imaginary ones negative.
+        labels: per segment the labels of its two ends, as matplotlib text.
+    """
+
+    distances: list[np.ndarray]
+    frequencies: list[np.ndarray]
+    labels: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhononProperties:
+    """What force constants say about one material, per mole of primitive cells.
+
+    Attributes:
+        commensurate_frequencies: (n_q, n_bands), THz, at the q-points that fit the
+            supercell.
+        commensurate_weights: (n_q,), sum 1.
+        mesh_frequencies: (n_q, n_bands), THz, on the dense mesh (irreducible
+            q-points).
+        mesh_weights: (n_q,), sum 1.
+        dos_frequencies: (n,), THz.
+        dos: (n,), states per THz and primitive cell.
+        temperatures: (n_t,), K.
+        free_energy: (n_t,), kJ/mol.
+        entropy: (n_t,), J/K/mol.
+        heat_capacity: (n_t,), J/K/mol.
+        bands: along the path; None where not asked for.
+        force_constants: compact (n_primitive, n_supercell, 3, 3), eV/Å², for parity
+            plots; None after reading a slim file.
+        non_analytical: the correction for Born charges is in the frequencies.
+    """
+
+    commensurate_frequencies: np.ndarray
+    commensurate_weights: np.ndarray
+    mesh_frequencies: np.ndarray
+    mesh_weights: np.ndarray
+    dos_frequencies: np.ndarray
+    dos: np.ndarray
+    temperatures: np.ndarray
+    free_energy: np.ndarray
+    entropy: np.ndarray
+    heat_capacity: np.ndarray
+    bands: BandStructure | None
+    force_constants: np.ndarray | None
+    non_analytical: bool
+
+    @property
+    def max_frequency(self) -> float:
+        """Highest frequency on the dense mesh, THz."""
+        return float(self.mesh_frequencies.max())
