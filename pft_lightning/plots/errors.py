@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pft_lightning.plots.style import (
     QUANTITIES,
@@ -39,7 +40,7 @@ HISTOGRAMS: Final = (
 
 # Smallest error that a histogram resolves, relative to the largest.
 _FINEST = 1e-4
-_BINS = 30
+_MOST_BINS = 30
 
 # Ratios outside this range are drawn on its edge.
 _RATIOS = (0.0, 2.0)
@@ -101,7 +102,7 @@ def plot_softening(models: Columns) -> Figure:
         for label, columns in models.items()
     }
     every = np.concatenate([*clipped.values(), np.array([0.95, 1.05])])
-    edges = np.linspace(every.min(), every.max(), _BINS + 1)
+    edges = np.linspace(every.min(), every.max(), _bins(clipped.values()))
     for index, (label, columns) in enumerate(models.items()):
         ratio = columns["frequency_ratio"]
         inside = (ratio >= _RATIOS[0]) & (ratio <= _RATIOS[1])
@@ -127,6 +128,7 @@ def plot_softening(models: Columns) -> Figure:
         axes.axhline(1.0, color="black", linewidth=0.8)
     points.set_xlabel(rf"DFT {with_unit('max_frequency')}")
     points.set_ylabel("Mean frequency, model / DFT")
+    histogram.xaxis.set_major_locator(MaxNLocator(integer=True))
     histogram.set_xlabel("Materials (median dashed)")
     legend_outside(figure, marker_handles(list(models)))
     return figure
@@ -188,8 +190,9 @@ def plot_force_constants(densities: Mapping[str, ForceConstantDensity]) -> Figur
         axes.set_xscale("asinh", linear_width=density.linear_width)
         axes.set_yscale("asinh", linear_width=density.linear_width)
         shown = sorted([0.0, *(t for t in ticks if abs(t) <= reach)])
-        axes.set_xticks(shown, [f"{t:g}" for t in shown])
-        axes.set_yticks(shown, [f"{t:g}" for t in shown])
+        texts = [f"{tick:g}".replace("-", "−") for tick in shown]
+        axes.set_xticks(shown, texts)
+        axes.set_yticks(shown, texts)
         axes.minorticks_off()
         axes.set_xlim(-reach, reach)
         axes.set_ylim(-reach, reach)
@@ -271,7 +274,7 @@ def _draw_histogram(axes: Axes, errors: Mapping[str, np.ndarray]) -> None:
     positive = every[every > 0]
     smallest = float(positive.min()) if len(positive) else largest
     smallest = max(min(smallest, 0.5 * largest), _FINEST * largest)
-    edges = np.geomspace(smallest, largest, _BINS + 1)
+    edges = np.geomspace(smallest, largest, _bins(finite))
     for index, values in enumerate(finite):
         if not len(values):
             continue
@@ -289,6 +292,13 @@ def _draw_histogram(axes: Axes, errors: Mapping[str, np.ndarray]) -> None:
             if value > 0:
                 axes.axvline(value, color=colour(index), linestyle=style, lw=1.2)
     axes.set_xscale("log")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _bins(samples: Iterable[np.ndarray]) -> int:
+    """Number of edges of bins that hold a few materials each, where there are many."""
+    most = max((len(values) for values in samples), default=0)
+    return int(np.clip(2 * most**0.5, 10, _MOST_BINS)) + 1
 
 
 def _say_empty(axes: Axes) -> None:

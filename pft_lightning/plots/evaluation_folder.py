@@ -50,6 +50,23 @@ class EvaluationFolder:
             for label, rows in self._finished().items()
         }
 
+    def change(self, label: str, name: str) -> float | None:
+        """Change of a mean against the first model, as a fraction.
+
+        Over the materials that both finished, so that a failure moves no mean; None
+        where there is nothing to compare.
+        """
+        finished = self._finished()
+        ours, first = (
+            {row["name"]: number(row.get(name)) for row in finished[model]}
+            for model in (label, self.labels[0])
+        )
+        both = np.array([[ours[m], first[m]] for m in ours if m in first])
+        both = both[np.isfinite(both).all(axis=1)] if len(both) else both
+        if label == self.labels[0] or not len(both) or not both[:, 1].any():
+            return None
+        return float(both[:, 0].mean() / both[:, 1].mean() - 1)
+
     def ranking(self) -> list[str]:
         """Materials that a model finished, worst first.
 

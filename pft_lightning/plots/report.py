@@ -156,7 +156,7 @@ def write_report(
             metrics=metrics,
             labels=evaluation.labels,
             pictures=pictures.made,
-            totals=list(_totals(metrics["models"], evaluation.labels)),
+            totals=list(_totals(evaluation)),
             forgetting=list(_forgetting(metrics.get("forgetting"), evaluation.labels)),
             instability=_instability(metrics["models"]),
             failures=_group_failures(metrics.get("failures") or []),
@@ -253,24 +253,19 @@ def _count(
             density.add(theirs, ours)
 
 
-def _totals(
-    models: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
-) -> Iterator[dict[str, Any]]:
+def _totals(evaluation: EvaluationFolder) -> Iterator[dict[str, Any]]:
     """Rows of the table of totals: those with a mean, known ones first."""
-    names = dict.fromkeys(
-        [*QUANTITIES, *(name for totals in models.values() for name in totals)]
-    )
-    for name in names:
+    models, labels = evaluation.metrics["models"], evaluation.labels
+    names = [*QUANTITIES, *(name for totals in models.values() for name in totals)]
+    for name in dict.fromkeys(names):
         cells = [models[label].get(name) or {} for label in labels]
         if any("mean" in cell for cell in cells):
             lower_is_better = name.endswith(("_mae", "_error", "_error_K"))
-            yield {
-                "name": name,
-                "cells": cells,
-                "changes": _changes([cell.get("mean") for cell in cells])
-                if lower_is_better
-                else [None] * len(cells),
-            }
+            changes = [
+                evaluation.change(label, name) if lower_is_better else None
+                for label in labels
+            ]
+            yield {"name": name, "cells": cells, "changes": changes}
 
 
 def _forgetting(
@@ -280,16 +275,11 @@ def _forgetting(
     for name in FORGETTING:
         values = [e.get(name) for e in errors]
         if any(value is not None for value in values):
-            yield {"name": name, "values": values, "changes": _changes(values)}
-
-
-def _changes(values: Sequence[float | None]) -> list[float | None]:
-    """Changes relative to the first value, as fractions."""
-    first = values[0] if values else None
-    return [
-        None if n == 0 or value is None or not first else value / first - 1
-        for n, value in enumerate(values)
-    ]
+            first = values[0]
+            changes = [
+                value / first - 1 if value and first else None for value in values
+            ]
+            yield {"name": name, "values": values, "changes": changes}
 
 
 def _instability(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
