@@ -46,7 +46,7 @@ def properties_of(phonon: Phonopy, scale: float = 1.0) -> PhononProperties:
     """What phonopy makes of the force constants of a crystal times a number."""
     exact = phonon.force_constants
     phonon.force_constants = scale * exact
-    phonon.run_mesh([4, 4, 4])
+    phonon.run_mesh([4, 4, 4], is_gamma_center=True)
     temperatures = np.arange(0.0, 500.0, 100.0)
     phonon.run_thermal_properties(temperatures=temperatures)
     phonon.run_total_dos(sigma=0.1, use_tetrahedron_method=False)

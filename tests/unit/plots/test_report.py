@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
@@ -7,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from pft_lightning.errors import DataFormatError
 from pft_lightning.physics.properties_io import load_properties, save_properties
@@ -18,6 +20,14 @@ from .conftest import LABELS, failed_row, row_of, write_evaluation
 # Elements that have no end.
 VOID = {"meta", "img", "input", "br"}
 HOSTILE = "<script>alert('x')</script>&\"$_"
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Leave the pixels out where a test looks at text: they are what takes time."""
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path, **_: path.write_bytes(b"pixels")
+    )
 
 
 class Page(HTMLParser):
@@ -67,6 +77,7 @@ def page_of(folder, **options) -> Page:
     return Page(write_report(folder, **options).read_text())
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_numbers_are_those_of_the_metrics(folder):
     page = page_of(folder)
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -83,6 +94,7 @@ def test_numbers_are_those_of_the_metrics(folder):
         assert text in page.text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_changes_compare_the_same_materials(folder):
     page = page_of(folder)
     (row,) = [r for r in page.tables["totals"] if r[0][0] == "frequency MAE (THz)"]
@@ -102,6 +114,7 @@ def test_changes_compare_the_same_materials(folder):
     assert row[6][0] == f"{ours / base - 1:+.0%}".replace("-", "−")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_materials_are_listed_worst_first_with_every_number(folder):
     page = page_of(folder)
     _, *rows = page.tables["materials"]
@@ -117,6 +130,7 @@ def test_materials_are_listed_worst_first_with_every_number(folder):
     assert "RelaxationError: it exploded" in page.text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_only_the_worst_the_median_and_chosen_materials_have_figures(folder):
     write_report(folder)
     write_report(folder, n_worst=1, chosen=["soft"])
@@ -135,7 +149,9 @@ def test_the_page_needs_nothing_else(folder):
     images = [a["src"] for tag, a in page.seen if tag == "img"]
     # Five of all materials, two of each that a model finished.
     assert len(images) == 5 + 2 * 3
-    assert all(src.startswith("data:image/png;base64,") for src in images)
+    for src in images:
+        encoded = src.removeprefix("data:image/png;base64,")
+        assert base64.b64decode(encoded, validate=True).startswith(b"\x89PNG")
     for _, attributes in page.seen:
         for name in ("src", "href", "action"):
             assert (attributes.get(name) or "#").startswith(("data:", "#"))
@@ -157,7 +173,7 @@ def test_what_files_say_stays_text(properties, tmp_path):
     (folder / "command.txt").write_text(HOSTILE)
     page = page_of(folder)
     assert [tag for tag, _ in page.seen].count("script") == 1
-    assert "b" not in [tag for tag, _ in page.seen][:12]
+    assert "Phonon evaluation: <b>" in page.text
     assert page.text.count(HOSTILE) >= 6
     for figure in (folder / "figures").iterdir():
         assert re.fullmatch(r"[\w.-]+", figure.name)
@@ -181,6 +197,7 @@ def test_all_materials_failed(tmp_path):
     assert not [tag for tag, _ in page.seen if tag == "img"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_missing_and_damaged_arrays_are_named_and_the_rest_is_shown(folder):
     (folder / "materials" / "soft.npz").unlink()
     path = folder / "materials" / "middle.npz"
