@@ -119,29 +119,9 @@ def write_report(
     for old in figures.glob("material_*.png"):
         old.unlink()
     pictures = _Pictures(figures)
-    damaged: dict[str, str] = {}
-    metrics = evaluation.metrics
     if ranking:
         _draw_totals(pictures, evaluation)
-    densities = {label: ForceConstantDensity() for label in evaluation.labels}
-    found: dict[str, dict[str, PhononProperties]] = {}
-    for name in dict.fromkeys([*ranking, *selected]):
-        try:
-            properties = evaluation.properties(name)
-        except DataFormatError as error:
-            damaged[name] = str(error)
-            continue
-        _count(densities, properties)
-        if name in selected:
-            found[name] = properties
-    densities = {label: d for label, d in densities.items() if d.counts.any()}
-    if densities:
-        pictures.add(
-            "force_constants",
-            plot_force_constants(densities),
-            "Force constants of all materials, model against DFT; colour: number of "
-            "entries.",
-        )
+    found, damaged = _draw_force_constants(pictures, evaluation, ranking, selected)
     materials = [
         {"name": name, "reason": reason, "rows": rows, "pictures": drawn}
         for name, reason in selected.items()
@@ -153,13 +133,13 @@ def write_report(
         .get_template("report.html.jinja")
         .render(
             title=evaluation.path.resolve().name,
-            metrics=metrics,
+            metrics=evaluation.metrics,
             labels=evaluation.labels,
             pictures=pictures.made,
             totals=list(_totals(evaluation)),
-            forgetting=list(_forgetting(metrics.get("forgetting"), evaluation.labels)),
-            instability=_instability(metrics["models"]),
-            failures=_group_failures(metrics.get("failures") or []),
+            forgetting=list(_forgetting(evaluation)),
+            instability=_instability(evaluation.metrics["models"]),
+            failures=_failures(evaluation.metrics.get("failures") or []),
             damaged=damaged,
             materials=materials,
             rows=evaluation.rows_worst_first(),
@@ -223,6 +203,40 @@ def _draw_totals(pictures: _Pictures, evaluation: EvaluationFolder) -> None:
     )
 
 
+def _draw_force_constants(
+    pictures: _Pictures,
+    evaluation: EvaluationFolder,
+    ranking: Sequence[str],
+    selected: Mapping[str, str],
+) -> tuple[dict[str, dict[str, PhononProperties]], dict[str, str]]:
+    """Draw the force constants of all materials, of which one is read at a time.
+
+    Returns:
+        Arrays of the selected materials, and the errors of files that are damaged.
+    """
+    densities = {label: ForceConstantDensity() for label in evaluation.labels}
+    found: dict[str, dict[str, PhononProperties]] = {}
+    damaged: dict[str, str] = {}
+    for name in dict.fromkeys([*ranking, *selected]):
+        try:
+            properties = evaluation.properties(name)
+        except DataFormatError as error:
+            damaged[name] = str(error)
+            continue
+        _count(densities, properties)
+        if name in selected:
+            found[name] = properties
+    densities = {label: d for label, d in densities.items() if d.counts.any()}
+    if densities:
+        pictures.add(
+            "force_constants",
+            plot_force_constants(densities),
+            "Force constants of all materials, model against DFT; colour: number of "
+            "entries.",
+        )
+    return found, damaged
+
+
 def _draw_material(
     pictures: _Pictures, name: str, properties: Mapping[str, PhononProperties]
 ) -> list[_Picture]:
@@ -268,10 +282,10 @@ def _totals(evaluation: EvaluationFolder) -> Iterator[dict[str, Any]]:
             yield {"name": name, "cells": cells, "changes": changes}
 
 
-def _forgetting(
-    forgetting: Mapping[str, Mapping[str, Any]] | None, labels: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    errors = [(forgetting or {}).get(label, {}) for label in labels]
+def _forgetting(evaluation: EvaluationFolder) -> Iterator[dict[str, Any]]:
+    """Rows of the table of forgetting."""
+    forgetting = evaluation.metrics.get("forgetting") or {}
+    errors = [forgetting.get(label, {}) for label in evaluation.labels]
     for name in FORGETTING:
         values = [e.get(name) for e in errors]
         if any(value is not None for value in values):
@@ -291,7 +305,7 @@ def _instability(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _group_failures(failures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _failures(failures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "name": failure.get("name", ""),

@@ -48,7 +48,7 @@ def properties_of(phonon: Phonopy, scale: float = 1.0) -> PhononProperties:
     phonon.force_constants = scale * exact
     phonon.run_mesh([4, 4, 4], is_gamma_center=True)
     temperatures = np.arange(0.0, 500.0, 100.0)
-    phonon.run_thermal_properties(temperatures=temperatures)
+    phonon.run_thermal_properties(temperatures=temperatures, cutoff_frequency=1e-3)
     phonon.run_total_dos(sigma=0.1, use_tetrahedron_method=False)
     phonon.run_band_structure(get_band_qpoints(_PATH, npoints=7))
     mesh, thermal = phonon.mesh, phonon.thermal_properties
