@@ -128,7 +128,7 @@ def plot_softening(models: Columns) -> Figure:
         axes.axhline(1.0, color="black", linewidth=0.8)
     points.set_xlabel(rf"DFT {with_unit('max_frequency')}")
     points.set_ylabel("Mean frequency, model / DFT")
-    histogram.xaxis.set_major_locator(MaxNLocator(integer=True))
+    histogram.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     histogram.set_xlabel("Materials (median dashed)")
     legend_outside(figure, marker_handles(list(models)))
     return figure

@@ -206,11 +206,10 @@ def test_histograms_count_every_material_even_without_error():
     for axes, quantity in zip(figure.axes, HISTOGRAMS, strict=True):
         assert QUANTITIES[quantity][1] in axes.get_xlabel()
         for index, label in enumerate(columns):
-            # A closed outline: its area over the bins is the number of materials.
+            # A closed outline: up, along and down each bin, then back along zero.
             outline = axes.patches[index].get_xy()
-            edges = np.unique(outline[:, 0])
-            heights = [outline[outline[:, 0] == x, 1].max() for x in edges]
-            assert max(heights) <= 50
+            n_bins = len(np.unique(outline[:, 0])) - 1
+            assert outline[1 : 2 * n_bins : 2, 1].sum() == 50
             median = np.median(columns[label][quantity])
             assert any(median == line.get_xdata()[0] for line in axes.lines)
 
@@ -224,6 +223,14 @@ def test_softening_has_one_point_per_material():
         points.get_offsets()[:, 1], columns["frequency_ratio"][1:]
     )
     np.testing.assert_array_equal(hollow.get_offsets()[:, 1], [0.0])
+
+
+def test_ticks_of_softening_stay_apart_for_many_materials():
+    figure = plot_softening({"a": random_columns(3000)})
+    figure.canvas.draw()
+    boxes = [t.get_window_extent() for t in figure.axes[1].get_xticklabels()]
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 < right.x0
 
 
 def test_the_density_counts_every_force_constant(properties):
