@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from pft_lightning.errors import DataFormatError
+from pft_lightning.physics.properties_io import load_properties, save_properties
+from pft_lightning.plots.report import write_report
+
+from .conftest import LABELS, failed_row, row_of, write_evaluation
+
+
+# Elements that have no end.
+VOID = {"meta", "img", "input", "br"}
+HOSTILE = "<script>alert('x')</script>&\"$_"
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Leave the pixels out where a test looks at text: they are what takes time."""
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path, **_: path.write_bytes(b"pixels")
+    )
+
+
+class Page(HTMLParser):
+    """Elements of a page, and the cells of its tables."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str | None, list[list[tuple[str, str | None]]]] = {}
+        self.text = ""
+        self._table: str | None = None
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.seen.append((tag, attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self._table = attributes.get("id")
+            self.tables[self._table] = []
+        elif tag == "tr":
+            self.tables[self._table].append([])
+        elif tag in ("td", "th"):
+            self.tables[self._table][-1].append(("", attributes.get("data-value")))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data
+        if {"td", "th"} & set(self.open):
+            text, value = self.tables[self._table][-1][-1]
+            self.tables[self._table][-1][-1] = (text + data, value)
+
+    def numbers(self, table: str, row: str) -> list[float]:
+        """Exact numbers of the row that begins with this text."""
+        (cells,) = [r for r in self.tables[table] if r and r[0][0] == row]
+        return [float(value) for _, value in cells if value]
+
+
+def page_of(folder, **options) -> Page:
+    return Page(write_report(folder, **options).read_text())
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_numbers_are_those_of_the_metrics(folder):
+    page = page_of(folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for name, text in (
+        ("mesh_frequency_mae", "frequency MAE (THz)"),
+        ("entropy_error", "S error (J/K/mol)"),
+        ("max_frequency_error_K", "ωmax error (K)"),
+    ):
+        totals = [metrics["models"][label][name] for label in LABELS]
+        expected = [t[key] for t in totals for key in ("mean", "median", "n")]
+        assert page.numbers("totals", text) == expected
+    assert page.numbers("forgetting", "forces MAE (eV/Å)") == [0.0456, 0.0567]
+    for text in ("dft_cell", "phonopy1.2.3", "By element", "By source"):
+        assert text in page.text
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_changes_compare_the_same_materials(folder):
+    page = page_of(folder)
+    (row,) = [r for r in page.tables["totals"] if r[0][0] == "frequency MAE (THz)"]
+    with (folder / "per_material.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # "hard" failed for the base model: it must not move the change.
+    ours, base = (
+        np.mean(
+            [
+                float(r["mesh_frequency_mae"])
+                for r in rows
+                if r["model"] == label and r["name"] in ("soft", "middle")
+            ]
+        )
+        for label in ("fine_tuned", "base")
+    )
+    assert row[6][0] == f"{ours / base - 1:+.0%}".replace("-", "−")
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_materials_are_listed_worst_first_with_every_number(folder):
+    page = page_of(folder)
+    _, *rows = page.tables["materials"]
+    assert [row[0][0] for row in rows[::2]] == ["gone", "hard", "middle", "soft"]
+    with (folder / "per_material.csv").open(newline="") as file:
+        expected = {(r["name"], r["model"]): r for r in csv.DictReader(file)}
+    for row in rows:
+        source = expected[row[0][0], row[2][0]]
+        if source["status"] == "ok":
+            assert float(row[4][1]) == float(source["mesh_frequency_mae"])
+        else:
+            assert source["error"] in row[-1][0]
+    assert "RelaxationError: it exploded" in page.text
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_only_the_worst_the_median_and_chosen_materials_have_figures(folder):
+    write_report(folder)
+    write_report(folder, n_worst=1, chosen=["soft"])
+    names = sorted(p.name for p in (folder / "figures").glob("material_*_bands.png"))
+    assert [re.sub(r"material_\d+_|_bands.png", "", n) for n in names] == [
+        "hard",
+        "middle",
+        "soft",
+    ]
+    with pytest.raises(DataFormatError, match="nowhere"):
+        write_report(folder, chosen=["nowhere"])
+
+
+def test_the_page_needs_nothing_else(folder):
+    page = page_of(folder)
+    images = [a["src"] for tag, a in page.seen if tag == "img"]
+    # Five of all materials, two of each that a model finished.
+    assert len(images) == 5 + 2 * 3
+    for src in images:
+        encoded = src.removeprefix("data:image/png;base64,")
+        assert base64.b64decode(encoded, validate=True).startswith(b"\x89PNG")
+    for _, attributes in page.seen:
+        for name in ("src", "href", "action"):
+            assert (attributes.get(name) or "#").startswith(("data:", "#"))
+    html = (folder / "report.html").read_text()
+    assert not re.search(r"https?:|//cdn|@import|url\(", html)
+
+
+def test_what_files_say_stays_text(properties, tmp_path):
+    row = row_of("x", HOSTILE, properties["base"], properties["reference"])
+    name = HOSTILE.replace("/", "")
+    rows = [{**row, "name": name}, failed_row("bad", HOSTILE, HOSTILE)]
+    arrays = {
+        name: {"reference": properties["reference"], "m": properties["base"]},
+    }
+    versions = {HOSTILE: HOSTILE}
+    folder = write_evaluation(
+        tmp_path / "<b>", rows, arrays, [HOSTILE], versions=versions
+    )
+    (folder / "command.txt").write_text(HOSTILE)
+    page = page_of(folder)
+    assert [tag for tag, _ in page.seen].count("script") == 1
+    assert "Phonon evaluation: <b>" in page.text
+    assert page.text.count(HOSTILE) >= 6
+    for figure in (folder / "figures").iterdir():
+        assert re.fullmatch(r"[\w.-]+", figure.name)
+
+
+def test_one_model_without_upstream_data(properties, tmp_path):
+    row = row_of("NaCl", "only", properties["base"], properties["reference"])
+    arrays = {"NaCl": {k: properties[k] for k in ("reference",)}}
+    arrays["NaCl"]["only"] = properties["base"]
+    page = page_of(write_evaluation(tmp_path / "e", [row], arrays, ["only"]))
+    assert "forgetting" not in page.tables
+    assert "No upstream data" in page.text
+    assert "change" not in page.text
+
+
+def test_all_materials_failed(tmp_path):
+    rows = [failed_row(name, "m", f"no {name}") for name in ("a", "b")]
+    page = page_of(write_evaluation(tmp_path / "e", rows, {}, ["m"]))
+    assert "No material was finished" in page.text
+    assert "no a" in page.text
+    assert not [tag for tag, _ in page.seen if tag == "img"]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_missing_and_damaged_arrays_are_named_and_the_rest_is_shown(folder):
+    (folder / "materials" / "soft.npz").unlink()
+    path = folder / "materials" / "middle.npz"
+    path.write_bytes(path.read_bytes()[:500])
+    page = page_of(folder)
+    assert "middle.npz" in page.text
+    assert "No arrays of this material were kept" in page.text
+    images = [a for tag, a in page.seen if tag == "img"]
+    assert len(images) == 5 + 2
+
+
+def test_no_evaluation_says_what_to_do(folder, tmp_path):
+    with pytest.raises(DataFormatError, match="goes on where it was"):
+        write_report(tmp_path / "nothing")
+    (folder / "metrics.json").write_text("{")
+    with pytest.raises(DataFormatError, match=r"metrics\.json"):
+        write_report(folder)
+
+
+def test_properties_survive_their_file(properties, tmp_path):
+    path = tmp_path / "new" / "x.npz"
+    save_properties(path, properties)
+    stored = load_properties(path)
+    assert list(stored) == list(properties)
+    for label, expected in properties.items():
+        for name in expected.__slots__:
+            ours, theirs = getattr(stored[label], name), getattr(expected, name)
+            if name == "bands":
+                assert ours.labels == theirs.labels
+                np.testing.assert_array_equal(ours.distances, theirs.distances)
+                np.testing.assert_array_equal(ours.frequencies, theirs.frequencies)
+            else:
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_files_of_properties_are_never_executed(properties, tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, **{"m/dos": np.array([{"a": 1}], dtype=object)})
+    with pytest.raises(DataFormatError, match=r"x\.npz"):
+        load_properties(path)
+    np.savez(path, **{"m/dos": np.zeros(3)})
+    with pytest.raises(DataFormatError, match="lacks the array 'm/"):
+        load_properties(path)
