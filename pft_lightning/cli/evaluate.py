@@ -26,6 +26,7 @@ from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.evaluation.protocols import PROTOCOLS, Protocol
 from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
+from pft_lightning.plots.report import write_report
 
 
 # Ranks finish at different times, and one material can take hours.
@@ -196,7 +197,8 @@ def evaluate(config: DictConfig) -> Evaluation:
         progress=config.progress,
     )
     if fabric.is_global_zero:
-        print_evaluation(evaluation.summary, folder.path)
+        report = write_report(folder.path)
+        print_evaluation(evaluation.summary, folder.path, report)
     return evaluation
 
 

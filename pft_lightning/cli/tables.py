@@ -80,12 +80,13 @@ _FORGETTING = {
 _MAX_FAILURES = 10
 
 
-def print_evaluation(summary: Mapping[str, Any], folder: Path) -> None:
+def print_evaluation(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
     """Print the totals of an evaluation, one column for each model.
 
     Args:
         summary: The content of ``metrics.json``.
         folder: Where everything was written.
+        report: Page with the figures.
     """
     models, protocol = summary["models"], summary["protocol"]
     table = Table(title=f"Protocol {protocol['name']}: mean (median) over materials")
@@ -118,6 +119,7 @@ def print_evaluation(summary: Mapping[str, Any], folder: Path) -> None:
         more = len(failures) - _MAX_FAILURES
         console.print(f"  and {more} more in metrics.json", highlight=False)
     console.print(f"Evaluation: {folder}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
 
 
 def _mean_and_median(total: Mapping[str, Any]) -> str:

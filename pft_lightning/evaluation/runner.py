@@ -20,12 +20,7 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.errors import ConfigError, PFTError
-from pft_lightning.evaluation.files import (
-    read_json,
-    write_csv,
-    write_json,
-    write_properties,
-)
+from pft_lightning.evaluation.files import read_json, write_csv, write_json
 from pft_lightning.evaluation.force_constants import Potential, in_float64
 from pft_lightning.evaluation.forgetting import evaluate_upstream
 from pft_lightning.evaluation.metrics import COLUMNS, compare, summarise
@@ -37,6 +32,7 @@ from pft_lightning.evaluation.protocols import (
     get_protocol,
 )
 from pft_lightning.evaluation.reference import Material, Phonons, list_materials
+from pft_lightning.physics.properties_io import save_properties
 from pft_lightning.types import Engine, PhononProperties
 
 
@@ -162,7 +158,7 @@ def evaluate_phonons(
         else:
             # The arrays first: the record says that a material is done.
             if found:
-                write_properties(_arrays_file(folder, material), found)
+                save_properties(_arrays_file(folder, material), found)
             write_json(_record_file(folder, material), record)
         computed[material.name] = record
     forgetting = (

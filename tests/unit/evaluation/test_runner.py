@@ -16,10 +16,10 @@ import pft_lightning as pft
 from pft_lightning.data.store import build_store
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.evaluation import protocols
-from pft_lightning.evaluation.files import read_properties
 from pft_lightning.evaluation.metrics import COLUMNS, ERRORS
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.evaluation.runner import Evaluation
+from pft_lightning.physics.properties_io import load_properties
 from pft_lightning.testing import PairPotential
 
 from .conftest import CUTOFF, ELEMENTS, make_phonon
@@ -150,7 +150,7 @@ def test_a_folder_holds_every_number(phonons, counting, tmp_path):
             assert float(row[name]) == expected[name]
     assert on_disk.properties == {}
     for name, found in in_memory.properties.items():
-        stored = read_properties(out / "materials" / f"{name}.npz")
+        stored = load_properties(out / "materials" / f"{name}.npz")
         assert list(stored) == list(found)
         for label, properties in found.items():
             for field in ("mesh_frequencies", "dos", "entropy", "force_constants"):
