@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import torch
 from ase.data import chemical_symbols
@@ -16,6 +13,7 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.errors import ConfigError
+from pft_lightning.files import write_atomically as write_atomically
 from pft_lightning.graphs import to_dtype
 from pft_lightning.physics.hvp import compute_derivatives
 from pft_lightning.types import Derivatives, Engine
@@ -234,28 +232,6 @@ def drop_edges(batch: Batch, keep: torch.Tensor) -> Batch:
     batch[keys.EDGE_INDEX] = batch[keys.EDGE_INDEX][:, keep]
     batch[keys.EDGE_SHIFTS] = batch[keys.EDGE_SHIFTS][keep]
     return batch
-
-
-def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file so that a killed process leaves the old one or the new one.
-
-    Args:
-        path: file to write or replace.
-        write: gets the open file.
-    """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        # mkstemp makes files that only their owner may read.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _symbol(atomic_number: int) -> str:

@@ -1,0 +1,1 @@
+"""Figures of phonons and of evaluations, and the report of an evaluation folder."""

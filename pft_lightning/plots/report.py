@@ -1,0 +1,366 @@
+"""The report of an evaluation: figures, and one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from pft_lightning.errors import DataFormatError
+from pft_lightning.files import write_atomically
+from pft_lightning.plots.bands import plot_bands
+from pft_lightning.plots.errors import (
+    HISTOGRAMS,
+    PARITY,
+    ForceConstantDensity,
+    plot_error_histograms,
+    plot_force_constants,
+    plot_parity,
+    plot_softening,
+)
+from pft_lightning.plots.evaluation_folder import (
+    RANKED_BY,
+    REFERENCE,
+    EvaluationFolder,
+    number,
+    read_evaluation,
+)
+from pft_lightning.plots.gain import FORGETTING, plot_gain_and_forgetting
+from pft_lightning.plots.style import QUANTITIES
+from pft_lightning.plots.thermal import plot_thermal
+from pft_lightning.types import PhononProperties
+
+
+# Columns of the table of materials; the rest is in per_material.csv.
+_TABLE: Final = (
+    "n_atoms",
+    "mesh_frequency_mae",
+    "force_constants_mae",
+    "max_frequency_error",
+    "entropy_error",
+    "free_energy_error",
+    "heat_capacity_error",
+    "dos_error",
+    "frequency_ratio",
+    "reference_min_frequency",
+    "min_frequency",
+    "volume_ratio",
+)
+_COLUMN_NAMES: Final = {
+    "n_atoms": "atoms",
+    "min_frequency": "lowest frequency (THz)",
+    "reference_min_frequency": "DFT lowest frequency (THz)",
+    "relax_steps": "relaxation steps",
+    "hvps": "Hessian-vector products",
+    "seconds": "time (s)",
+}
+_DPI: Final = 130
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    name: str
+    caption: str
+    data: str
+
+
+@dataclass(slots=True)
+class _Pictures:
+    """Writes figures to a folder and keeps them for the page."""
+
+    folder: Path
+    made: dict[str, _Picture] = field(default_factory=dict)
+
+    def add(self, name: str, figure: Figure, caption: str) -> _Picture:
+        path = self.folder / f"{name}.png"
+        figure.savefig(path, dpi=_DPI)
+        data = base64.b64encode(path.read_bytes()).decode()
+        self.made[name] = _Picture(name, caption, data)
+        return self.made[name]
+
+
+def write_report(
+    folder: str | Path,
+    *,
+    n_worst: int = 6,
+    chosen: Sequence[str] = (),
+) -> Path:
+    """Write ``figures/*.png`` and ``report.html`` into the folder of an evaluation.
+
+    The page holds its figures, style and script, so that it can be opened from disk
+    and sent around. Materials have figures of their own where they are the worst ones
+    of the last model, the median one, or chosen; all are in the table.
+
+    Args:
+        folder: of ``pft-evaluate``, with ``metrics.json`` and ``per_material.csv``.
+        n_worst: worst materials with figures.
+        chosen: names of materials that get figures, too.
+
+    Returns:
+        The page.
+
+    Raises:
+        DataFormatError: the folder holds no finished evaluation, or no material has
+            a name of ``chosen``.
+    """
+    evaluation = read_evaluation(Path(folder))
+    ranking = evaluation.ranking()
+    selected = _select(evaluation, ranking, n_worst, chosen)
+    figures = evaluation.path / "figures"
+    figures.mkdir(exist_ok=True)
+    for old in figures.glob("material_*.png"):
+        old.unlink()
+    pictures = _Pictures(figures)
+    damaged: dict[str, str] = {}
+    metrics = evaluation.metrics
+    if ranking:
+        _draw_totals(pictures, evaluation)
+    densities = {label: ForceConstantDensity() for label in evaluation.labels}
+    found: dict[str, dict[str, PhononProperties]] = {}
+    for name in dict.fromkeys([*ranking, *selected]):
+        try:
+            properties = evaluation.properties(name)
+        except DataFormatError as error:
+            damaged[name] = str(error)
+            continue
+        _count(densities, properties)
+        if name in selected:
+            found[name] = properties
+    densities = {label: d for label, d in densities.items() if d.counts.any()}
+    if densities:
+        pictures.add(
+            "force_constants",
+            plot_force_constants(densities),
+            "Force constants of all materials, model against DFT; colour: number of "
+            "entries.",
+        )
+    materials = [
+        {"name": name, "reason": reason, "rows": rows, "pictures": drawn}
+        for name, reason in selected.items()
+        for rows in [[row for row in evaluation.rows if row["name"] == name]]
+        for drawn in [_draw_material(pictures, name, found.get(name, {}))]
+    ]
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            title=evaluation.path.resolve().name,
+            metrics=metrics,
+            labels=evaluation.labels,
+            pictures=pictures.made,
+            totals=list(_totals(metrics["models"], evaluation.labels)),
+            forgetting=list(_forgetting(metrics.get("forgetting"), evaluation.labels)),
+            instability=_instability(metrics["models"]),
+            failures=_group_failures(metrics.get("failures") or []),
+            damaged=damaged,
+            materials=materials,
+            rows=evaluation.rows_worst_first(),
+            table=_TABLE,
+            ranked_by=RANKED_BY,
+            command=_read_text(evaluation.path / "command.txt"),
+        )
+    )
+    path = evaluation.path / "report.html"
+    write_atomically(path, lambda file: file.write(page.encode()))
+    return path
+
+
+def _select(
+    evaluation: EvaluationFolder,
+    ranking: list[str],
+    n_worst: int,
+    chosen: Sequence[str],
+) -> dict[str, str]:
+    """Materials with figures of their own, and why they have them."""
+    names = {row["name"] for row in evaluation.rows}
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        raise DataFormatError(
+            f"{evaluation.path} has no material {unknown[0]!r}; expected names of "
+            "per_material.csv."
+        )
+    selected = {name: f"{n}. worst" for n, name in enumerate(ranking[:n_worst], 1)}
+    if ranking:
+        selected.setdefault(ranking[len(ranking) // 2], "median")
+    for name in chosen:
+        selected.setdefault(name, "chosen")
+    return selected
+
+
+def _draw_totals(pictures: _Pictures, evaluation: EvaluationFolder) -> None:
+    metrics = evaluation.metrics
+    wanted = [*PARITY, *(f"reference_{name}" for name in PARITY), *HISTOGRAMS]
+    columns = evaluation.columns([*wanted, "frequency_ratio"])
+    temperature = (metrics.get("protocol") or {}).get("temperature", 300.0)
+    forgetting = metrics.get("forgetting") or {}
+    pictures.add(
+        "gain_and_forgetting",
+        plot_gain_and_forgetting(metrics["models"], forgetting),
+        "Bars are means, diamonds medians over the materials; lower is better.",
+    )
+    pictures.add(
+        "parity",
+        plot_parity(columns, temperature=temperature),
+        "One point per material, thermal properties per mole of primitive cells.",
+    )
+    pictures.add(
+        "error_histograms",
+        plot_error_histograms(columns),
+        "Distribution of the errors over the materials.",
+    )
+    pictures.add(
+        "softening",
+        plot_softening(columns),
+        "Mean frequency of each material over that of DFT; below 1 is too soft.",
+    )
+
+
+def _draw_material(
+    pictures: _Pictures, name: str, properties: Mapping[str, PhononProperties]
+) -> list[_Picture]:
+    reference = properties.get(REFERENCE)
+    models = {label: p for label, p in properties.items() if label != REFERENCE}
+    if not properties:
+        return []
+    # Names of materials are those of files: anything may stand in them.
+    slug = f"{len(pictures.made):03d}_{re.sub(r'[^A-Za-z0-9.-]', '_', name)[:60]}"
+    return [
+        pictures.add(
+            f"material_{slug}_bands", plot_bands(reference, models, title=name), ""
+        ),
+        pictures.add(
+            f"material_{slug}_thermal", plot_thermal(reference, models, title=name), ""
+        ),
+    ]
+
+
+def _count(
+    densities: Mapping[str, ForceConstantDensity],
+    properties: Mapping[str, PhononProperties],
+) -> None:
+    theirs = properties[REFERENCE].force_constants if REFERENCE in properties else None
+    for label, density in densities.items():
+        ours = properties[label].force_constants if label in properties else None
+        if ours is not None and theirs is not None and ours.shape == theirs.shape:
+            density.add(theirs, ours)
+
+
+def _totals(
+    models: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table of totals: those with a mean, known ones first."""
+    names = dict.fromkeys(
+        [*QUANTITIES, *(name for totals in models.values() for name in totals)]
+    )
+    for name in names:
+        cells = [models[label].get(name) or {} for label in labels]
+        if any("mean" in cell for cell in cells):
+            lower_is_better = name.endswith(("_mae", "_error", "_error_K"))
+            yield {
+                "name": name,
+                "cells": cells,
+                "changes": _changes([cell.get("mean") for cell in cells])
+                if lower_is_better
+                else [None] * len(cells),
+            }
+
+
+def _forgetting(
+    forgetting: Mapping[str, Mapping[str, Any]] | None, labels: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    errors = [(forgetting or {}).get(label, {}) for label in labels]
+    for name in FORGETTING:
+        values = [e.get(name) for e in errors]
+        if any(value is not None for value in values):
+            yield {"name": name, "values": values, "changes": _changes(values)}
+
+
+def _changes(values: Sequence[float | None]) -> list[float | None]:
+    """Changes relative to the first value, as fractions."""
+    first = values[0] if values else None
+    return [
+        None if n == 0 or value is None or not first else value / first - 1
+        for n, value in enumerate(values)
+    ]
+
+
+def _instability(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of instability by model, where there are any."""
+    return {
+        label: totals["instability"]
+        for label, totals in models.items()
+        if isinstance(totals.get("instability"), Mapping)
+    }
+
+
+def _group_failures(failures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": failure.get("name", ""),
+            "model": failure.get("model") or "all",
+            "error": failure.get("error", ""),
+        }
+        for failure in failures
+    ]
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pft_lightning.plots", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        short=_short, percent=_percent, quantity=_quantity, number=number
+    )
+    return environment
+
+
+def _short(value: Any) -> str:
+    """Four significant digits; text as it is, nothing for what is unknown."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:+.0%}".replace("-", "−")
+
+
+def _quantity(name: str) -> Markup:
+    """Name and unit of a column, as HTML."""
+    if name not in QUANTITIES:
+        return Markup.escape(_COLUMN_NAMES.get(name, name.replace("_", " ")))
+    text, unit = QUANTITIES[name]
+    html = Markup.escape(f"{text} ({unit})" if unit else text)
+    for formula, written in _FORMULAS.items():
+        html = html.replace(formula, written)
+    return html
+
+
+# The formulas of QUANTITIES, which are the project's own and hold nothing to escape.
+_FORMULAS: Final = {
+    r"$\omega_\mathrm{max}$": Markup("<i>ω</i><sub>max</sub>"),
+    "$C_V(T)$": Markup("<i>C<sub>V</sub></i>(<i>T</i>)"),
+    "$S(T)$": Markup("<i>S</i>(<i>T</i>)"),
+    "$F(T)$": Markup("<i>F</i>(<i>T</i>)"),
+    "$C_V$": Markup("<i>C<sub>V</sub></i>"),
+    "$S$": Markup("<i>S</i>"),
+    "$F$": Markup("<i>F</i>"),
+}
