@@ -9,10 +9,9 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from ase.calculators.calculator import BaseCalculator
 from tqdm import tqdm
 
@@ -20,6 +19,7 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.errors import ConfigError, PFTError
+from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.files import (
     read_json,
     write_csv,
@@ -45,8 +45,6 @@ from pft_lightning.types import Engine, PhononProperties
 _RESULTS_VERSION = 1
 
 REFERENCE = "reference"
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +128,7 @@ def evaluate_phonons(
     named = _named(models)
     materials = list_materials(phonons, options)
     folder = None if out is None else Path(out)
-    rank, n_ranks = _rank()
+    rank, n_ranks = processes.rank()
     fingerprints = {label: fingerprint(model) for label, model in named.items()}
     task = _Task(
         models={
@@ -144,7 +142,7 @@ def evaluate_phonons(
     )
     records = _finished(folder, materials, task)
     # Nobody writes before everyone has seen what is there, so all share one list.
-    _barrier()
+    processes.barrier()
     pending = [material for material in materials if material.name not in records]
     properties: dict[str, dict[str, PhononProperties]] = {}
     mine = tqdm(
@@ -176,11 +174,11 @@ def evaluate_phonons(
             folder=folder,
             rank=rank,
             n_ranks=n_ranks,
-            gather=_gather,
+            gather=processes.gather,
             progress=progress and rank == 0,
         )
     )
-    for share in _gather(computed):
+    for share in processes.gather(computed):
         records.update(share)
     ordered = [records[material.name] for material in materials]
     rows = [record["models"][label] for record in ordered for label in named]
@@ -188,7 +186,7 @@ def evaluate_phonons(
     if folder is not None and rank == 0:
         write_csv(folder / "per_material.csv", COLUMNS, rows)
         write_json(folder / "metrics.json", summary)
-    _barrier()
+    processes.barrier()
     return Evaluation(chosen, rows, summary, properties, folder)
 
 
@@ -375,27 +373,3 @@ def _arrays_file(folder: Path, material: Material) -> Path:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _rank() -> tuple[int, int]:
-    if not _distributed():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def _barrier() -> None:
-    if _distributed():
-        torch.distributed.barrier()
-
-
-def _gather(value: _T) -> list[_T]:
-    """Give every process the values of all."""
-    if not _distributed():
-        return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
