@@ -58,7 +58,7 @@ def print_before_after(
     for name, values in metrics.items():
         before, after = values["before"], values["after"]
         # Forces that vanish by symmetry leave rounding, whose change means nothing.
-        rounding = before is None or max(before, after) < 1e-5
+        rounding = not before or max(before, after) < 1e-5
         change = "" if rounding else f"{100 * (after / before - 1):+.1f} %"
         table.add_row(
             name,
