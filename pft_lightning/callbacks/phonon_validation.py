@@ -66,7 +66,7 @@ class PhononValidation(Callback):
             numbers.
         options: how phonon files are read.
         max_atoms: atoms of one pass; what bounds memory.
-        engine: of Hessian-vector products.
+        engine: of Hessian-vector products; None chooses by device.
         n_figures: band structures that W&B gets, of the first materials.
 
     Raises:
@@ -84,7 +84,7 @@ class PhononValidation(Callback):
         mesh: float | Sequence[int] | None = None,
         options: PhononReadOptions | None = None,
         max_atoms: int = 256,
-        engine: Engine = "forward_over_reverse",
+        engine: Engine | None = None,
         n_figures: int = 4,
     ) -> None:
         if phonons is None:

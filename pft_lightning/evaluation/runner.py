@@ -75,7 +75,7 @@ class _Task:
     models: dict[str, Potential]
     protocol: Protocol
     max_atoms: int
-    engine: Engine
+    engine: Engine | None
     key: str
 
 
@@ -89,7 +89,7 @@ def evaluate_phonons(
     upstream_keys: Mapping[str, str | None] | None = None,
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
-    engine: Engine = "forward_over_reverse",
+    engine: Engine | None = None,
     versions: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -116,7 +116,8 @@ def evaluate_phonons(
         upstream_keys: names of "energy", "forces" and "stress" in their files.
         options: How phonon files are read.
         max_atoms: Atoms of one pass; what bounds memory.
-        engine: of Hessian-vector products.
+        engine: of Hessian-vector products; None chooses by device, see
+            ``force_constants``.
         versions: to note in ``metrics.json``.
         progress: Show progress bars.
 
