@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pft_lightning.backends.calculator import Calculator, hessian_vector_product
     from pft_lightning.backends.registry import load_model
     from pft_lightning.callbacks.hessian_loss import HessianLoss
+    from pft_lightning.callbacks.phonon_validation import PhononValidation
     from pft_lightning.data.datamodule import (
         PhononDataModule,
         PhononSource,
@@ -33,6 +34,7 @@ _HOMES = {
     "PhononDataModule": "data.datamodule",
     "PhononFineTuning": "training.module",
     "PhononSource": "data.datamodule",
+    "PhononValidation": "callbacks.phonon_validation",
     "UpstreamSource": "data.datamodule",
     "evaluate_phonons": "evaluation.runner",
     "force_constants": "evaluation.force_constants",
@@ -48,6 +50,7 @@ __all__ = [
     "PhononDataModule",
     "PhononFineTuning",
     "PhononSource",
+    "PhononValidation",
     "UpstreamSource",
     "evaluate_phonons",
     "force_constants",

@@ -2,7 +2,8 @@
 
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.last_checkpoint import LastCheckpoint
+from pft_lightning.callbacks.phonon_validation import PhononValidation
 from pft_lightning.callbacks.weight_averaging import RampedEMA
 
 
-__all__ = ["HessianLoss", "LastCheckpoint", "RampedEMA"]
+__all__ = ["HessianLoss", "LastCheckpoint", "PhononValidation", "RampedEMA"]

@@ -42,6 +42,10 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save after all that the previous step has caused."""
+        # A checkpoint from here has counted a batch as ready that a resumed run takes
+        # again; Lightning would then validate every n batches one batch too early.
+        total = trainer.fit_loop.epoch_loop.batch_progress.total
+        total.ready = total.completed + 1
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 

@@ -10,6 +10,21 @@ from rich.console import Console
 from rich.table import Table
 
 
+# Metric -> what the table calls it, unit.
+_EVALUATION = {
+    "force_constants_mae": ("force constants MAE", "eV/Å²"),
+    "commensurate_frequency_mae": ("frequency MAE, commensurate", "THz"),
+    "mesh_frequency_mae": ("frequency MAE, dense mesh", "THz"),
+    "max_frequency_error": ("ω_max error", "THz"),
+    "max_frequency_error_K": ("ω_max error", "K"),
+    "entropy_error": ("S error", "J/K/mol"),
+    "free_energy_error": ("F error", "kJ/mol"),
+    "heat_capacity_error": ("C_V error", "J/K/mol"),
+    "dos_error": ("DOS error", ""),
+    "frequency_ratio": ("frequency ratio", ""),
+    "volume_ratio": ("volume ratio", ""),
+}
+
 # Metric -> unit.
 _UNITS = {
     "phonon/hvp_mae": "eV/Å²",
@@ -18,6 +33,10 @@ _UNITS = {
     "upstream/energy_mae": "eV/atom",
     "upstream/forces_mae": "eV/Å",
     "upstream/stress_mae": "eV/Å³",
+    **{f"phonon/{name}": unit for name, (_, unit) in _EVALUATION.items()},
+    "phonon/entropy_curve_mae": "J/K/mol",
+    "phonon/free_energy_curve_mae": "kJ/mol",
+    "phonon/heat_capacity_curve_mae": "J/K/mol",
 }
 
 
@@ -39,7 +58,7 @@ def print_before_after(
     for name, values in metrics.items():
         before, after = values["before"], values["after"]
         # Forces that vanish by symmetry leave rounding, whose change means nothing.
-        rounding = before is None or max(before, after) < 1e-5
+        rounding = not before or max(before, after) < 1e-5
         change = "" if rounding else f"{100 * (after / before - 1):+.1f} %"
         table.add_row(
             name,
@@ -58,20 +77,6 @@ def print_before_after(
     console.print(f"Fine-tuned potential: {result}", highlight=False, soft_wrap=True)
 
 
-# Metric -> what the table calls it, unit.
-_EVALUATION = {
-    "force_constants_mae": ("force constants MAE", "eV/Å²"),
-    "commensurate_frequency_mae": ("frequency MAE, commensurate", "THz"),
-    "mesh_frequency_mae": ("frequency MAE, dense mesh", "THz"),
-    "max_frequency_error": ("ω_max error", "THz"),
-    "max_frequency_error_K": ("ω_max error", "K"),
-    "entropy_error": ("S error", "J/K/mol"),
-    "free_energy_error": ("F error", "kJ/mol"),
-    "heat_capacity_error": ("C_V error", "J/K/mol"),
-    "dos_error": ("DOS error", ""),
-    "frequency_ratio": ("frequency ratio", ""),
-    "volume_ratio": ("volume ratio", ""),
-}
 _FORGETTING = {
     "energy_mae": ("upstream energy MAE", "eV/atom"),
     "forces_mae": ("upstream forces MAE", "eV/Å"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import hydra
@@ -120,6 +122,19 @@ def validate(
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
+def _is_better(
+    config: DictConfig, one: Mapping[str, float], other: Mapping[str, float]
+) -> bool:
+    """Compare as the callback does that chose the best checkpoint; NaN is worst."""
+    best = config.callbacks.get("best") or {}
+    monitor = best.get("monitor", MONITOR)
+    if math.isnan(one[monitor]) or math.isnan(other[monitor]):
+        return math.isnan(other[monitor]) and not math.isnan(one[monitor])
+    if best.get("mode", "min") == "max":
+        return one[monitor] > other[monitor]
+    return one[monitor] < other[monitor]
+
+
 def train(config: DictConfig) -> dict[str, Any]:
     """Run one training from a composed configuration.
 
@@ -174,7 +189,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(best["state_dict"])
         after_best = validate(trainer, module, datamodule)
-        if after_best[MONITOR] <= after[MONITOR]:
+        if not _is_better(config, after, after_best):
             after = after_best
         else:
             module.load_state_dict(last)

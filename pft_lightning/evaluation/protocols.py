@@ -163,7 +163,7 @@ def compute_phonons(
     protocol: Protocol,
     *,
     max_atoms: int = 256,
-    engine: Engine = "forward_over_reverse",
+    engine: Engine | None = None,
 ) -> ModelPhonons:
     """Compute the phonons of a model in the supercell of a reference.
 

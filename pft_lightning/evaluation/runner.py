@@ -9,10 +9,9 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from ase.calculators.calculator import BaseCalculator
 from tqdm import tqdm
 
@@ -20,6 +19,7 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.errors import ConfigError, PFTError
+from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.files import read_json, write_csv, write_json
 from pft_lightning.evaluation.force_constants import Potential, in_float64
 from pft_lightning.evaluation.forgetting import evaluate_upstream
@@ -41,8 +41,6 @@ from pft_lightning.types import Engine, PhononProperties
 _RESULTS_VERSION = 1
 
 REFERENCE = "reference"
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +71,7 @@ class _Task:
     models: dict[str, Potential]
     protocol: Protocol
     max_atoms: int
-    engine: Engine
+    engine: Engine | None
     key: str
 
 
@@ -87,7 +85,7 @@ def evaluate_phonons(
     upstream_keys: Mapping[str, str | None] | None = None,
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
-    engine: Engine = "forward_over_reverse",
+    engine: Engine | None = None,
     versions: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -114,7 +112,8 @@ def evaluate_phonons(
         upstream_keys: names of "energy", "forces" and "stress" in their files.
         options: How phonon files are read.
         max_atoms: Atoms of one pass; what bounds memory.
-        engine: of Hessian-vector products.
+        engine: of Hessian-vector products; None chooses by device, see
+            ``force_constants``.
         versions: to note in ``metrics.json``.
         progress: Show progress bars.
 
@@ -126,7 +125,7 @@ def evaluate_phonons(
     named = _named(models)
     materials = list_materials(phonons, options)
     folder = None if out is None else Path(out)
-    rank, n_ranks = _rank()
+    rank, n_ranks = processes.rank()
     fingerprints = {label: fingerprint(model) for label, model in named.items()}
     task = _Task(
         models={
@@ -140,7 +139,7 @@ def evaluate_phonons(
     )
     records = _finished(folder, materials, task)
     # Nobody writes before everyone has seen what is there, so all share one list.
-    _barrier()
+    processes.barrier()
     pending = [material for material in materials if material.name not in records]
     properties: dict[str, dict[str, PhononProperties]] = {}
     mine = tqdm(
@@ -172,11 +171,11 @@ def evaluate_phonons(
             folder=folder,
             rank=rank,
             n_ranks=n_ranks,
-            gather=_gather,
+            gather=processes.gather,
             progress=progress and rank == 0,
         )
     )
-    for share in _gather(computed):
+    for share in processes.gather(computed):
         records.update(share)
     ordered = [records[material.name] for material in materials]
     rows = [record["models"][label] for record in ordered for label in named]
@@ -184,7 +183,7 @@ def evaluate_phonons(
     if folder is not None and rank == 0:
         write_csv(folder / "per_material.csv", COLUMNS, rows)
         write_json(folder / "metrics.json", summary)
-    _barrier()
+    processes.barrier()
     return Evaluation(chosen, rows, summary, properties, folder)
 
 
@@ -371,27 +370,3 @@ def _arrays_file(folder: Path, material: Material) -> Path:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _rank() -> tuple[int, int]:
-    if not _distributed():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def _barrier() -> None:
-    if _distributed():
-        torch.distributed.barrier()
-
-
-def _gather(value: _T) -> list[_T]:
-    """Give every process the values of all."""
-    if not _distributed():
-        return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values

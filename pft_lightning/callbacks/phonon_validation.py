@@ -1,0 +1,308 @@
+"""Phonons and thermal properties against DFT while a potential is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+from phonopy import Phonopy
+
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.callbacks.wandb_dashboard import log_phonons, wants_figures
+from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.errors import ConfigError, PFTError
+from pft_lightning.evaluation import processes
+from pft_lightning.evaluation.metrics import ERRORS
+from pft_lightning.evaluation.protocols import Protocol, get_protocol
+from pft_lightning.evaluation.reference import Material, Phonons, list_materials
+from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
+from pft_lightning.training.module import PhononFineTuning
+from pft_lightning.types import Engine, PhononProperties
+
+
+_PREFIX = "phonon/"
+_TOTALS = (*ERRORS, "frequency_ratio")
+_PROGRESS_BAR = ("mesh_frequency_mae", "entropy_error")
+_LABEL = "model"
+
+
+class PhononValidation(Callback):
+    """Compute the metrics of ``pft.evaluate_phonons`` in validations.
+
+    The weights are those that the validation uses: the moving average where there is
+    one, whatever the order of the callbacks. Means over the materials are logged as
+    ``phonon/mesh_frequency_mae`` (THz), ``phonon/entropy_error`` (J/K/mol) and so on:
+    names and units of ``per_material.csv``, for progress bar, loggers, checkpoints and
+    early stopping. ``phonon/instability_error`` is the share of materials that are
+    called stable and are not, or the reverse. A material that the potential fails on is
+    named in a warning and turns the means into NaN: a mean over the others would make a
+    diverged potential look good.
+
+    It is due at the first validation of a training and every n-th after it, and
+    whenever ``trainer.validate`` is called. In the validations between, monitors see
+    the last values. Everything is computed in float64 on a copy; training goes on as
+    if nothing had happened. The processes of a distributed training share the
+    materials.
+
+    Args:
+        phonons: file, folder, glob, store, list of them, or ``Phonopy`` objects with
+            force constants. All processes read them.
+        n: how many of the materials are taken, at equal distances in their list; null
+            takes all.
+        names: of the materials to take instead, as in ``per_material.csv``.
+        every_n_validations: 1 is due at each.
+        protocol: ``dft_cell``, ``mdr``, ``mdr_analytic`` or a ``Protocol``.
+        mesh: of the dense mesh in place of the protocol's, a length in Å or three
+            numbers.
+        options: how phonon files are read.
+        max_atoms: atoms of one pass; what bounds memory.
+        engine: of Hessian-vector products; None chooses by device.
+        n_figures: band structures that W&B gets, of the first materials.
+
+    Raises:
+        ConfigError: a value makes no sense.
+    """
+
+    def __init__(
+        self,
+        phonons: Phonons | None,
+        *,
+        n: int | None = 8,
+        names: Sequence[str] | None = None,
+        every_n_validations: int = 1,
+        protocol: str | Protocol = "dft_cell",
+        mesh: float | Sequence[int] | None = None,
+        options: PhononReadOptions | None = None,
+        max_atoms: int = 256,
+        engine: Engine | None = None,
+        n_figures: int = 4,
+    ) -> None:
+        if phonons is None:
+            raise ConfigError(
+                "PhononValidation has no materials to compare with: give "
+                "data.phonons.val or callbacks.phonon_validation.phonons."
+            )
+        for what, value, least in (
+            ("n", 1 if n is None else n, 1),
+            ("every_n_validations", every_n_validations, 1),
+            ("n_figures", n_figures, 0),
+        ):
+            if value < least:
+                raise ConfigError(
+                    f"phonon_validation.{what}={value}; at least {least}."
+                )
+        self.every_n_validations = every_n_validations
+        self.n_figures = n_figures
+        self._phonons = phonons
+        self._n = n
+        self._names = names
+        self._protocol = get_protocol(protocol)
+        if mesh is not None:
+            numbers = mesh if isinstance(mesh, (int, float)) else tuple(mesh)
+            self._protocol = dataclasses.replace(self._protocol, mesh=numbers)  # type: ignore[arg-type]
+        self._options = options
+        self._max_atoms = max_atoms
+        self._engine = engine
+        self._references: dict[str, Phonopy] | None = None
+        self._found: Evaluation | None = None
+        self._validations = 0
+        self._totals: dict[str, float] = {}
+
+    def setup(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        stage: str,
+    ) -> None:
+        """Read the materials once, before the first step.
+
+        Raises:
+            ConfigError: the module is another one, or no material can be used.
+        """
+        if not isinstance(pl_module, PhononFineTuning):
+            raise ConfigError(
+                f"PhononValidation cannot evaluate a {type(pl_module).__name__}; use "
+                "it with pft_lightning.PhononFineTuning."
+            )
+        if self._references is None:
+            chosen = self._choose(list_materials(self._phonons, self._options))
+            self._references = _read(chosen, pl_module.model)
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Let the monitors of a resumed run see what they would have seen."""
+        trainer.callback_metrics.update(_as_tensors(self._totals, pl_module.device))
+
+    def on_validation_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Evaluate before the first batch.
+
+        By then every callback has had its ``on_validation_epoch_start``, which is where
+        the moving average takes the place of the weights; the end of the epoch, which
+        swaps them back, may come to us after that.
+        """
+        if trainer.sanity_checking or batch_idx or dataloader_idx:
+            return
+        if trainer.state.fn == TrainerFn.FITTING:
+            due = self._validations % self.every_n_validations == 0
+            self._validations += 1
+            if not due:
+                return
+        assert isinstance(pl_module, PhononFineTuning)
+        assert self._references is not None
+        figures = bool(self.n_figures) and wants_figures(trainer.loggers)
+        protocol = self._protocol
+        if not figures:
+            protocol = dataclasses.replace(protocol, band_points=0)
+        with isolate_rng():
+            self._found = evaluate_phonons(
+                {_LABEL: pl_module.model},
+                self._references,
+                protocol=protocol,
+                max_atoms=self._max_atoms,
+                engine=self._engine,
+                progress=False,
+            )
+
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Log the totals and, to W&B, the materials; all processes have the same."""
+        if self._found is None:
+            return
+        found, self._found = self._found, None
+        _name_failures(found)
+        totals = _totals(found)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._totals = totals
+        for name, value in _as_tensors(totals, pl_module.device).items():
+            in_bar = name.removeprefix(_PREFIX) in _PROGRESS_BAR
+            pl_module.log(name, value, prog_bar=in_bar)
+        if wants_figures(trainer.loggers):
+            shown = self._shown(found)
+            for logger in trainer.loggers:
+                log_phonons(logger, found.rows, shown, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to evaluate, and to monitor, as if not killed."""
+        return {"validations": self._validations, "totals": dict(self._totals)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where the checkpoint stopped."""
+        self._validations = state_dict["validations"]
+        self._totals = dict(state_dict["totals"])
+
+    def _choose(self, materials: list[Material]) -> list[Material]:
+        if self._names is not None:
+            by_name = {material.name: material for material in materials}
+            missing = [name for name in self._names if name not in by_name]
+            if missing:
+                known = ", ".join(list(by_name)[:10])
+                raise ConfigError(
+                    f"phonon_validation.names: no material is called {missing[0]!r}; "
+                    f"expected some of {known}{', …' if len(by_name) > 10 else ''}."
+                )
+            return [by_name[name] for name in self._names]
+        if self._n is None or self._n >= len(materials):
+            return materials
+        # Files of one chemistry often lie side by side: spread over the list.
+        return [materials[len(materials) * i // self._n] for i in range(self._n)]
+
+    def _shown(self, found: Evaluation) -> dict[str, dict[str, PhononProperties]]:
+        """Properties that are drawn, on every process, whichever computed them."""
+        assert self._references is not None
+        names = list(self._references)[: self.n_figures]
+        # Force constants are not drawn, and large.
+        mine = {
+            name: {
+                label: dataclasses.replace(properties, force_constants=None)
+                for label, properties in found.properties[name].items()
+            }
+            for name in names
+            if name in found.properties
+        }
+        shares = {k: v for share in processes.gather(mine) for k, v in share.items()}
+        return {name: shares[name] for name in names if name in shares}
+
+
+def _read(materials: Sequence[Material], model: EnergyModel) -> dict[str, Phonopy]:
+    """Read references; those that can never be compared are named and left out."""
+    references: dict[str, Phonopy] = {}
+    left_out = {}
+    for material in materials:
+        try:
+            phonon = material.read()
+        except PFTError as error:
+            left_out[material.name] = str(error)
+            continue
+        numbers = set(phonon.unitcell.numbers)
+        if unknown := sorted(numbers - set(model.atomic_numbers)):
+            elements = ", ".join(chemical_symbols[number] for number in unknown)
+            left_out[material.name] = f"the potential has no parameters for {elements}"
+            continue
+        references[material.name] = phonon
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+    if not references:
+        raise ConfigError(
+            f"PhononValidation can use none of {len(materials)} materials ({reasons}). "
+            "Give it others with phonons= and names=."
+        )
+    if left_out:
+        rank_zero_warn(
+            f"PhononValidation leaves out {len(left_out)} of {len(materials)} "
+            f"materials: {reasons}."
+        )
+    return references
+
+
+def _totals(found: Evaluation) -> dict[str, float]:
+    """Means over the materials; NaN where one of them has no finite number."""
+    n_materials = len(found.rows)
+    summary = found.summary["models"][_LABEL]
+    totals = {
+        name: summary[name]["mean"] if summary[name]["n"] == n_materials else math.nan
+        for name in _TOTALS
+    }
+    wrong = [
+        math.nan
+        if row["status"] == "failed"
+        else float(row["reference_unstable"] != row["model_unstable"])
+        for row in found.rows
+    ]
+    totals["instability_error"] = float(np.mean(wrong))
+    return {_PREFIX + name: value for name, value in totals.items()}
+
+
+def _as_tensors(
+    totals: Mapping[str, float], device: torch.device
+) -> dict[str, torch.Tensor]:
+    # Lightning would make them float32, and bits would depend on where they come from.
+    return {
+        name: torch.tensor(value, dtype=torch.float64, device=device)
+        for name, value in totals.items()
+    }
+
+
+def _name_failures(found: Evaluation) -> None:
+    for failure in found.summary["failures"]:
+        rank_zero_warn(
+            f"PhononValidation: {failure['name']} failed: {failure['error']} The means "
+            "over the materials are NaN."
+        )
