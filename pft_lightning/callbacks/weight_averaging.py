@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim.swa_utils import AveragedModel
 
 from pft_lightning.errors import ConfigError
+
+
+class _TrainedAverage(AveragedModel):
+    """Average of the parameters that are trained; the others are the module's own."""
+
+    def __init__(self, module: lightning.LightningModule, **kwargs: Any) -> None:
+        super().__init__(module, **kwargs)
+        for averaged, current in zip(
+            self.module.parameters(), module.parameters(), strict=True
+        ):
+            if not current.requires_grad:
+                averaged.data = current.data
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        """Add the present weights to the average."""
+        for averaged, current in zip(
+            self.module.parameters(), model.parameters(), strict=True
+        ):
+            if current.requires_grad:
+                value = current.detach().to(averaged.device)
+                if self.n_averaged > 0:
+                    value = self.avg_fn(averaged, value, self.n_averaged)
+                averaged.copy_(value)
+        self.n_averaged += 1
 
 
 class RampedEMA(WeightAveraging):
@@ -33,7 +61,20 @@ class RampedEMA(WeightAveraging):
 
         # Buffers are constants of the potential (element tables, scales): averaging
         # integers would fail, averaging equal floats can only add rounding.
-        super().__init__(use_buffers=False, avg_fn=average)
+        super().__init__(use_buffers=False)
+        self._average = average
+
+    def setup(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        stage: str,
+    ) -> None:
+        """Start the average where training starts."""
+        if stage == "fit":
+            self._average_model = _TrainedAverage(
+                pl_module, device=pl_module.device, avg_fn=self._average
+            )
 
     def on_fit_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
