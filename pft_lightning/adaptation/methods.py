@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, get_args
 
 import torch
@@ -51,7 +50,7 @@ class Adaptation(ABC):
             loaded: head that the model was loaded with.
         """
         del loaded
-        return MappingProxyType({})
+        return {}
 
     @abstractmethod
     def apply(self, model: EnergyModel) -> TrainableSet:

@@ -78,9 +78,7 @@ class LowRank(WeightChange):
         """Base weight plus the low-rank difference."""
         updates = []
         for name, up in self.up.items():
-            update = (
-                self._scale * (self.down[name] @ up) if name in self.down else up
-            )
+            update = self._scale * (self.down[name] @ up) if name in self.down else up
             updates.append(update.flatten())
         update = updates[0] if len(updates) == 1 else torch.cat(updates)
         return weight + update.view_as(weight)

@@ -83,8 +83,7 @@ def collect_trainable(
     parameters = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise ConfigError(
-            "adaptation: every weight is frozen, nothing is left to train. Freeze "
-            "less."
+            "adaptation: every weight is frozen, nothing is left to train. Freeze less."
         )
     names = {weight.name for weight in reached}
     coverage = []

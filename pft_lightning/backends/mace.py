@@ -98,9 +98,9 @@ class MACEModel(EnergyModel):
             ),
             "readout": ("network.readouts.*", "network.embedding_readout.*"),
         }
-        for part, children in (("interaction", "interactions"), ("product", "products")):
-            for i in range(len(getattr(self.network, children))):
-                parts[f"{part}_{i}"] = (f"network.{children}.{i}.*",)
+        for part in ("interaction", "product"):
+            for i in range(len(getattr(self.network, f"{part}s"))):
+                parts[f"{part}_{i}"] = (f"network.{part}s.{i}.*",)
         return parts
 
     @property

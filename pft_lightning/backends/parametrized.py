@@ -7,6 +7,7 @@ module, which deep copies share: merging a copy with it would break the original
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -35,17 +36,16 @@ def merge(network: torch.nn.Module) -> None:
     The parameters, their names and the classes of the modules are afterwards those
     that the framework built; ``requires_grad`` of each stays as it is.
     """
-    changed = [module for module in network.modules() if _is_changed(module)]
     # All values are taken before the first weight is written: two names may share one.
-    values = [
-        {name: getattr(module, name).clone() for name in module.parametrizations}
-        for module in changed
+    changed = [
+        (module, {name: getattr(module, name).clone() for name in steps})
+        for module, steps in _changed_modules(network)
     ]
-    for module, by_name in zip(changed, values, strict=True):
+    for module, values in changed:
         plain_class = parametrize.type_before_parametrizations(module)
         steps: Any = module._modules.pop("parametrizations")
         module.__class__ = plain_class
-        for name, value in by_name.items():
+        for name, value in values.items():
             original = steps[name].original
             original.copy_(value)
             module.register_parameter(name, original)
@@ -60,8 +60,11 @@ def plain(network: _Module) -> _Module:
     return merged
 
 
-def _is_changed(module: torch.nn.Module) -> bool:
-    return parametrize.is_parametrized(module) and any(
-        isinstance(steps[0], WeightChange)
-        for steps in module.parametrizations.values()
-    )
+def _changed_modules(
+    network: torch.nn.Module,
+) -> Iterator[tuple[torch.nn.Module, Any]]:
+    for module in network.modules():
+        if parametrize.is_parametrized(module):
+            steps: Any = module.parametrizations
+            if any(isinstance(chain[0], WeightChange) for chain in steps.values()):
+                yield module, steps

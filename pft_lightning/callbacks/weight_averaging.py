@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import lightning
 import torch
@@ -13,11 +13,16 @@ from torch.optim.swa_utils import AveragedModel
 from pft_lightning.errors import ConfigError
 
 
+# (average, current, number of earlier updates) -> average
+_Average = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 class _TrainedAverage(AveragedModel):
     """Average of the parameters that are trained; the others are the module's own."""
 
-    def __init__(self, module: lightning.LightningModule, **kwargs: Any) -> None:
-        super().__init__(module, **kwargs)
+    def __init__(self, module: lightning.LightningModule, average: _Average) -> None:
+        super().__init__(module, device=module.device)
+        self._average = average
         for averaged, current in zip(
             self.module.parameters(), module.parameters(), strict=True
         ):
@@ -33,7 +38,7 @@ class _TrainedAverage(AveragedModel):
             if current.requires_grad:
                 value = current.detach().to(averaged.device)
                 if self.n_averaged > 0:
-                    value = self.avg_fn(averaged, value, self.n_averaged)
+                    value = self._average(averaged, value, self.n_averaged)
                 averaged.copy_(value)
         self.n_averaged += 1
 
@@ -72,9 +77,7 @@ class RampedEMA(WeightAveraging):
     ) -> None:
         """Start the average where training starts."""
         if stage == "fit":
-            self._average_model = _TrainedAverage(
-                pl_module, device=pl_module.device, avg_fn=self._average
-            )
+            self._average_model = _TrainedAverage(pl_module, self._average)
 
     def on_fit_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

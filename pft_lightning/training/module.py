@@ -110,7 +110,7 @@ class PhononFineTuning(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.adaptation = adaptation or FullFineTuning()
-        self._heads = self.adaptation.heads(model.head)
+        self._heads = dict(self.adaptation.heads(model.head))
         self.trainable = self.adaptation.apply(model)
         self.model = model
         self.losses = {
@@ -288,7 +288,6 @@ class PhononFineTuning(lightning.LightningModule):
             else:
                 settings["frequency"] = self.trainer.val_check_interval
         return {"optimizer": optimizer, "lr_scheduler": settings}
-
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what is trained only, where anything is not."""
