@@ -54,10 +54,8 @@ class RattleOptions:
             if not 0 <= low <= high or (name == "volume" and low == 0):
                 raise ConfigError(f"rattle.{name} is [{low}, {high}]; smallest first.")
         for name in ("n_rattled", "n_path", "shear", "min_distance"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"rattle.{name} is {getattr(self, name)}; at least 0."
-                )
+            if (value := getattr(self, name)) < 0:
+                raise ConfigError(f"rattle.{name} is {value}; at least 0.")
         if self.min_atoms < 1:
             raise ConfigError(f"rattle.min_atoms is {self.min_atoms}; at least 1.")
         if self.n_rattled + self.n_path == 0:
@@ -95,11 +93,8 @@ def rattle(
     rng = np.random.default_rng([options.seed, index])
     base = _repeat(crystal, options.min_atoms)
     shortest = _shortest_distance(base)
-    widths = np.linspace(*options.displacement, max(options.n_rattled, 1))
-    structures = [
-        _draw(base, width, shortest, options, rng)
-        for width in widths[: options.n_rattled]
-    ]
+    widths = np.linspace(*options.displacement, options.n_rattled)
+    structures = [_draw(base, width, shortest, options, rng) for width in widths]
     if options.n_path:
         assert calculator is not None
         start = _draw(base, options.displacement[1], shortest, options, rng)

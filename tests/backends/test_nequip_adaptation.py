@@ -79,7 +79,7 @@ def test_a_merged_model_opens_in_nequip(files, name, rattled, tmp_path):
 def test_scales_stay_in_float64_whatever_the_network_computes_in(files):
     model = load_model(files["float32"])
     Delta(targets=["scale_shift"]).apply(model)
-    model.float()
+    model.double().float()
     dtypes = {n: p.dtype for n, p in model.named_parameters() if "scales" in n}
     assert len(dtypes) == 2
     assert set(dtypes.values()) == {torch.float64}
