@@ -80,9 +80,7 @@ class MACEModel(EnergyModel):
                 positions.dtype
             ),
             # Without this entry MACE would silently take its first head.
-            "head": torch.full_like(structure[:1], self._head_index()).expand(
-                n_structures
-            ),
+            "head": self._head_indices(batch, n_structures),
         }
         with enable_inplace_requires_grad(True), exact_torchscript(self._scripted):
             output = self.network(data, compute_force=False)
@@ -148,6 +146,20 @@ class MACEModel(EnergyModel):
         kind = type(network).__name__
         stock = mace_files.build(kind, config, weights, scripted=True)
         write_atomically(path, lambda file: torch.save(stock, file))
+
+    def _head_indices(self, batch: Batch, n_structures: int) -> torch.Tensor:
+        """(n_structures,), of the heads that the structures name, else of ``head``."""
+        default = self._head_index()
+        indices = [default] * n_structures
+        if len(self.heads) > 1 and keys.HEAD in batch:
+            for i, name in enumerate(batch[keys.HEAD]):
+                if name and name not in self.heads:
+                    raise ConfigError(
+                        f"structure {batch[keys.NAME][i]} belongs to the head {name!r}; "
+                        f"the model has the heads {', '.join(self.heads)}."
+                    )
+                indices[i] = self.heads.index(name) if name else default
+        return torch.tensor(indices, device=batch[keys.STRUCTURE_INDEX].device)
 
     def _head_index(self) -> int:
         return self.heads.index(self.head) if self.head in self.heads else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pft_lightning import keys
 from pft_lightning.adaptation import (
     Delta,
     Freeze,
@@ -142,6 +143,24 @@ def test_a_new_head_starts_as_a_copy_and_is_trained_alone(files, variant, rattle
     gradient = layer.weight.grad.reshape(-1, len(model.heads))
     assert gradient[:, :-1].abs().max() == 0
     assert gradient[:, -1].abs().max() > 0
+
+
+def test_structures_may_name_their_head(files, rattled):
+    model = load(files, "heads")
+    found = []
+    for head in model.heads:
+        model.head = head
+        found.append(energies(model, rattled))
+    model.head = "Default"
+    batch = build_crystal_batch([rattled] * 3, model.cutoff)
+    batch[keys.HEAD] = ["pt_head", "", "Default"]
+    result = model.derivatives(batch, forces=False, stress=False).energy.detach()
+    expected = torch.cat([found[0], found[1], found[1]])
+    # Batching changes the order of sums.
+    assert (result - expected).abs().max() < 1e-12
+    batch[keys.HEAD] = ["dft", "", ""]
+    with pytest.raises(ConfigError, match="head 'dft'; the model has the heads"):
+        model.derivatives(batch)
 
 
 def test_a_model_with_a_new_head_opens_in_mace(files, rattled, tmp_path):
