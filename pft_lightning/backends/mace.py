@@ -155,7 +155,7 @@ class MACEModel(EnergyModel):
             for i, name in enumerate(batch[keys.HEAD]):
                 if name and name not in self.heads:
                     raise ConfigError(
-                        f"structure {batch[keys.NAME][i]} belongs to the head {name!r}; "
+                        f"{batch[keys.NAME][i]} belongs to the head {name!r}; "
                         f"the model has the heads {', '.join(self.heads)}."
                     )
                 indices[i] = self.heads.index(name) if name else default
