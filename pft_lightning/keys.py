@@ -43,6 +43,9 @@ COUNTED: Final = "counted"
 
 # list of str, one per structure | where the structure comes from, unique in a source
 NAME: Final = "name"
+# list of str, one per structure | output head that the reference belongs to; empty
+# where the source does not say, then the model's own
+HEAD: Final = "head"
 # list of ForceConstants, one per structure (phonon batches only)
 FORCE_CONSTANTS: Final = "force_constants"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +30,12 @@ class EnergyModel(torch.nn.Module, ABC):
         cutoff: Å; a graph must hold every pair within it.
         atomic_numbers: the elements that the model knows, ascending.
         head: output head in use; None where the framework has no heads.
+        radial_networks: shell patterns of the parameters of networks that act on
+            distances.
     """
 
     name: str = "base"
+    radial_networks: tuple[str, ...] = ()
     _known_elements: torch.Tensor
 
     def __init__(
@@ -93,6 +96,54 @@ class EnergyModel(torch.nn.Module, ABC):
     def file_suffix(self) -> str:
         """How the name of a saved file should end, for the framework's own tools."""
         return ".pt"
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of all output heads; none where the framework has no heads."""
+        return ()
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Named parts of the network: shell patterns of their parameters' names."""
+        return {}
+
+    def initial_weights(self, seed: int) -> dict[str, torch.Tensor]:
+        """Parameters as the framework draws them before any training.
+
+        Statistics of the training data (atomic energies, scales and shifts of the
+        energy) are not among them.
+
+        Args:
+            seed: of the draw; global random states are left alone.
+
+        Returns:
+            By name, each of the shape of the parameter.
+
+        Raises:
+            ConfigError: the backend, or this file of it, cannot tell.
+        """
+        raise ConfigError(
+            f"adaptation=scratch: {self.name} models cannot be initialised anew. Use "
+            "another adaptation."
+        )
+
+    def add_head(
+        self, head: str, source: str, atomic_energies: Mapping[str, float]
+    ) -> None:
+        """Add an output head with the weights of another, and put it to use.
+
+        Args:
+            head: name of the new head.
+            source: name of the head to copy.
+            atomic_energies: by chemical symbol, eV, of isolated atoms for the new
+                head; those of the source for elements that are not named.
+
+        Raises:
+            ConfigError: the backend has no heads, or a name is not right.
+        """
+        raise ConfigError(
+            f"adaptation=multihead: {self.name} models have no heads. Use model=mace, "
+            "or another adaptation with upstream data."
+        )
 
     def derivatives(
         self,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import urllib.error
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from ase.data import atomic_numbers as numbers_by_symbol
+from ase.data import chemical_symbols
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.backends import mace_files
+from pft_lightning.backends import mace_files, mace_heads
 from pft_lightning.backends._exact import contains_torchscript, exact_torchscript
 from pft_lightning.backends.base import (
     EnergyModel,
@@ -19,6 +22,7 @@ from pft_lightning.backends.base import (
     element_table,
     write_atomically,
 )
+from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import CheckpointError, ConfigError
 
 
@@ -34,6 +38,7 @@ class MACEModel(EnergyModel):
     """
 
     name = "mace"
+    radial_networks = ("*.conv_tp_weights.*", "*.density_fn.*")
     _element_index: torch.Tensor
 
     def __init__(self, network: Any, head: str | None = None) -> None:
@@ -41,7 +46,7 @@ class MACEModel(EnergyModel):
         super().__init__(
             cutoff=float(network.r_max),
             atomic_numbers=tuple(numbers),
-            head=_choose_head(list(getattr(network, "heads", ["default"])), head),
+            head=_choose_head(_head_names(network), head),
         )
         self.network = network
         self._scripted = contains_torchscript(network)
@@ -75,14 +80,56 @@ class MACEModel(EnergyModel):
                 positions.dtype
             ),
             # Without this entry MACE would silently take its first head.
-            "head": torch.full_like(structure[:1], self._head_index()).expand(
-                n_structures
-            ),
+            "head": self._head_indices(batch, n_structures),
         }
         with enable_inplace_requires_grad(True), exact_torchscript(self._scripted):
             output = self.network(data, compute_force=False)
         energies: torch.Tensor = output["energy"]
         return energies
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """See ``EnergyModel.parts``."""
+        embeddings = [n for n, _ in self.network.named_children() if "embedding" in n]
+        parts = {
+            "embedding": tuple(
+                f"network.{n}.*" for n in embeddings if "readout" not in n
+            ),
+            "readout": ("network.readouts.*", "network.embedding_readout.*"),
+        }
+        for part in ("interaction", "product"):
+            for i in range(len(getattr(self.network, f"{part}s"))):
+                parts[f"{part}_{i}"] = (f"network.{part}s.{i}.*",)
+        return parts
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """See ``EnergyModel.heads``."""
+        return tuple(_head_names(self.network))
+
+    def add_head(
+        self, head: str, source: str, atomic_energies: Mapping[str, float]
+    ) -> None:
+        """See ``EnergyModel.add_head``."""
+        energies = {numbers_by_symbol.get(s, 0): e for s, e in atomic_energies.items()}
+        unknown = [
+            symbol
+            for symbol in atomic_energies
+            if numbers_by_symbol.get(symbol) not in self.atomic_numbers
+        ]
+        if unknown:
+            raise ConfigError(
+                f"atomic_energies names {', '.join(unknown)}; the model knows "
+                f"{', '.join(chemical_symbols[z] for z in self.atomic_numbers)}."
+            )
+        index = self.heads.index(source)
+        network = mace_heads.add_head(self.network, head, index, energies)
+        self.network = network.to(self.device)
+        self.head = head
+
+    def initial_weights(self, seed: int) -> dict[str, torch.Tensor]:
+        """See ``EnergyModel.initial_weights``."""
+        drawn = mace_files.draw_weights(plain(self.network), seed)
+        return {f"network.{name}": value for name, value in drawn.items()}
 
     def save(self, path: str | Path) -> None:
         """Write a ``.model`` file for MACE's own tools under the same e3nn.
@@ -93,15 +140,33 @@ class MACEModel(EnergyModel):
         Raises:
             CheckpointError: the network holds modules that MACE does not build.
         """
-        weights = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
-        config = mace_files.extract_config(self.network)
-        kind = type(self.network).__name__
+        network = plain(self.network)
+        weights = {k: v.detach().cpu() for k, v in network.state_dict().items()}
+        config = mace_files.extract_config(network)
+        kind = type(network).__name__
         stock = mace_files.build(kind, config, weights, scripted=True)
         write_atomically(path, lambda file: torch.save(stock, file))
 
+    def _head_indices(self, batch: Batch, n_structures: int) -> torch.Tensor:
+        """(n_structures,), of the heads that the structures name, else of ``head``."""
+        default = self._head_index()
+        indices = [default] * n_structures
+        if len(self.heads) > 1 and keys.HEAD in batch:
+            for i, name in enumerate(batch[keys.HEAD]):
+                if name and name not in self.heads:
+                    raise ConfigError(
+                        f"{batch[keys.NAME][i]} belongs to the head {name!r}; "
+                        f"the model has the heads {', '.join(self.heads)}."
+                    )
+                indices[i] = self.heads.index(name) if name else default
+        return torch.tensor(indices, device=batch[keys.STRUCTURE_INDEX].device)
+
     def _head_index(self) -> int:
-        heads = list(getattr(self.network, "heads", ["default"]))
-        return heads.index(self.head) if self.head in heads else 0
+        return self.heads.index(self.head) if self.head in self.heads else 0
+
+
+def _head_names(network: Any) -> list[str]:
+    return list(getattr(network, "heads", ["default"]))
 
 
 def load(

@@ -194,21 +194,53 @@ def build(
     Raises:
         CheckpointError: the weights do not fit the architecture.
     """
-    dtype = next(
-        v.dtype
-        for k, v in weights.items()
-        if k.endswith("node_embedding.linear.weight")
-    )
-    with _keep_global_state(), _e3nn_scripting(scripted), _keep_random_state():
-        torch.set_default_dtype(dtype)
-        network: torch.nn.Module = getattr(mace.modules, class_name)(**config)
+    network = construct(class_name, config, weights, scripted=scripted)
     _load_weights(network, weights)
     # MACE keeps the isolated-atom energies in float64 where its user set them so.
-    network = network.to(dtype)
+    network = network.to(_weight_dtype(weights))
     if not scripted:
         _remove_scripted_parts(network)
         replace_layer_norms(network)
     return network
+
+
+def construct(
+    class_name: str,
+    config: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+    *,
+    scripted: bool = False,
+    seed: int = 0,
+) -> torch.nn.Module:
+    """Let MACE build a network, with random weights of the dtype of those given."""
+    with _keep_global_state(), _e3nn_scripting(scripted), _keep_random_state():
+        torch.set_default_dtype(_weight_dtype(weights))
+        torch.manual_seed(seed)
+        network: torch.nn.Module = getattr(mace.modules, class_name)(**config)
+    return network
+
+
+def draw_weights(network: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """Parameters as MACE's own builder draws them for this architecture.
+
+    Atomic energies, scale and shift, and the mean number of neighbours are buffers or
+    attributes, so they are not among them.
+    """
+    fresh = construct(
+        type(network).__name__,
+        extract_config(network),
+        network.state_dict(),
+        seed=seed,
+    )
+    return {n: p.detach() for n, p in fresh.named_parameters() if p.numel()}
+
+
+def _weight_dtype(weights: dict[str, torch.Tensor]) -> torch.dtype:
+    return next(
+        v.dtype
+        for k, v in weights.items()
+        if k.endswith("node_embedding.linear.weight")
+    )
 
 
 @contextlib.contextmanager

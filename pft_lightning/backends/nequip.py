@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +26,11 @@ from pft_lightning.backends.base import (
     edge_lengths,
     element_table,
 )
+from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import CheckpointError, ConfigError
 
 
+_LAYER = re.compile(r"\blayer(\d+)_convnet$")
 _INPUTS = (
     AtomicDataDict.POSITIONS_KEY,
     AtomicDataDict.EDGE_INDEX_KEY,
@@ -59,6 +62,7 @@ class NequIPModel(EnergyModel):
     """
 
     name = "nequip"
+    radial_networks = ("*.edge_mlp.*",)
     network: Any
     _type_index: torch.Tensor
     _type_cutoffs: torch.Tensor | None
@@ -143,6 +147,24 @@ class NequIPModel(EnergyModel):
         energies: torch.Tensor = output[AtomicDataDict.TOTAL_ENERGY_KEY]
         return energies.reshape(n_structures)
 
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """See ``EnergyModel.parts``."""
+        parts = {
+            "embedding": ("*.type_embed.*", "*.edge_norm.*", "*.bessel_encode.*"),
+            "readout": ("*_readout.*", "*.output_hidden_to_scalar.*"),
+            "scale_shift": ("*.per_type_energy_scale_shift.*",),
+        }
+        names = [name for name, _ in self.network.named_modules()]
+        layers = {match[1] for n in names if (match := _LAYER.search(n))}
+        for i in sorted(layers, key=int):
+            parts[f"interaction_{i}"] = (f"*.layer{i}_convnet.*",)
+        return parts
+
+    def initial_weights(self, seed: int) -> dict[str, torch.Tensor]:
+        """See ``EnergyModel.initial_weights``; needs a checkpoint, not a package."""
+        drawn = nequip_files.draw_weights(self.origin, seed, self.dtype)
+        return {f"network.{name}": value for name, value in drawn.items()}
+
     def save(self, path: str | Path) -> None:
         """Write a checkpoint, or a package where the model came from one.
 
@@ -158,7 +180,8 @@ class NequIPModel(EnergyModel):
         Raises:
             CheckpointError: the model came from nowhere, or its package is gone.
         """
-        weights = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
+        network = plain(self.network)
+        weights = {k: v.detach().cpu() for k, v in network.state_dict().items()}
         if self.origin is None:
             raise CheckpointError(
                 f"{path}: this NequIP model was not loaded from a file, so its "

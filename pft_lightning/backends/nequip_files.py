@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hydra.utils
 import numpy as np
 import torch
+from torch.nn.utils import parametrize
 
 from pft_lightning.backends._files import read_content
 from pft_lightning.backends.base import write_atomically
@@ -143,10 +145,50 @@ def write(
     write_atomically(path, lambda file: torch.save(content, file))
 
 
+def draw_weights(
+    origin: Origin | None, seed: int, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Parameters as NequIP's own builder draws them, without scales and shifts.
+
+    Args:
+        origin: from ``read``.
+        seed: of the draw.
+        dtype: in which the network computes.
+
+    Raises:
+        ConfigError: the file does not say how a new network is built.
+    """
+    header = origin if isinstance(origin, dict) else {"hyper_parameters": {"model": {}}}
+    config = copy.deepcopy(header["hyper_parameters"]["model"])
+    if "seed" not in config:
+        raise ConfigError(
+            "adaptation=scratch: this NequIP file does not describe how a new network "
+            "is built (packages and models that were fine-tuned from another file do "
+            "not). Give the checkpoint of a training from scratch."
+        )
+    with _nequip_state():
+        # As NequIP's training module builds it.
+        build = hydra.utils.get_method(config.pop("_target_"))
+        changed = {"seed": seed, "compile_mode": "eager"}
+        changed["model_dtype"] = str(dtype).removeprefix("torch.")
+        network = build(**{**config, **changed})
+    return {
+        f"{name}.{parameter_name}": parameter.detach()
+        for name, module in network.named_modules()
+        if type(module).__name__ != "PerTypeScaleShift"
+        for parameter_name, parameter in module.named_parameters(recurse=False)
+    }
+
+
 def _own_dtype_modules(network: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """Modules whose tensors are in the dtype of the network."""
+    excluded: set[torch.nn.Module] = set()
     for module in network.modules():
-        if type(module).__name__ not in _ALWAYS_FLOAT64:
+        # Reparametrised weights live in submodules of the module that they belong to.
+        kind = parametrize.type_before_parametrizations(module)
+        if kind.__name__ in _ALWAYS_FLOAT64:
+            excluded.update(module.modules())
+        if module not in excluded:
             yield module
 
 

@@ -20,6 +20,7 @@ from pft_lightning.backends.base import (
     element_table,
     write_atomically,
 )
+from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import CheckpointError, ConfigError
 
 
@@ -80,6 +81,16 @@ class PairPotential(EnergyModel):
         energies = energies.index_add(0, structure[centre], bonds)
         return energies.index_add(0, structure, self.shift[element])
 
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """See ``EnergyModel.parts``."""
+        return {"bonds": ("depth", "stiffness", "radius"), "atoms": ("shift",)}
+
+    def initial_weights(self, seed: int) -> dict[str, torch.Tensor]:
+        """See ``EnergyModel.initial_weights``; nothing is random here."""
+        del seed
+        fresh = PairPotential(self.cutoff, self.atomic_numbers, dtype=self.dtype)
+        return {n: p for n, p in fresh.named_parameters() if n != "shift"}
+
     def save(self, path: str | Path) -> None:
         """Write tensors and plain values only, so that loading runs no code."""
         content = {
@@ -87,7 +98,7 @@ class PairPotential(EnergyModel):
             "version": _VERSION,
             "cutoff": self.cutoff,
             "atomic_numbers": list(self.atomic_numbers),
-            "state_dict": {k: v.cpu() for k, v in self.state_dict().items()},
+            "state_dict": {k: v.cpu() for k, v in plain(self).state_dict().items()},
         }
         write_atomically(path, lambda file: torch.save(content, file))
 

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import lightning
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim.swa_utils import AveragedModel
 
 from pft_lightning.errors import ConfigError
+
+
+# (average, current, number of earlier updates) -> average
+_Average = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class _TrainedAverage(AveragedModel):
+    """Average of the parameters that are trained; the others are the module's own."""
+
+    def __init__(self, module: lightning.LightningModule, average: _Average) -> None:
+        super().__init__(module, device=module.device)
+        self._average = average
+        for averaged, current in zip(
+            self.module.parameters(), module.parameters(), strict=True
+        ):
+            if not current.requires_grad:
+                averaged.data = current.data
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        """Add the present weights to the average."""
+        for averaged, current in zip(
+            self.module.parameters(), model.parameters(), strict=True
+        ):
+            if current.requires_grad:
+                value = current.detach().to(averaged.device)
+                if self.n_averaged > 0:
+                    value = self._average(averaged, value, self.n_averaged)
+                averaged.copy_(value)
+        self.n_averaged += 1
 
 
 class RampedEMA(WeightAveraging):
@@ -33,7 +66,18 @@ class RampedEMA(WeightAveraging):
 
         # Buffers are constants of the potential (element tables, scales): averaging
         # integers would fail, averaging equal floats can only add rounding.
-        super().__init__(use_buffers=False, avg_fn=average)
+        super().__init__(use_buffers=False)
+        self._average = average
+
+    def setup(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        stage: str,
+    ) -> None:
+        """Start the average where training starts."""
+        if stage == "fit":
+            self._average_model = _TrainedAverage(pl_module, self._average)
 
     def on_fit_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

@@ -1,22 +1,47 @@
-"""``pft-prepare``: read phonon calculations into a store."""
+"""``pft-prepare``: stores of phonon calculations, and structures to be labelled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from pft_lightning.adaptation.pseudolabel import pseudolabel
+from pft_lightning.adaptation.rattle import RattleOptions, rattle
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.calculator import Calculator
+from pft_lightning.backends.registry import load_model
 from pft_lightning.cli.common import report_errors
+from pft_lightning.cli.structures import XYZ_SUFFIXES, read_structures, write_structures
 from pft_lightning.data.store import PrepareReport, build_store
+from pft_lightning.errors import ConfigError
 
 
-def prepare(config: DictConfig) -> PrepareReport:
-    """Build or update a store from a composed configuration, and print its report.
+def prepare(config: DictConfig) -> PrepareReport | None:
+    """Run the task of a composed configuration.
+
+    Returns:
+        The report of ``task=store``.
 
     Raises:
+        ConfigError: Unknown task.
         DataFormatError: No source was found, or none could be read.
     """
+    tasks: dict[str, Callable[[DictConfig], PrepareReport | None]] = {
+        "store": prepare_store,
+        "rattle": prepare_rattled,
+        "pseudolabel": prepare_pseudolabels,
+    }
+    if config.task not in tasks:
+        raise ConfigError(f"task is {config.task!r}; expected {', '.join(tasks)}.")
+    return tasks[config.task](config)
+
+
+def prepare_store(config: DictConfig) -> PrepareReport:
+    """Build or update a store, and print its report."""
     values: Any = OmegaConf.to_container(config, resolve=True)
     report = build_store(
         values["phonons"],
@@ -27,6 +52,60 @@ def prepare(config: DictConfig) -> PrepareReport:
     )
     print(f"{values['out']}: {report.summary()}")
     return report
+
+
+def prepare_rattled(config: DictConfig) -> None:
+    """Write structures around given crystals."""
+    values: Any = OmegaConf.to_container(config.rattle, resolve=True)
+    limits: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
+    options = RattleOptions(**limits)
+    calculator = Calculator(_load(config)) if options.n_path else None
+    crystals = list(read_structures(_structures(config)))
+    structures = [
+        made
+        for index, crystal in enumerate(crystals)
+        for made in rattle(crystal, options, index=index, calculator=calculator)
+    ]
+    write_structures(structures, Path(config.out))
+    print(f"{config.out}: {len(structures)} structures around {len(crystals)} crystals")
+
+
+def prepare_pseudolabels(config: DictConfig) -> None:
+    """Write structures with the energies, forces and stresses of a model."""
+    out = Path(config.out)
+    if out.suffix not in XYZ_SUFFIXES:
+        raise ConfigError(
+            f"out is {out}; labels are written as extended XYZ: a name ending in "
+            f"{' or '.join(XYZ_SUFFIXES)}."
+        )
+    labelled = list(pseudolabel(_load(config), read_structures(_structures(config))))
+    write_structures(labelled, out)
+    print(f"{out}: {len(labelled)} structures labelled by {config.model.checkpoint}")
+
+
+def _load(config: DictConfig) -> EnergyModel:
+    if config.model.checkpoint is None:
+        raise ConfigError(f"task={config.task} needs a model: model.checkpoint=...")
+    return load_model(
+        config.model.checkpoint,
+        backend=config.model.backend,
+        dtype="float64",
+        device=config.model.device,
+        head=config.model.head,
+    )
+
+
+def _structures(config: DictConfig) -> Any:
+    if config.structures is None:
+        raise ConfigError(
+            f"task={config.task} needs structures=...: files that ASE reads, or "
+            "phonopy yaml files."
+        )
+    spec = config.structures
+    return spec if isinstance(spec, str) else OmegaConf.to_container(spec)
 
 
 @hydra.main(

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pft_lightning.errors import ConfigError
+from pft_lightning.errors import CheckpointError, ConfigError
 
 
 _PACKAGES = (
@@ -49,7 +49,8 @@ class RunFolder:
 
     ``config.yaml`` (resolved), ``versions.json``, ``command.txt``, ``before.json``
     (validation of the starting weights), ``checkpoints/``, the logger's files,
-    ``model.*`` (the result) and ``summary.json``.
+    ``trainable.json`` (names and sizes of what is trained), ``model.*`` (the result)
+    and ``summary.json``.
 
     Args:
         path: The folder; created if it does not exist.
@@ -62,8 +63,30 @@ class RunFolder:
         self.best_checkpoint = self.checkpoints / "best.ckpt"
         self.before = self.path / "before.json"
         self.summary = self.path / "summary.json"
+        self.trainable = self.path / "trainable.json"
         self._wandb_id = self.path / "wandb_id.txt"
         self._config = self.path / "config.yaml"
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """The folder of a run that was started.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        folder = cls(path)
+        if not folder._config.is_file():
+            raise CheckpointError(
+                f"{folder.path} holds no run: {folder._config.name} is missing. Give "
+                "the folder of a pft-train run."
+            )
+        return folder
+
+    def read_config(self) -> DictConfig:
+        """The resolved configuration that the run was started with."""
+        config = OmegaConf.load(self._config)
+        assert isinstance(config, DictConfig)
+        return config
 
     def check_unused(self, *, resume: bool) -> None:
         """Refuse to mix two runs.

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pft_lightning.adaptation import TrainableSet
+
 
 # Metric -> what the table calls it, unit.
 _EVALUATION = {
@@ -38,6 +40,34 @@ _UNITS = {
     "phonon/free_energy_curve_mae": "kJ/mol",
     "phonon/heat_capacity_curve_mae": "J/K/mol",
 }
+
+
+def print_trainable(trainable: TrainableSet, names: Path) -> None:
+    """Print what is trained: numbers and shares, by kind of weight.
+
+    Args:
+        trainable: Of the module.
+        names: File with all names.
+    """
+    table = Table(title="What is trained")
+    for column in ("kind of weight", "numbers in it", "reached", "share"):
+        table.add_column(
+            column, justify="left" if column == "kind of weight" else "right"
+        )
+    for row in trainable.coverage:
+        values = (f"{row.n_weights}", f"{row.n_reached}", f"{100 * row.share:.1f} %")
+        table.add_row(row.kind, *values)
+    console = Console(width=None if Console().is_terminal else 100)
+    console.print(table)
+    shown = list(trainable.parameters)[:5]
+    more = ", ..." if len(trainable.parameters) > 5 else ""
+    console.print(
+        f"{trainable.n_trainable} numbers in {len(trainable.parameters)} tensors are "
+        f"trained, {100 * trainable.share:.2f} % of the {trainable.n_weights} of the "
+        f"model: {', '.join(shown)}{more} (all names: {names})",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def print_before_after(

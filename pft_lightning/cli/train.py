@@ -25,7 +25,7 @@ from pft_lightning.cli.run_folder import (
     read_json,
     write_json,
 )
-from pft_lightning.cli.tables import print_before_after
+from pft_lightning.cli.tables import print_before_after, print_trainable
 from pft_lightning.errors import ConfigError
 from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
 from pft_lightning.training.module import MONITOR, PhononFineTuning
@@ -56,6 +56,7 @@ def build_module(config: DictConfig) -> PhononFineTuning:
     kinds = {name: kind for name, kind in loss.kind.items() if name != "hvp"}
     return PhononFineTuning(
         model,
+        adaptation=instantiate(config.adaptation),
         phonon_weights=phonon,
         upstream_weights=dict(loss.upstream),
         kinds=kinds,
@@ -162,12 +163,16 @@ def train(config: DictConfig) -> dict[str, Any]:
     )
     if trainer.is_global_zero:
         folder.write_start(config)
+        write_json(folder.trainable, module.trainable.parameters)
+        print_trainable(module.trainable, folder.trainable)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and logger.version is not None:
                 folder.write_wandb_id(str(logger.version))
     for logger in trainer.loggers:
         resolved = OmegaConf.to_container(config, resolve=True)
-        logger.log_hyperparams(resolved)  # type: ignore[arg-type]
+        logger.log_hyperparams(
+            {**resolved, **module.trainable.summary()}  # type: ignore[dict-item]
+        )
 
     checkpoint = folder.resume_checkpoint() if config.resume else None
     if checkpoint is not None and folder.before.exists():
@@ -187,6 +192,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         # The last weights may not have been validated before: compare, not assume.
         last = copy.deepcopy(module.state_dict())
         best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
+        module.on_load_checkpoint(best)
         module.load_state_dict(best["state_dict"])
         after_best = validate(trainer, module, datamodule)
         if not _is_better(config, after, after_best):
@@ -201,6 +207,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     summary: dict[str, Any] = {
         **metrics,
         "seed": config.seed,
+        "trainable": module.trainable.summary(),
         "steps": trainer.global_step,
         "counts": datamodule.counts,
         "versions": collect_versions(),

@@ -89,6 +89,7 @@ def to_data(record: StructureRecord, graph: Graph) -> Data:
     data[keys.FORCES_MASK] = torch.tensor([record.forces is not None])
     data[keys.STRESS_MASK] = torch.tensor([record.stress is not None])
     data[keys.NAME] = record.name
+    data[keys.HEAD] = str(record.info.get("head", ""))
     if record.force_constants is not None:
         data[keys.FORCE_CONSTANTS] = record.force_constants
     return data

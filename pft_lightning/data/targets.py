@@ -56,6 +56,9 @@ def frame_to_record(
     """
     energy = _find(atoms, fields.ENERGY, names)
     forces = _find(atoms, fields.FORCES, names)
+    info: dict[str, str | float] = {"source": where}
+    if "head" in atoms.info:  # as MACE's own training data name it
+        info["head"] = str(atoms.info["head"])
     return StructureRecord(
         name=name,
         atomic_numbers=np.array(atoms.numbers, dtype=np.int64),
@@ -65,7 +68,7 @@ def frame_to_record(
         energy=None if energy is None else float(energy),
         forces=None if forces is None else np.array(forces, dtype=np.float64),
         stress=_stress(atoms, where, names),
-        info={"source": where},
+        info=info,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
+from pft_lightning.adaptation import Adaptation, FullFineTuning
+from pft_lightning.adaptation.checkpoint import complete_checkpoint, reduce_checkpoint
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.loading import count_structures
 from pft_lightning.errors import ConfigError
@@ -72,7 +75,8 @@ class PhononFineTuning(lightning.LightningModule):
     ``upstream/stress_mae`` (eV/Å³).
 
     Args:
-        model: The potential; its parameters with ``requires_grad`` are trained.
+        model: The potential, which is adapted in place.
+        adaptation: What of it is trained, and how far; all weights if left out.
         phonon_weights: Of energy, forces and stress on phonon structures. The
             weight of the Hessian term belongs to the ``HessianLoss`` callback.
         upstream_weights: Of energy, forces and stress on upstream structures.
@@ -92,6 +96,7 @@ class PhononFineTuning(lightning.LightningModule):
         self,
         model: EnergyModel,
         *,
+        adaptation: Adaptation | None = None,
         phonon_weights: Mapping[str, float] = PAPER_PHONON_WEIGHTS,
         upstream_weights: Mapping[str, float] = PAPER_UPSTREAM_WEIGHTS,
         kinds: Mapping[str, str] = PAPER_KINDS,
@@ -104,6 +109,9 @@ class PhononFineTuning(lightning.LightningModule):
         validation_seed: int = 0,
     ) -> None:
         super().__init__()
+        self.adaptation = adaptation or FullFineTuning()
+        self._heads = dict(self.adaptation.heads(model.head))
+        self.trainable = self.adaptation.apply(model)
         self.model = model
         self.losses = {
             source: EnergyForceStressLoss(
@@ -155,13 +163,14 @@ class PhononFineTuning(lightning.LightningModule):
                 request = self.hessian_loss.request(structures, self.global_step)
             if request is None and not losses.weights:
                 continue
-            derivatives = self.model.derivatives(
-                structures,
-                tangents=None if request is None else request.tangents,
-                forces="forces" in losses.weights,
-                stress="stress" in losses.weights,
-                engine=self._engine,
-            )
+            with self._head_of(source):
+                derivatives = self.model.derivatives(
+                    structures,
+                    tangents=None if request is None else request.tangents,
+                    forces="forces" in losses.weights,
+                    stress="stress" in losses.weights,
+                    engine=self._engine,
+                )
             for quantity, term in losses.terms(derivatives, structures).items():
                 terms[f"{source}_{quantity}"] = term
                 weights[f"{source}_{quantity}"] = losses.weights[quantity]
@@ -172,6 +181,16 @@ class PhononFineTuning(lightning.LightningModule):
                 )
                 weights[f"{source}_hvp"] = request.weight
         return self._sum_terms(terms, weights, batch)
+
+    @contextlib.contextmanager
+    def _head_of(self, source: str) -> Iterator[None]:
+        """Use the output head that belongs to a source."""
+        kept = self.model.head
+        self.model.head = self._heads.get(source, kept)
+        try:
+            yield
+        finally:
+            self.model.head = kept
 
     def _sum_terms(
         self,
@@ -193,7 +212,12 @@ class PhononFineTuning(lightning.LightningModule):
         self.log(f"train/{source}_loss", values[0], batch_size=size, prog_bar=True)
         for name, value in zip(means, values[1:], strict=True):
             self.log(f"train/{name}", value, batch_size=size)
-        return loss
+        penalty = self.adaptation.penalty(self.model)
+        if penalty is None:
+            return loss
+        # The same on all processes, so that their mean is the penalty itself.
+        self.log("train/penalty", penalty.detach(), batch_size=size)
+        return loss + penalty
 
     def on_validation_epoch_start(self) -> None:
         """Start the means anew."""
@@ -206,11 +230,12 @@ class PhononFineTuning(lightning.LightningModule):
     ) -> None:
         """Add the errors of one batch to the sums."""
         for source, structures in batch.items():
-            errors = efs_errors(self.model, structures)
-            if source == keys.PHONON:
-                errors["hvp_mae"] = hvp_errors(
-                    self.model, structures, self._validation_seed, self._engine
-                )
+            with self._head_of(source):
+                errors = efs_errors(self.model, structures)
+                if source == keys.PHONON:
+                    errors["hvp_mae"] = hvp_errors(
+                        self.model, structures, self._validation_seed, self._engine
+                    )
             for name, values in errors.items():
                 if (metric := f"{source}/{name}") in METRICS:
                     row = self._sums[METRICS.index(metric)]
@@ -231,10 +256,21 @@ class PhononFineTuning(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer over the trainable parameters, and its schedule."""
-        groups = decay_groups(self.model, no_decay=self._no_decay)
+        groups = decay_groups(
+            self.model,
+            no_decay=self._no_decay,
+            weight_decay=self.adaptation.weight_decay,
+        )
         if not groups:
             raise ConfigError("The model has no trainable parameter.")
         optimizer = self._optimizer(groups)
+        for group in optimizer.param_groups:
+            if (product := group.get("weight_decay", 0) * group["lr"]) >= 1:
+                raise ConfigError(
+                    f"Learning rate times decay is {product:g}: every step would take "
+                    "away more than there is. Lower optimizer.lr or the decay until "
+                    "their product is well below 1."
+                )
         if self._scheduler is None:
             return optimizer
         scheduler = self._scheduler(optimizer)
@@ -252,6 +288,19 @@ class PhononFineTuning(lightning.LightningModule):
             else:
                 settings["frequency"] = self.trainer.val_check_interval
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write what is trained only, where anything is not."""
+        if any(not p.requires_grad for p in self.parameters()):
+            reduce_checkpoint(checkpoint, self, repr(self.adaptation))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Fill in the weights of the base model.
+
+        Raises:
+            CheckpointError: It was trained from another one, or otherwise.
+        """
+        complete_checkpoint(checkpoint, self, repr(self.adaptation))
 
 
 def _paper_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -1,0 +1,255 @@
+"""Fine-tune one base model by every adaptation, with and without the Hessian loss.
+
+    python run.py few NAME=PHONOPY_YAML ... --base BASE --upstream-val XYZ --work DIR
+    python run.py many --base BASE --upstream-val XYZ --work DIR \
+        --phonons-train DIR --phonons-val DIR --upstream-train XYZ
+
+``few`` needs phonopy files with random displacements and their forces: the first n of
+them are the training data of one material, all of them the reference. One JSON line per
+training goes to WORK/results.jsonl; a training that is there already is not repeated.
+``--smoke`` runs one step of two sizes and two adaptations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase
+import ase.io
+import numpy as np
+import phonopy
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+
+import pft_lightning as pft
+
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "lora": ("adaptation.rank=8",),
+    # Equitrain's decay and learning rate.
+    "delta": ("adaptation.decay=10", "optimizer.lr=0.01"),
+    "freeze": ("adaptation.freeze=[embedding,interaction_0]",),
+    "multihead": ("adaptation.new_head=phonon",),
+    "scratch": (),
+}
+# The reference structure counts in both, so that both see the same data.
+LOSSES = {"efs": ("loss.phonon.hvp=0",), "efs+hessian": ("loss.phonon.hvp=500",)}
+SIZES = (2, 4, 8, 16)
+
+
+def displaced_frames(phonon: phonopy.Phonopy, n: int, head: str | None) -> list:
+    """The first n displaced supercells with their forces, and energies if known."""
+    data, cell, frames = phonon.dataset, phonon.supercell, []
+    for i in range(n):
+        atoms = ase.Atoms(
+            cell.symbols,
+            cell.positions + data["displacements"][i],
+            cell=cell.cell,
+            pbc=True,
+        )
+        results = {"forces": data["forces"][i]}
+        if "supercell_energies" in data:
+            results["energy"] = float(data["supercell_energies"][i])
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        if head is not None:
+            atoms.info["head"] = head
+        frames.append(atoms)
+    return frames
+
+
+def write_material(source: Path, folder: Path, n: int, replay: Path | None) -> dict:
+    """Training data of n structures, for one head and for two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    phonon = phonopy.load(source, produce_fc=False, is_nac=False, log_level=0)
+    whole = dict(phonon.dataset)
+    if len(whole["displacements"]) < n:
+        raise SystemExit(f"{source}: {len(whole['displacements'])} frames, not {n}")
+    phonon.save(folder / "reference.yaml")
+    ase.io.write(folder / "frames.xyz", displaced_frames(phonon, n, None))
+    old = [] if replay is None else ase.io.read(replay, ":")
+    new = displaced_frames(phonon, n, "phonon")
+    ase.io.write(folder / "two_heads.xyz", [*new, *old], format="extxyz")
+    phonon.dataset = {key: values[:n] for key, values in whole.items()}
+    phonon.save(folder / "train.yaml")
+    return {
+        "train": folder / "train.yaml",
+        "val": folder / "reference.yaml",
+        "frames": folder / "frames.xyz",
+        "two_heads": folder / "two_heads.xyz",
+    }
+
+
+def frequency_mae(model: pft.EnergyModel, sources: list[Path]) -> float:
+    """Mean absolute error of the frequencies on a 4 x 4 x 4 mesh, THz."""
+    errors = []
+    for source in sources:
+        phonon = phonopy.load(source, is_nac=False, log_level=0, fc_calculator="symfc")
+        cell = phonon.supercell
+        atoms = ase.Atoms(cell.symbols, cell.positions, cell=cell.cell, pbc=True)
+        n_atoms, primitive = len(atoms), phonon.primitive.p2s_map
+        reference = frequencies(phonon)
+        columns = np.zeros((n_atoms, 3 * len(primitive), 3))
+        for k, atom in enumerate(primitive):
+            for axis in range(3):
+                columns[atom, 3 * k + axis, axis] = 1
+        hvp = pft.hessian_vector_product(
+            model, atoms, columns, engine="reverse_over_reverse"
+        )
+        compact = hvp.reshape(n_atoms, len(primitive), 3, 3).transpose(1, 0, 2, 3)
+        phonon.force_constants = np.ascontiguousarray(compact)
+        errors.append(np.abs(frequencies(phonon) - reference).mean())
+    return float(np.mean(errors))
+
+
+def frequencies(phonon: phonopy.Phonopy) -> np.ndarray:
+    """On a 4 x 4 x 4 mesh, THz."""
+    phonon.run_mesh([4, 4, 4], is_mesh_symmetry=False)
+    return phonon.mesh.frequencies
+
+
+def train(folder: Path, overrides: list[str]) -> dict:
+    """Run pft-train; give its summary with time and memory."""
+    start = time.perf_counter()
+    command = ["pft-train", *overrides, f"hydra.run.dir={folder}"]
+    command[0] = str(Path(sys.executable).with_name(command[0]))
+    log = folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        subprocess.run(command, check=True, stdout=file, stderr=subprocess.STDOUT)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["wall_s"] = time.perf_counter() - start
+    # Largest of all trainings so far: start the runner once per line to compare.
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    summary["peak_memory_mib"] = usage.ru_maxrss / 1024
+    times = []
+    for path in folder.glob("logs*/metrics.csv"):
+        with path.open() as file:
+            times += [
+                row["train|time"]
+                for row in csv.DictReader(file)
+                if row.get("train|time")
+            ]
+    if times:
+        summary["step_s"] = max(map(float, times)) / summary["steps"]
+    return summary
+
+
+def cases(options: argparse.Namespace):
+    """(name, files, reference files) of every data set."""
+    work = options.work
+    if options.question == "many":
+        files = {
+            "train": options.phonons_train,
+            "val": options.phonons_val,
+            "frames": options.upstream_train,
+            "two_heads": options.upstream_train,
+        }
+        yield "many", files, sorted(options.phonons_val.glob("*.yaml*"))
+        return
+    for pair in options.materials:
+        name, _, source = pair.partition("=")
+        for n in options.sizes:
+            files = write_material(
+                Path(source), work / "data" / f"{name}-{n}", n, options.replay
+            )
+            yield f"{name}-{n}", files, [files["val"]]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run what is missing."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    results = options.work / "results.jsonl"
+    lines = results.read_text().splitlines() if results.exists() else []
+    done = {json.loads(line)["name"] for line in lines}
+    base = pft.load_model(options.base, dtype="float64", head=options.head)
+    for case, files, references in cases(options):
+        before = frequency_mae(base, references)
+        for method in options.methods:
+            for loss in options.losses:
+                name = f"{case}/{method}/{loss}/seed{options.seed}"
+                if name in done:
+                    continue
+                frames = files["two_heads" if method == "multihead" else "frames"]
+                overrides = [
+                    f"model.checkpoint={options.base}",
+                    f"data.phonons.train={files['train']}",
+                    f"data.phonons.val={files['val']}",
+                    "data.phonons.batch_size=1",
+                    "data.phonons.options.max_asymmetry=1.0",
+                    f"data.upstream.train={frames}",
+                    f"data.upstream.val={options.upstream_val}",
+                    f"data.upstream.batch_size={options.batch_size}",
+                    "data.mode=joint",
+                    f"adaptation={method}",
+                    "optimizer.lr=1e-3",
+                    "optimizer.weight_decay=0",
+                    "engine=reverse_over_reverse",
+                    f"trainer.max_steps={options.steps}",
+                    "trainer.max_epochs=-1",
+                    "trainer.check_val_every_n_epoch=null",
+                    f"trainer.val_check_interval={options.steps}",
+                    "+trainer.enable_progress_bar=false",
+                    "export=last",
+                    f"seed={options.seed}",
+                    *([f"model.head={options.head}"] if options.head else []),
+                    *METHODS[method],
+                    *LOSSES[loss],
+                    *options.overrides,
+                ]
+                folder = options.work / "runs" / name
+                summary = train(folder, overrides)
+                head = "phonon" if method == "multihead" else options.head
+                model = pft.load_model(
+                    folder / summary["model"], dtype="float64", head=head
+                )
+                line = {
+                    "name": name,
+                    "frequency_mae_thz": {
+                        "before": before,
+                        "after": frequency_mae(model, references),
+                    },
+                    "device": "cuda" if torch.cuda.is_available() else "cpu",
+                    **summary,
+                }
+                with results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                after = line["frequency_mae_thz"]["after"]
+                print(f"{name}: {before:.3f} -> {after:.3f} THz", flush=True)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("question", choices=["few", "many"])
+    parser.add_argument("materials", nargs="*", help="NAME=PHONOPY_YAML, for few")
+    for name in ("base", "upstream-val", "work"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("replay", "phonons-train", "phonons-val", "upstream-train"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--head", help="of the base model")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES))
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overrides", nargs="*", default=[])
+    parser.add_argument("--smoke", action="store_true")
+    options = parser.parse_args()
+    if options.smoke:
+        options.sizes, options.steps = options.sizes[:1], 1
+        options.methods = options.methods[:2]
+        options.losses = ["efs+hessian"]
+    run(options)
+
+
+if __name__ == "__main__":
+    main()

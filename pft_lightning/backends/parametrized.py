@@ -1,0 +1,70 @@
+"""Networks whose weights are computed from others: telling them, and merging.
+
+torch's own ``remove_parametrizations`` takes the weight away from the class of the
+module, which deep copies share: merging a copy with it would break the original.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch.nn.utils import parametrize
+
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
+
+
+class WeightChange(torch.nn.Module):
+    """Base of the parametrizations that belong to an adaptation.
+
+    Frameworks may bring others of their own (NequIP: spectral norm), which stay.
+    """
+
+
+def is_adapted(network: torch.nn.Module) -> bool:
+    """Whether any weight of a network is computed by a ``WeightChange``."""
+    return any(isinstance(module, WeightChange) for module in network.modules())
+
+
+@torch.no_grad()
+def merge(network: torch.nn.Module) -> None:
+    """Replace computed weights by plain ones of the same value, in place.
+
+    The parameters, their names and the classes of the modules are afterwards those
+    that the framework built; ``requires_grad`` of each stays as it is.
+    """
+    # All values are taken before the first weight is written: two names may share one.
+    changed = [
+        (module, {name: getattr(module, name).clone() for name in steps})
+        for module, steps in _changed_modules(network)
+    ]
+    for module, values in changed:
+        plain_class = parametrize.type_before_parametrizations(module)
+        steps: Any = module._modules.pop("parametrizations")
+        module.__class__ = plain_class
+        for name, value in values.items():
+            original = steps[name].original
+            original.copy_(value)
+            module.register_parameter(name, original)
+
+
+def plain(network: _Module) -> _Module:
+    """The network itself, or a merged copy where weights are computed."""
+    if not is_adapted(network):
+        return network
+    merged = copy.deepcopy(network)
+    merge(merged)
+    return merged
+
+
+def _changed_modules(
+    network: torch.nn.Module,
+) -> Iterator[tuple[torch.nn.Module, Any]]:
+    for module in network.modules():
+        if parametrize.is_parametrized(module):
+            steps: Any = module.parametrizations
+            if any(isinstance(chain[0], WeightChange) for chain in steps.values()):
+                yield module, steps
