@@ -18,6 +18,7 @@ from pft_lightning.backends.base import (
     element_table,
 )
 from pft_lightning.backends.nequix_network import NequixNetwork, group_neighbours
+from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import ConfigError
 
 
@@ -31,6 +32,7 @@ class NequixModel(EnergyModel):
     """
 
     name = "nequix"
+    radial_networks = ("*.radial_mlp.*",)
     _element_index: torch.Tensor
 
     def __init__(
@@ -69,6 +71,21 @@ class NequixModel(EnergyModel):
         total = energies.new_zeros(strain.shape[0])
         return total.index_add(0, batch[keys.STRUCTURE_INDEX], energies)
 
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """See ``EnergyModel.parts``."""
+        parts: dict[str, tuple[str, ...]] = {"readout": ("*.readout.*",)}
+        for i in range(len(self.network.layers)):
+            parts[f"interaction_{i}"] = (f"*.layers.{i}.*",)
+        return parts
+
+    def initial_weights(self, seed: int) -> dict[str, torch.Tensor]:
+        """See ``EnergyModel.initial_weights``; drawn as Nequix's torch form does."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = nequix_files.build(self.config, Path("config"))
+        drawn = dict(network.named_parameters())
+        return {f"network.{name}": value.detach() for name, value in drawn.items()}
+
     def save(self, path: str | Path) -> None:
         """Write a file for Nequix's own loaders, which go by its ending.
 
@@ -76,7 +93,7 @@ class NequixModel(EnergyModel):
             path: file to write; ``.nqx`` makes the JAX form (float32), any other
                 ending the torch form.
         """
-        nequix_files.write(Path(path), self.config, self.network)
+        nequix_files.write(Path(path), self.config, plain(self.network))
 
 
 def load(

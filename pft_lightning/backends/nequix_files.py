@@ -224,5 +224,5 @@ def _blocks(
 ) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     # JAX keeps them in a dictionary, which it walks through sorted by name; the names
     # start with the places, and there are never ten of them.
-    for _, start, n_in, n_out in linear.blocks:
-        yield f"{prefix}.weight", start, (n_in, n_out)
+    for instruction in linear.instructions:
+        yield f"{prefix}.weight", instruction.start, instruction.path_shape

@@ -85,6 +85,21 @@ def group_neighbours(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One block of an ``IrrepsLinear``, named as in e3nn's own linear layers.
+
+    Attributes:
+        i_in: place of the representation in ``irreps_in``.
+        start: of the block in ``weight``.
+        path_shape: channels in, channels out.
+    """
+
+    i_in: int
+    start: int
+    path_shape: tuple[int, int]
+
+
 class IrrepsLinear(torch.nn.Module):
     """Mixing of the channels of each irreducible representation.
 
@@ -94,26 +109,29 @@ class IrrepsLinear(torch.nn.Module):
 
     Attributes:
         weight: blocks (channels in, channels out), flattened, one after the other.
-        blocks: (place in ``irreps_in``, start in ``weight``, channels in, and out).
+        instructions: the blocks.
     """
 
     def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> None:
         super().__init__()
-        self.blocks: list[tuple[int, int, int, int]] = []
+        self.instructions: list[Instruction] = []
         size = 0
         for place, (n_in, irrep) in enumerate(irreps_in):
             n_out = irreps_out.count(irrep)
             if n_out:
-                self.blocks.append((place, size, n_in, n_out))
+                self.instructions.append(Instruction(place, size, (n_in, n_out)))
                 size += n_in * n_out
         self.weight = torch.nn.Parameter(torch.randn(size))
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """One tensor for each representation that input and output share."""
         outputs = []
-        for place, start, n_in, n_out in self.blocks:
-            block = self.weight[start : start + n_in * n_out].view(n_in, n_out)
-            outputs.append(features[place] @ (block / math.sqrt(n_in)))
+        weight = self.weight
+        for instruction in self.instructions:
+            n_in, n_out = instruction.path_shape
+            start = instruction.start
+            block = weight[start : start + n_in * n_out].view(n_in, n_out)
+            outputs.append(features[instruction.i_in] @ (block / math.sqrt(n_in)))
         return outputs
 
 
