@@ -53,9 +53,15 @@ def start(world, true_model, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_interrupts,
         )
 
     return begin
+
+
+def heed_interrupts() -> None:
+    """What a script starts in the background inherits that it ignores them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def composed(*overrides: str) -> DictConfig:
