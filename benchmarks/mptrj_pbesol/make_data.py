@@ -41,15 +41,11 @@ CATIONS = frozenset(
 )
 # fmt: on
 
-#: Best training candidates, besides them, among which the rest of the validation set
-#: is taken, so that it does not depend on the number of training materials.
+#: Best training candidates that stay beside those moved to the validation set.
 VAL_POOL = 60
 
-#: Atomic numbers of Ce to Lu.
-LANTHANIDES = range(58, 72)
-
-#: Atomic numbers of Ac to Lr; no frame holds a heavier element.
-ACTINIDES = range(89, 104)
+#: Atomic numbers of Ce to Lu, and of Ac to Lr; no frame holds a heavier element.
+LANTHANIDES, ACTINIDES = range(58, 72), range(89, 104)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from pft_lightning.backends.base import write_atomically
-from pft_lightning.backends.nequix_network import IrrepsLinear, NequixNetwork
+from pft_lightning.backends.nequix_layers import IrrepsLinear
+from pft_lightning.backends.nequix_network import NequixNetwork
 from pft_lightning.backends.nequix_paths import is_supported
 from pft_lightning.errors import CheckpointError
 
