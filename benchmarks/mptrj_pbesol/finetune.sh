@@ -27,8 +27,8 @@ case $backend in
     ;;
   mace)
     phonon_steps=1000
-    common+=(data.phonons.batch_size=2 optimizer.lr=5e-3 loss.phonon.hvp=500)
-    upstream=(loss.upstream.energy=90 loss.upstream.forces=300 loss.upstream.stress=2000)
+    common+=(data.phonons.batch_size=2 optimizer.lr=5e-3 loss.phonon.hvp=550)
+    upstream=(loss.upstream.energy=75 loss.upstream.forces=310 loss.upstream.stress=2000)
     ;;
 esac
 

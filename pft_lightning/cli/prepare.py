@@ -15,7 +15,13 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.backends.registry import load_model
 from pft_lightning.cli.common import report_errors
-from pft_lightning.cli.structures import XYZ_SUFFIXES, read_structures, write_structures
+from pft_lightning.cli.distill import distill
+from pft_lightning.cli.structures import (
+    XYZ_SUFFIXES,
+    read_structures,
+    read_supercells,
+    write_structures,
+)
 from pft_lightning.data.store import PrepareReport, build_store
 from pft_lightning.errors import ConfigError
 
@@ -34,6 +40,7 @@ def prepare(config: DictConfig) -> PrepareReport | None:
         "store": prepare_store,
         "rattle": prepare_rattled,
         "pseudolabel": prepare_pseudolabels,
+        "distill": prepare_teacher_phonons,
     }
     if config.task not in tasks:
         raise ConfigError(f"task is {config.task!r}; expected {', '.join(tasks)}.")
@@ -84,6 +91,21 @@ def prepare_pseudolabels(config: DictConfig) -> None:
     labelled = list(pseudolabel(_load(config), read_structures(_structures(config))))
     write_structures(labelled, out)
     print(f"{out}: {len(labelled)} structures labelled by {config.model.checkpoint}")
+
+
+def prepare_teacher_phonons(config: DictConfig) -> None:
+    """Write the force constants of a model in given crystals."""
+    options: Any = OmegaConf.to_container(config.distill, resolve=True)
+    supercells = read_supercells(
+        _structures(config),
+        supercell_matrix=options.pop("supercell_matrix"),
+        max_atoms=options.pop("max_atoms"),
+    )
+    computed = distill(_load(config), supercells, Path(config.out), **options)
+    print(
+        f"{config.out}: force constants of {computed} materials computed by "
+        f"{config.model.checkpoint}"
+    )
 
 
 def _load(config: DictConfig) -> EnergyModel:

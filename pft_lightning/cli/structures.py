@@ -9,15 +9,24 @@ from pathlib import Path
 
 import ase
 import ase.io
+import numpy as np
 import phonopy
+import spglib
+from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
+from phonopy.structure.cells import estimate_supercell_matrix
 
-from pft_lightning.data.readers.options import reading
+from pft_lightning.data.cells import PhononCells
+from pft_lightning.data.readers.options import PhononReadOptions, reading
+from pft_lightning.data.readers.phonopy import make_phonopy, material_name
 from pft_lightning.data.readers.registry import is_phonon_source
 from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.units import unit_system
 
 
 XYZ_SUFFIXES = (".xyz", ".extxyz")
+
+_SYMPREC = 1e-5  # Å, phonopy's default
 
 
 def read_structures(spec: str | Sequence[str]) -> Iterator[ase.Atoms]:
@@ -30,6 +39,72 @@ def read_structures(spec: str | Sequence[str]) -> Iterator[ase.Atoms]:
     Raises:
         DataFormatError: an entry matches nothing, or a file cannot be read.
     """
+    for path in _find(spec):
+        with reading(path):
+            yield from _read(path)
+
+
+def read_supercells(
+    spec: str | Sequence[str],
+    *,
+    supercell_matrix: Sequence[int] | None = None,
+    max_atoms: int = 120,
+) -> Iterator[tuple[str, Phonopy]]:
+    """Name and supercell of every crystal, in eV and Å, without force constants.
+
+    Args:
+        spec: as of ``read_structures``. Phonopy files bring their own supercell.
+        supercell_matrix: 3 or 9 integers, of the crystals of other files.
+        max_atoms: without a matrix, other crystals are brought into their standard
+            conventional cell, of which phonopy's ``estimate_supercell_matrix`` takes
+            the supercell nearest to a cube with at most so many atoms.
+
+    Raises:
+        DataFormatError: an entry matches nothing, or a file cannot be read.
+    """
+    for path in _find(spec):
+        with reading(path):
+            if is_phonon_source(path):
+                phonon = _load(path)
+                units = unit_system(phonon.calculator or "vasp")
+                yield material_name(path), PhononCells.of(phonon, units).to_phonopy()
+                continue
+            crystals = _read(path)
+            for index, atoms in enumerate(crystals):
+                name = path.stem if len(crystals) == 1 else f"{path.stem}-{index}"
+                yield name, _supercell(atoms, supercell_matrix, max_atoms)
+
+
+def _supercell(
+    atoms: ase.Atoms, supercell_matrix: Sequence[int] | None, max_atoms: int
+) -> Phonopy:
+    cell = PhonopyAtoms(
+        numbers=atoms.numbers,
+        cell=np.array(atoms.cell),
+        scaled_positions=atoms.get_scaled_positions(wrap=False),
+    )
+    if supercell_matrix is None:
+        standard = spglib.get_symmetry_dataset(
+            (cell.cell, cell.scaled_positions, cell.numbers),  # type: ignore[arg-type]
+            symprec=_SYMPREC,
+        )
+        if standard is None:
+            raise DataFormatError(
+                f"spglib finds no cell of {atoms.get_chemical_formula()}; give "
+                "distill.supercell_matrix."
+            )
+        cell = PhonopyAtoms(
+            numbers=standard.std_types.tolist(),
+            cell=standard.std_lattice,
+            scaled_positions=standard.std_positions,
+        )
+        supercell_matrix = estimate_supercell_matrix(standard, max_num_atoms=max_atoms)
+    numbers = np.array(supercell_matrix)
+    matrix = np.diag(numbers) if numbers.size == 3 else numbers.reshape(3, 3)
+    return make_phonopy(cell, matrix, None, "vasp", PhononReadOptions(symprec=_SYMPREC))
+
+
+def _find(spec: str | Sequence[str]) -> Iterator[Path]:
     entries = [spec] if isinstance(spec, str) else list(spec or [])
     for entry in entries:
         paths = sorted(glob.glob(os.path.expanduser(entry), recursive=True))
@@ -37,9 +112,7 @@ def read_structures(spec: str | Sequence[str]) -> Iterator[ase.Atoms]:
             raise DataFormatError(
                 f"{entry}: no such file (seen from {Path.cwd()}). Check the path."
             )
-        for path in map(Path, paths):
-            with reading(path):
-                yield from _read(path)
+        yield from map(Path, paths)
 
 
 def write_structures(structures: Sequence[ase.Atoms], out: Path) -> None:
@@ -68,9 +141,12 @@ def write_structures(structures: Sequence[ase.Atoms], out: Path) -> None:
 
 def _read(path: Path) -> list[ase.Atoms]:
     if is_phonon_source(path):
-        phonon = phonopy.load(path, produce_fc=False, is_nac=False, log_level=0)
-        return [_to_ase(phonon.unitcell)]
+        return [_to_ase(_load(path).unitcell)]
     return list(ase.io.read(path, ":"))
+
+
+def _load(path: Path) -> Phonopy:
+    return phonopy.load(path, produce_fc=False, is_nac=False, log_level=0)
 
 
 def _to_ase(cell: PhonopyAtoms) -> ase.Atoms:

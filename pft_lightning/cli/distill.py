@@ -1,0 +1,73 @@
+"""Force constants of a teacher, as a source of phonon data like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from phonopy import Phonopy
+from tqdm import tqdm
+
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.errors import ConfigError
+from pft_lightning.evaluation.files import read_json, write_json
+from pft_lightning.evaluation.protocols import Protocol, compute_phonons
+from pft_lightning.evaluation.runner import fingerprint
+
+
+def distill(
+    teacher: EnergyModel,
+    supercells: Iterable[tuple[str, Phonopy]],
+    out: Path,
+    *,
+    relax: bool = True,
+    fmax: float = 0.005,
+) -> int:
+    """Write the force constants of a teacher in given supercells.
+
+    All columns of the teacher's Hessian are in them, so that a student trained on
+    the folder sees ``H_teacher v`` for every probe. A material whose file is there
+    already is not computed again.
+
+    Args:
+        teacher: whose Hessians are the targets.
+        supercells: name and supercell of each material.
+        out: folder with one phonopy yaml file for each.
+        relax: bring atoms and lattice to the teacher's minimum first, where its
+            forces and stress vanish as ``data.phonons.options.relaxed=full`` says.
+        fmax: eV/Å, at which a relaxation has converged.
+
+    Returns:
+        The number of materials that were computed now.
+
+    Raises:
+        ConfigError: the folder holds another teacher's force constants, two materials
+            have one name, or the teacher lacks an element.
+        RelaxationError: a relaxation exploded or did not converge.
+    """
+    made = {"teacher": fingerprint(teacher), "relax": relax, "fmax": fmax}
+    record = out / "teacher.json"
+    if out.exists() and (read_json(record) or {}).items() != made.items():
+        raise ConfigError(
+            f"{out} exists already and was made by another teacher or with other "
+            "settings; choose another out=..."
+        )
+    write_json(record, made)
+    protocol = Protocol(name="distill", relax=relax, fmax=fmax, band_points=0)
+    seen: set[str] = set()
+    computed = 0
+    for name, supercell in tqdm(supercells, desc="Teacher", unit="material"):
+        if name in seen:
+            raise ConfigError(f"two materials are named {name!r}; rename one file.")
+        seen.add(name)
+        path = out / f"{name}.yaml.xz"
+        if path.exists():
+            continue
+        phonon = compute_phonons(teacher, supercell, protocol).phonon
+        partial = out / f".{name}.partial"
+        saved = Path(
+            phonon.save(partial, settings={"force_constants": True}, compression="xz")
+        )
+        saved.replace(path)
+        computed += 1
+    return computed
