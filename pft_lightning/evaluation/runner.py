@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
-from pft_lightning.errors import ConfigError, PFTError
+from pft_lightning.errors import ConfigError, DataFormatError, PFTError
 from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.files import read_json, write_csv, write_json
 from pft_lightning.evaluation.force_constants import Potential, in_float64
@@ -32,7 +32,7 @@ from pft_lightning.evaluation.protocols import (
     get_protocol,
 )
 from pft_lightning.evaluation.reference import Material, Phonons, list_materials
-from pft_lightning.physics.properties_io import save_properties
+from pft_lightning.physics.properties_io import load_properties, save_properties
 from pft_lightning.types import Engine, PhononProperties
 
 
@@ -69,10 +69,17 @@ class _Task:
     """What is done with every material."""
 
     models: dict[str, Potential]
+    keys: dict[str, str]
     protocol: Protocol
     max_atoms: int
     engine: Engine | None
-    key: str
+
+    def keys_of(self, material: Material) -> dict[str, str]:
+        """What the results of each model on a material depend on."""
+        return {
+            label: _digest([key, material.fingerprint])
+            for label, key in self.keys.items()
+        }
 
 
 def evaluate_phonons(
@@ -132,10 +139,13 @@ def evaluate_phonons(
             label: in_float64(model) if isinstance(model, EnergyModel) else model
             for label, model in named.items()
         },
+        keys={
+            label: _digest([_RESULTS_VERSION, describe(chosen), found])
+            for label, found in fingerprints.items()
+        },
         protocol=chosen,
         max_atoms=max_atoms,
         engine=engine,
-        key=_digest([_RESULTS_VERSION, describe(chosen), fingerprints]),
     )
     records = _finished(folder, materials, task)
     # Nobody writes before everyone has seen what is there, so all share one list.
@@ -151,7 +161,7 @@ def evaluate_phonons(
     computed = {}
     for material in mine:
         mine.set_postfix_str(material.name, refresh=False)
-        record, found = _evaluate(material, task)
+        record, found = _evaluate(material, task, folder)
         if folder is None:
             properties[material.name] = found
         else:
@@ -219,13 +229,14 @@ def _named(models: Potential | Mapping[str, Potential]) -> dict[str, Potential]:
 
 
 def _evaluate(
-    material: Material, task: _Task
+    material: Material, task: _Task, folder: Path | None
 ) -> tuple[dict[str, Any], dict[str, PhononProperties]]:
     """Evaluate all models on one material; failures become part of the record."""
+    keys = task.keys_of(material)
     record: dict[str, Any] = {
         "name": material.name,
         "source": material.source,
-        "key": _digest([task.key, material.fingerprint]),
+        "keys": keys,
     }
     try:
         reference = material.read()
@@ -240,8 +251,11 @@ def _evaluate(
         failed = {"name": material.name, **_failure(error)}
         models = {label: {**failed, "model": label} for label in task.models}
         return {**record, **failed, "models": models}, {}
-    rows: dict[str, Any] = {}
+    rows, kept = _kept(folder, material, keys)
+    found |= kept
     for label, model in task.models.items():
+        if label in rows:
+            continue
         row = {**identity, "model": label}
         started = time.perf_counter()
         try:
@@ -270,7 +284,31 @@ def _evaluate(
         except Exception as error:
             rows[label] = {**row, **_failure(error)}
     status = {"status": "ok", "error": ""}
+    # In the order of the call, whatever was there before.
+    rows = {label: rows[label] for label in task.models}
+    found = {label: found[label] for label in (REFERENCE, *rows) if label in found}
     return {**record, **identity, **status, "models": rows}, found
+
+
+def _kept(
+    folder: Path | None, material: Material, keys: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, PhononProperties]]:
+    """Results of models that were evaluated on this material before."""
+    record = None if folder is None else read_json(_record_file(folder, material))
+    if folder is None or record is None or record["status"] != "ok":
+        return {}, {}
+    known = record.get("keys", {})
+    rows = {
+        label: record["models"][label]
+        for label, key in keys.items()
+        if known.get(label) == key
+    }
+    finished = [label for label, row in rows.items() if row["status"] == "ok"]
+    try:
+        arrays = load_properties(_arrays_file(folder, material)) if finished else {}
+        return rows, {label: arrays[label] for label in finished}
+    except (DataFormatError, KeyError):
+        return {}, {}  # Damaged files are made again.
 
 
 def _on_one_mesh(
@@ -308,9 +346,8 @@ def _finished(
     found = {}
     for material in materials:
         record = read_json(_record_file(folder, material))
-        if record is not None and record.get("key") == _digest(
-            [task.key, material.fingerprint]
-        ):
+        keys = task.keys_of(material)
+        if record is not None and keys.items() <= record.get("keys", {}).items():
             found[material.name] = record
     return found
 

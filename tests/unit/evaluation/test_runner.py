@@ -206,6 +206,34 @@ def test_what_changed_is_computed_again(folder, counting, tmp_path, change):
     assert Counting.evaluated == expected
 
 
+def test_a_potential_that_is_added_is_computed_alone(folder, counting, tmp_path):
+    out = tmp_path / "out"
+    evaluate({"soft": counting}, folder, out=out)
+    first = Counting.evaluated
+    stiff = Counting(CUTOFF, ELEMENTS)
+    with torch.no_grad():
+        stiff.depth *= 1.2
+    both = evaluate({"stiff": stiff, "soft": counting}, folder, out=out)
+    assert Counting.evaluated == 2 * first
+    # The same as if both had been there from the start.
+    at_once = evaluate(
+        {"stiff": stiff, "soft": counting}, folder, out=tmp_path / "at_once"
+    )
+    for row, expected in zip(both.rows, at_once.rows, strict=True):
+        assert {**row, "seconds": 0} == {**expected, "seconds": 0}
+    for path in sorted((out / "materials").glob("*.npz")):
+        assert list(load_properties(path)) == ["reference", "stiff", "soft"]
+
+    # Damaged arrays are made again, and so is a model whose weights changed.
+    Counting.evaluated = 0
+    path.write_bytes(path.read_bytes()[:100])
+    with torch.no_grad():
+        stiff.depth *= 1.01
+    evaluate({"stiff": stiff, "soft": counting}, folder, out=out)
+    assert first < Counting.evaluated < 2 * first
+    assert list(load_properties(path)) == ["reference", "stiff", "soft"]
+
+
 def test_failures_are_named_and_the_rest_is_unharmed(folder, potential, tmp_path):
     packed = lzma.compress((folder / "wurtzite.yaml").read_bytes())
     (folder / "truncated.yaml.xz").write_bytes(packed[: len(packed) // 2])
