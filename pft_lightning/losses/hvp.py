@@ -33,6 +33,10 @@ class HessianRequest:
     def term(self, hvp: torch.Tensor, batch: Batch, reduction: Reduction) -> TermSum:
         """Sum the residuals over the local batch; probes of an atom are averaged.
 
+        A commensurate cell counts with the atoms of its supercell: what is summed over
+        its atoms is divided by the number of atoms of the supercell, so that a q-point
+        weighs the same in cells of all sizes.
+
         Raises:
             ShapeError: ``hvp`` has another shape than the targets.
         """
@@ -48,4 +52,9 @@ class HessianRequest:
             reduction=reduction,
             structure_index=batch[keys.STRUCTURE_INDEX],
             huber_delta=self.huber_delta,
+            shares=torch.tensor(
+                [constants.share for constants in batch[keys.FORCE_CONSTANTS]],
+                dtype=hvp.dtype,
+                device=hvp.device,
+            ),
         )

@@ -77,6 +77,7 @@ def compute_term(
     reduction: Reduction = "structures",
     structure_index: torch.Tensor | None = None,
     huber_delta: float = 0.01,
+    shares: torch.Tensor | None = None,
 ) -> TermSum:
     """Sum the residuals of one quantity over the local batch.
 
@@ -91,6 +92,8 @@ def compute_term(
             ``structure_index`` both give every structure the same weight.
         structure_index: (n_atoms,) structure of each atom.
         huber_delta: Where the Huber loss turns linear, unit of ``difference``.
+        shares: (n_structures,), atoms of each structure divided by those that it
+            counts as; 1 if left out. Only for residuals of atoms.
 
     Returns:
         Sum of weighted residuals and sum of weights, both scalar.
@@ -107,6 +110,8 @@ def compute_term(
     count = weights.sum()
     if structure_index is not None:
         atoms = torch.bincount(structure_index, minlength=len(mask))
+        if shares is not None:
+            atoms = atoms / shares
         if reduction == "structures":
             weights = weights / atoms.clamp(min=1)
         else:

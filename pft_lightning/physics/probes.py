@@ -39,12 +39,24 @@ class Probe(ABC):
 
     Args:
         n_probes: Tangents per structure and step.
+
+    Attributes:
+        commensurate_share: Of the draws that are made in a commensurate cell instead
+            of the supercell (``FoldedForceConstants``).
     """
+
+    commensurate_share: float = 0.0
 
     def __init__(self, n_probes: int = 1) -> None:
         if n_probes < 1:
             raise ConfigError(f"probe.n_probes is {n_probes}; it must be at least 1.")
         self.n_probes = n_probes
+
+    def __repr__(self) -> str:
+        """Say all that the draws depend on besides the seed."""
+        options = [f"{k}={v}" for k, v in vars(self).items() if k != "n_probes"]
+        text = f"{self.n_probes} x {type(self).__name__}"
+        return f"{text}({', '.join(options)})" if options else text
 
     @abstractmethod
     def sample(
