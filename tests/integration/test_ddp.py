@@ -34,15 +34,20 @@ def check_same_steps(expected: list[dict], found: list[dict]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "reduction"), [("alternate", "structures"), ("joint", "atoms")]
+    ("mode", "reduction", "probe"),
+    [
+        ("alternate", "structures", "gaussian"),
+        ("joint", "atoms", "gaussian"),
+        ("joint", "structures", "commensurate"),
+    ],
 )
 def test_two_processes_have_the_loss_and_gradients_of_one(
-    pft_train, tmp_path, mode, reduction
+    pft_train, tmp_path, mode, reduction, probe
 ):
     common = (
         f"data.mode={mode}",
         f"loss.reduction={reduction}",
-        "probe=gaussian",
+        f"probe={probe}",
         "loss.phonon.energy=1",
         "trainer.max_steps=3",
         "callbacks.ema=null",
