@@ -135,7 +135,8 @@ class SparseProbe(Probe):
         self, force_constants: ForceConstants, rng: np.random.Generator
     ) -> np.ndarray:
         """Draw tangents, (n_atoms, n_probes, 3), of unit norm."""
-        images = force_constants.permutations[_far_apart(force_constants, self.n_displaced)]
+        chosen = _far_apart(force_constants, self.n_displaced)
+        images = force_constants.permutations[chosen]
         first = rng.integers(force_constants.n_atoms, size=self.n_probes)
         moved = images[:, first]
         directions = _isotropic_directions(rng, moved.size).reshape(*moved.shape, 3)
@@ -155,7 +156,7 @@ def _far_apart(force_constants: ForceConstants, n: int) -> list[int]:
     # Translation from the image of atom 0 under one to that under another.
     images = permutations[:, 0]
     backwards = force_constants.translation_index[images]
-    chosen = [int(np.argmax(overlaps))]
+    chosen = [0]
     nearest = np.zeros(len(permutations))
     while len(chosen) < min(n, len(permutations)):
         moved = permutations[backwards[chosen[-1]], images]

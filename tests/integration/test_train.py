@@ -69,6 +69,7 @@ def test_the_exported_model_is_the_one_that_the_summary_describes(compose, tmp_p
         "gaussian",
         "commensurate",
         "mode",
+        "sparse",
     ],
 )
 @pytest.mark.parametrize("mode", ["alternate", "joint"])
