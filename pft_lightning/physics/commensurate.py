@@ -163,7 +163,7 @@ def commensurate_cell(
     phases = lattice.translations @ (q_point // common) % order
     invariant = lattice.translations[phases == 0]
     basis = _hermite(np.concatenate([lattice.supercell_matrix, invariant]))
-    vectors, _ = minkowski_reduce(basis @ lattice.vectors)
+    vectors = np.array(minkowski_reduce(basis @ lattice.vectors)[0])
     if np.linalg.det(vectors) < 0:
         vectors = -vectors
 
