@@ -9,7 +9,13 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.errors import ShapeError
-from pft_lightning.losses.terms import LossKind, Reduction, TermSum, compute_term
+from pft_lightning.losses.terms import (
+    LossKind,
+    Reduction,
+    TermSum,
+    compute_term,
+    term_count,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +58,20 @@ class HessianRequest:
             reduction=reduction,
             structure_index=batch[keys.STRUCTURE_INDEX],
             huber_delta=self.huber_delta,
-            shares=torch.tensor(
-                [constants.share for constants in batch[keys.FORCE_CONSTANTS]],
-                dtype=hvp.dtype,
-                device=hvp.device,
-            ),
+            shares=_shares(batch).to(hvp.dtype),
         )
+
+    def count(self, batch: Batch, reduction: Reduction) -> torch.Tensor:
+        """Give the count of ``term``, which depends on no prediction."""
+        return term_count(
+            batch[keys.COUNTED],
+            reduction,
+            batch[keys.STRUCTURE_INDEX],
+            _shares(batch),
+        )
+
+
+def _shares(batch: Batch) -> torch.Tensor:
+    """Give the (n_structures,) shares of their supercells that the cells are."""
+    shares = [constants.share for constants in batch[keys.FORCE_CONSTANTS]]
+    return torch.tensor(shares, dtype=torch.float64, device=batch[keys.COUNTED].device)

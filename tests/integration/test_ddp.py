@@ -68,6 +68,25 @@ def test_two_processes_have_the_loss_and_gradients_of_one(
     check_same_steps(expected, found)
 
 
+def test_a_process_that_is_short_of_memory_takes_the_same_steps(pft_train, tmp_path):
+    common = (
+        "data.mode=joint",
+        "probe=commensurate",
+        "trainer.max_steps=3",
+        "callbacks.ema=null",
+    )
+    sizes = ("data.phonons.batch_size=4", "data.upstream.batch_size=8")
+    little = "+callbacks.little._target_=pft_test_plugins.LittleMemory"
+    run(pft_train(tmp_path / "one", *common, *capture(tmp_path / "one.pt"), *sizes))
+    two = (*common, *capture(tmp_path / "two.pt"), *TWO, little)
+    run(pft_train(tmp_path / "two", *two))
+    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    assert len(expected) == len(found) == 3
+    check_same_steps(expected, found)
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["memory_splits"] > 3
+
+
 @pytest.mark.parametrize("mode", ["alternate", "joint"])
 def test_no_process_waits_when_one_source_is_exhausted_first(pft_train, tmp_path, mode):
     # 13 frames in batches of 2 x 4 end long before, or long after, 4 crystals.
