@@ -8,6 +8,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from torch_geometric.data import Batch
 
+from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import ConfigError
 from pft_lightning.losses import HessianRequest
 from pft_lightning.losses.terms import LossKind, check_kind
@@ -101,6 +102,9 @@ class HessianLoss(Callback):
                 f"{self.weight}, every_n_phonon_steps={self.every_n_phonon_steps}."
             )
         pl_module.hessian_loss = self
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, PhononDataModule):
+            data.use_commensurate_cells(self.probe.commensurate_share)
 
     def teardown(
         self,
@@ -151,7 +155,7 @@ class HessianLoss(Callback):
         return {
             "phonon_steps": self._phonon_steps,
             "seed": self.seed,
-            "probe": f"{self.probe.n_probes} x {type(self.probe).__name__}",
+            "probe": repr(self.probe),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

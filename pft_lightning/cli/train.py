@@ -209,6 +209,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         "seed": config.seed,
         "trainable": module.trainable.summary(),
         "steps": trainer.global_step,
+        "memory_splits": module.memory_splits,
         "counts": datamodule.counts,
         "versions": collect_versions(),
     }

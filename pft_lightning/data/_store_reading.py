@@ -21,9 +21,10 @@ from pft_lightning.data._store_format import (
     decode,
     read_json,
 )
+from pft_lightning.data.commensurate import fold_record, q_point_orders
 from pft_lightning.data.records import StructureRecord, to_data
 from pft_lightning.errors import DataFormatError
-from pft_lightning.graphs import Graph
+from pft_lightning.graphs import Graph, build_graph
 
 
 class PhononStore:
@@ -94,6 +95,23 @@ class PhononStore:
         if self.cutoff < self._cached_cutoff:
             graph = _shorten(graph, record, self.cutoff)
         return to_data(record, graph)
+
+    def folded_data(self, index: int, q_point: int) -> Data:
+        """Read one structure in the commensurate cell of a q-point, as ``data`` does.
+
+        Its neighbours are searched each time: that takes less than reading them.
+        """
+        record = fold_record(self.record(index), q_point)
+        graph = build_graph(record.positions, record.cell, record.pbc, self.cutoff)
+        return to_data(record, graph)
+
+    def q_point_orders(self) -> list[np.ndarray]:
+        """Read how many primitive cells each commensurate q-point needs.
+
+        Returns:
+            For each structure one number per q-point.
+        """
+        return [q_point_orders(self.record(index)) for index in range(len(self))]
 
     def require_cutoff(self, cutoff: float) -> None:
         """Give graphs of this cutoff from now on.

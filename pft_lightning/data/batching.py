@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from pft_lightning import keys
+from pft_lightning.data.commensurate import WHOLE, CellChoice
 from pft_lightning.errors import ConfigError
 
 
@@ -102,6 +104,20 @@ def plan_batches(
     return plan
 
 
+class BatchKey(NamedTuple):
+    """One structure of a batch.
+
+    Attributes:
+        source: That it is of.
+        structure: Its index in that source, or a filler.
+        q_point: Number of the q-point whose commensurate cell is taken, or ``WHOLE``.
+    """
+
+    source: str
+    structure: int
+    q_point: int = WHOLE
+
+
 class BatchStream:
     """An endless sequence of batches of one source; each epoch is a permutation.
 
@@ -112,6 +128,8 @@ class BatchStream:
         seed: Of the permutations.
         n_ranks: Number of processes.
         rank: This process.
+        cells: Which cells the structures are taken in, by epoch; batches are filled
+            with the sizes of these. The structures as they are if left out.
     """
 
     def __init__(
@@ -123,6 +141,7 @@ class BatchStream:
         seed: int,
         n_ranks: int = 1,
         rank: int = 0,
+        cells: Callable[[int], CellChoice] | None = None,
     ) -> None:
         self._n_atoms = np.asarray(n_atoms)
         self._n_edges = n_edges
@@ -130,8 +149,9 @@ class BatchStream:
         self._seed = seed
         self._n_ranks = n_ranks
         self._rank = rank
+        self._choose_cells = cells
         self._starts = [0]  # position of the first batch of each epoch seen so far
-        self._epoch, self._plan = 0, self._plan_epoch(0)
+        self._plan_epoch(0)
         self._starts.append(len(self._plan))
 
     @property
@@ -139,27 +159,40 @@ class BatchStream:
         """Number of batches of the first epoch; others may differ a little."""
         return self._starts[1]
 
-    def _plan_epoch(self, epoch: int) -> list[list[list[int]]]:
+    def _plan_epoch(self, epoch: int) -> None:
         order = np.random.default_rng([self._seed, epoch]).permutation(
             len(self._n_atoms)
         )
-        return plan_batches(
-            order, self._n_atoms, self._n_edges, self._limits, self._n_ranks
-        )
+        n_atoms, n_edges = self._n_atoms, self._n_edges
+        self._epoch, self._cells = epoch, None
+        if self._choose_cells is not None:
+            self._cells = self._choose_cells(epoch)
+            n_atoms = np.rint(n_atoms * self._cells.shares).astype(np.int64)
+            if n_edges is not None:
+                # Every atom keeps its neighbours, now also those in other images.
+                n_edges = np.rint(n_edges * self._cells.shares).astype(np.int64)
+        self._plan = plan_batches(order, n_atoms, n_edges, self._limits, self._n_ranks)
 
     def batch(self, position: int) -> list[int]:
         """Return the structures of this rank in the batch at ``position``."""
         while self._starts[-1] <= position:
-            plan = self._plan_epoch(len(self._starts) - 1)
-            self._starts.append(self._starts[-1] + len(plan))
+            self._plan_epoch(len(self._starts) - 1)
+            self._starts.append(self._starts[-1] + len(self._plan))
         epoch = int(np.searchsorted(self._starts, position, side="right")) - 1
         if epoch != self._epoch:
-            self._epoch, self._plan = epoch, self._plan_epoch(epoch)
+            self._plan_epoch(epoch)
         return self._plan[position - self._starts[epoch]][self._rank]
 
-
-# One element of a batch: (source, index in that source or filler).
-BatchKey = tuple[str, int]
+    def keys(self, source: str, position: int) -> list[BatchKey]:
+        """Return the same batch as keys, with the cell of every structure."""
+        batch = self.batch(position)
+        if self._cells is None:
+            return [BatchKey(source, index) for index in batch]
+        q_points = self._cells.q_points
+        return [
+            BatchKey(source, index, int(q_points[index if index >= 0 else ~index]))
+            for index in batch
+        ]
 
 
 class InterleavedSampler(Sampler[list[BatchKey]]):
@@ -207,10 +240,10 @@ class InterleavedSampler(Sampler[list[BatchKey]]):
         cycle, offset = divmod(position, self._period)
         batch: list[BatchKey] = []
         if offset == 0:
-            batch += [(keys.PHONON, i) for i in self._phonon.batch(cycle)]
+            batch += self._phonon.keys(keys.PHONON, cycle)
         if self._upstream is not None and (offset > 0 or self._joint):
             nth = cycle if self._joint else cycle * (self._period - 1) + offset - 1
-            batch += [(keys.UPSTREAM, i) for i in self._upstream.batch(nth)]
+            batch += self._upstream.keys(keys.UPSTREAM, nth)
         return batch
 
     def __iter__(self) -> Iterator[list[BatchKey]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,26 +10,27 @@ from typing import Any, Literal, get_args
 import lightning
 import numpy as np
 from ase.data import chemical_symbols
-from lightning.pytorch.utilities import (
-    rank_zero_info,
-    rank_zero_warn,
-)
+from lightning.pytorch.utilities import rank_zero_warn
 from platformdirs import user_cache_path
 from torch.utils.data import DataLoader
 
 from pft_lightning import keys
 from pft_lightning.data.batching import (
+    BatchKey,
     BatchLimits,
     BatchStream,
     InterleavedSampler,
     filler,
     plan_batches,
 )
+from pft_lightning.data.commensurate import CellChoice, CellSampler
 from pft_lightning.data.loading import (
     Collate,
     Structures,
     StructureSource,
     TrainLoader,
+    describe,
+    hold_out,
 )
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.sources import Spec
@@ -153,6 +153,7 @@ class PhononDataModule(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = cache_dir
         self.seed = seed
+        self._commensurate_share = 0.0
         self._train: dict[str, StructureSource] = {}
         self._val: dict[str, StructureSource] = {}
 
@@ -164,6 +165,16 @@ class PhononDataModule(lightning.LightningDataModule):
             for name, subsets in (("train", self._train), ("val", self._val))
             for source, subset in subsets.items()
         }
+
+    def use_commensurate_cells(self, share: float) -> None:
+        """Give training structures in commensurate cells instead of supercells.
+
+        ``HessianLoss`` asks for what its probe needs. Validation keeps supercells.
+
+        Args:
+            share: Of the draws that take such a cell.
+        """
+        self._commensurate_share = share
 
     def prepare_data(self) -> None:
         """Build the stores that do not exist yet; Lightning calls it on one process."""
@@ -182,7 +193,9 @@ class PhononDataModule(lightning.LightningDataModule):
             train = None if spec.train is None else self._restrict(read(spec.train))
             val = None if spec.val is None else self._restrict(read(spec.val))
             if train is not None and val is None:
-                train, val = self._split(train, source)
+                train, val = hold_out(
+                    train, source, fraction=self.val_fraction, seed=self.seed
+                )
             if train is not None:
                 self._train[source] = train
             if val is not None:
@@ -217,27 +230,6 @@ class PhononDataModule(lightning.LightningDataModule):
             )
         rank_zero_warn(f"{message}. They are left out.")
         return kept
-
-    def _split(
-        self, structures: StructureSource, source: str
-    ) -> tuple[StructureSource, StructureSource]:
-        """Hold out a seeded share of the structures for validation."""
-        if len(structures) == 1:
-            rank_zero_warn(
-                f"The only {source} structure is used for training and validation: "
-                "the errors say nothing about others. Give a validation set."
-            )
-            return structures, structures
-        order = np.random.default_rng([self.seed, 0]).permutation(len(structures))
-        n_val = max(1, round(self.val_fraction * len(structures)))
-        rank_zero_info(
-            f"No {source} validation set: {n_val} of {len(structures)} structures are "
-            "held out."
-        )
-        return (
-            structures.subset(sorted(order[n_val:].tolist())),
-            structures.subset(sorted(order[:n_val].tolist())),
-        )
 
     def _model(self) -> Any:
         """The potential of the trainer's module."""
@@ -347,13 +339,21 @@ class PhononDataModule(lightning.LightningDataModule):
             seed=self.seed + (0 if source == keys.PHONON else 1_000_003),
             n_ranks=n_ranks,
             rank=rank,
+            cells=self._cells(subset) if source == keys.PHONON else None,
         )
 
+    def _cells(self, subset: StructureSource) -> Callable[[int], CellChoice] | None:
+        if self._commensurate_share == 0:
+            return None
+        assert isinstance(subset, PhononStore)
+        return CellSampler(
+            subset.names,
+            subset.q_point_orders(),
+            share=self._commensurate_share,
+            seed=self.seed,
+        ).draw
+
     def _fingerprint(self, n_ranks: int) -> dict[str, Any]:
-        sources = {
-            source: f"{len(subset)} structures, checksum {_checksum(subset.names)}"
-            for source, subset in self._train.items()
-        }
         return {
             "seed": self.seed,
             "number of processes": n_ranks,
@@ -361,9 +361,12 @@ class PhononDataModule(lightning.LightningDataModule):
             "data.upstream_per_phonon": self.upstream_per_phonon,
             **{
                 f"{source} batch limits": str(self._limits(source))
-                for source in sources
+                for source in self._train
             },
-            **{f"{source} training set": text for source, text in sources.items()},
+            **{
+                f"{source} training set": describe(subset)
+                for source, subset in self._train.items()
+            },
         }
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
@@ -387,13 +390,11 @@ class PhononDataModule(lightning.LightningDataModule):
             loaders.append(
                 DataLoader(
                     Structures(self._val),
-                    batch_sampler=[[(source, i) for i in batch] for batch in batches],
+                    batch_sampler=[
+                        [BatchKey(source, i) for i in batch] for batch in batches
+                    ],
                     collate_fn=Collate(),
                     num_workers=self.num_workers,
                 )
             )
         return loaders
-
-
-def _checksum(names: Sequence[str]) -> str:
-    return f"{zlib.crc32(chr(10).join(names).encode()):08x}"

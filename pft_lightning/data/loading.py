@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch, Data
 from typing_extensions import Self
 
 from pft_lightning import keys
+from pft_lightning.data._store_reading import PhononStore
 from pft_lightning.data.batching import BatchKey, filler
+from pft_lightning.data.commensurate import WHOLE
 from pft_lightning.errors import ConfigError
 from pft_lightning.graphs import build_batch
 
@@ -48,14 +52,19 @@ class Structures(Dataset[Any]):
         self._sources = sources
 
     def __getitem__(self, key: BatchKey) -> tuple[str, Data]:
-        source, index = key
-        counted = index >= 0
-        data = self._sources[source].data(index if counted else filler(index))
+        counted = key.structure >= 0
+        index = key.structure if counted else filler(key.structure)
+        source = self._sources[key.source]
+        if key.q_point == WHOLE:
+            data = source.data(index)
+        else:
+            assert isinstance(source, PhononStore)
+            data = source.folded_data(index, key.q_point)
         data[keys.COUNTED] = torch.tensor([counted])
         if not counted:
             for mask in (keys.ENERGY_MASK, keys.FORCES_MASK, keys.STRESS_MASK):
                 data[mask] = torch.zeros_like(data[mask])
-        return source, data
+        return key.source, data
 
 
 class Collate:
@@ -97,6 +106,41 @@ class TrainLoader(DataLoader[Any]):
                     "Resume with the original setting, or start a new run from the "
                     "exported model."
                 )
+
+
+def hold_out(
+    structures: StructureSource, source: str, *, fraction: float, seed: int
+) -> tuple[StructureSource, StructureSource]:
+    """Split a source at random into training and validation structures.
+
+    Args:
+        structures: All of them.
+        source: Its name, for messages.
+        fraction: Of the structures that is held out for validation; one at least.
+        seed: Of the split.
+    """
+    if len(structures) == 1:
+        rank_zero_warn(
+            f"The only {source} structure is used for training and validation: "
+            "the errors say nothing about others. Give a validation set."
+        )
+        return structures, structures
+    order = np.random.default_rng([seed, 0]).permutation(len(structures))
+    n_val = max(1, round(fraction * len(structures)))
+    rank_zero_info(
+        f"No {source} validation set: {n_val} of {len(structures)} structures are "
+        "held out."
+    )
+    return (
+        structures.subset(sorted(order[n_val:].tolist())),
+        structures.subset(sorted(order[:n_val].tolist())),
+    )
+
+
+def describe(source: StructureSource) -> str:
+    """Say what the sequence of batches depends on: how many structures, and which."""
+    checksum = zlib.crc32("\n".join(source.names).encode())
+    return f"{len(source)} structures, checksum {checksum:08x}"
 
 
 def count_structures(batch: Mapping[str, Batch]) -> int:

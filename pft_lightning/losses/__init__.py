@@ -8,7 +8,7 @@ from pft_lightning.losses.energy_force_stress import (
     residuals,
 )
 from pft_lightning.losses.hvp import HessianRequest
-from pft_lightning.losses.terms import TermSum, global_mean
+from pft_lightning.losses.terms import TermSum, global_counts, global_mean
 
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "HessianRequest",
     "TermSum",
     "absolute_errors",
+    "global_counts",
     "global_mean",
     "residuals",
 ]

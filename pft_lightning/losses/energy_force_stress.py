@@ -15,6 +15,7 @@ from pft_lightning.losses.terms import (
     check_kind,
     check_reduction,
     compute_term,
+    term_count,
 )
 from pft_lightning.types import Derivatives
 
@@ -126,6 +127,22 @@ class EnergyForceStressLoss:
                     batch[keys.STRUCTURE_INDEX] if quantity == "forces" else None
                 ),
                 huber_delta=self.huber_delta,
+            )
+            for quantity in self.weights
+        }
+
+    def counts(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Give the counts of ``terms``, which depend on no prediction."""
+        masks = {
+            "energy": keys.ENERGY_MASK,
+            "forces": keys.FORCES_MASK,
+            "stress": keys.STRESS_MASK,
+        }
+        return {
+            quantity: term_count(
+                batch[masks[quantity]],
+                self.reduction,  # type: ignore[arg-type]
+                batch[keys.STRUCTURE_INDEX] if quantity == "forces" else None,
             )
             for quantity in self.weights
         }

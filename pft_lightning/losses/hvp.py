@@ -9,7 +9,13 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.errors import ShapeError
-from pft_lightning.losses.terms import LossKind, Reduction, TermSum, compute_term
+from pft_lightning.losses.terms import (
+    LossKind,
+    Reduction,
+    TermSum,
+    compute_term,
+    term_count,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,10 @@ class HessianRequest:
     def term(self, hvp: torch.Tensor, batch: Batch, reduction: Reduction) -> TermSum:
         """Sum the residuals over the local batch; probes of an atom are averaged.
 
+        A commensurate cell counts with the atoms of its supercell: what is summed over
+        its atoms is divided by the number of atoms of the supercell, so that a q-point
+        weighs the same in cells of all sizes.
+
         Raises:
             ShapeError: ``hvp`` has another shape than the targets.
         """
@@ -48,4 +58,20 @@ class HessianRequest:
             reduction=reduction,
             structure_index=batch[keys.STRUCTURE_INDEX],
             huber_delta=self.huber_delta,
+            shares=_shares(batch).to(hvp.dtype),
         )
+
+    def count(self, batch: Batch, reduction: Reduction) -> torch.Tensor:
+        """Give the count of ``term``, which depends on no prediction."""
+        return term_count(
+            batch[keys.COUNTED],
+            reduction,
+            batch[keys.STRUCTURE_INDEX],
+            _shares(batch),
+        )
+
+
+def _shares(batch: Batch) -> torch.Tensor:
+    """Give the (n_structures,) shares of their supercells that the cells are."""
+    shares = [constants.share for constants in batch[keys.FORCE_CONSTANTS]]
+    return torch.tensor(shares, dtype=torch.float64, device=batch[keys.COUNTED].device)

@@ -77,6 +77,7 @@ def compute_term(
     reduction: Reduction = "structures",
     structure_index: torch.Tensor | None = None,
     huber_delta: float = 0.01,
+    shares: torch.Tensor | None = None,
 ) -> TermSum:
     """Sum the residuals of one quantity over the local batch.
 
@@ -91,6 +92,8 @@ def compute_term(
             ``structure_index`` both give every structure the same weight.
         structure_index: (n_atoms,) structure of each atom.
         huber_delta: Where the Huber loss turns linear, unit of ``difference``.
+        shares: (n_structures,), atoms of each structure divided by those that it
+            counts as; 1 if left out. Only for residuals of atoms.
 
     Returns:
         Sum of weighted residuals and sum of weights, both scalar.
@@ -104,16 +107,35 @@ def compute_term(
     if kind == "l2" and difference.ndim < 2:
         difference = difference.unsqueeze(-1)
     weights = mask.to(difference.dtype)
-    count = weights.sum()
     if structure_index is not None:
-        atoms = torch.bincount(structure_index, minlength=len(mask))
         if reduction == "structures":
+            atoms = _counted_atoms(structure_index, len(mask), shares)
             weights = weights / atoms.clamp(min=1)
-        else:
-            count = (weights * atoms).sum()
         weights = weights[structure_index]
     residuals = _row_residuals(difference, kind, huber_delta)
-    return TermSum(total=(residuals * weights).sum(), count=count)
+    return TermSum(
+        total=(residuals * weights).sum(),
+        count=term_count(mask.to(difference.dtype), reduction, structure_index, shares),
+    )
+
+
+def term_count(
+    mask: torch.Tensor,
+    reduction: Reduction = "structures",
+    structure_index: torch.Tensor | None = None,
+    shares: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Sum the weights of a term; needs no prediction (see ``compute_term``)."""
+    if structure_index is None or reduction == "structures":
+        return mask.sum()
+    return (mask * _counted_atoms(structure_index, len(mask), shares)).sum()
+
+
+def _counted_atoms(
+    structure_index: torch.Tensor, n_structures: int, shares: torch.Tensor | None
+) -> torch.Tensor:
+    atoms = torch.bincount(structure_index, minlength=n_structures)
+    return atoms if shares is None else atoms / shares
 
 
 def global_mean(terms: dict[str, TermSum]) -> dict[str, torch.Tensor]:
@@ -129,15 +151,28 @@ def global_mean(terms: dict[str, TermSum]) -> dict[str, torch.Tensor]:
     Returns:
         Per name: local sum * n_processes / global count.
     """
-    if not terms:
+    counts = global_counts({name: term.count for name, term in terms.items()})
+    return {
+        name: term.total / counts[name].to(term.total.dtype)
+        for name, term in terms.items()
+    }
+
+
+def global_counts(counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Turn local counts into what local sums are divided by, at least one.
+
+    Args:
+        counts: Of this process; the names must agree on all processes.
+
+    Returns:
+        Per name: global count / n_processes, float64.
+    """
+    if not counts:
         return {}
-    counts = torch.stack([term.count for term in terms.values()])
+    reduced = torch.stack([count.double() for count in counts.values()])
     n_processes = 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         n_processes = torch.distributed.get_world_size()
-        torch.distributed.all_reduce(counts)
-    safe = counts.clamp(min=1)
-    return {
-        name: term.total * n_processes / count
-        for (name, term), count in zip(terms.items(), safe, strict=True)
-    }
+        torch.distributed.all_reduce(reduced)
+    safe = reduced.clamp(min=1) / n_processes
+    return dict(zip(counts, safe, strict=True))

@@ -84,6 +84,11 @@ class ForceConstants:
         """Number of atoms of the primitive cell."""
         return int(self.compact.shape[0])
 
+    @property
+    def share(self) -> float:
+        """Number of atoms divided by that of the calculated supercell: all of them."""
+        return 1.0
+
     def representatives(self) -> np.ndarray:
         """Give the (n_primitive,) supercell atoms that the rows belong to."""
         sent_to = self.permutations[self.translation_index, np.arange(self.n_atoms)]

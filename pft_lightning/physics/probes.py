@@ -39,12 +39,24 @@ class Probe(ABC):
 
     Args:
         n_probes: Tangents per structure and step.
+
+    Attributes:
+        commensurate_share: Of the draws that are made in a commensurate cell instead
+            of the supercell (``FoldedForceConstants``).
     """
+
+    commensurate_share: float = 0.0
 
     def __init__(self, n_probes: int = 1) -> None:
         if n_probes < 1:
             raise ConfigError(f"probe.n_probes is {n_probes}; it must be at least 1.")
         self.n_probes = n_probes
+
+    def __repr__(self) -> str:
+        """Say all that the draws depend on besides the seed."""
+        options = [f"{k}={v}" for k, v in vars(self).items() if k != "n_probes"]
+        text = f"{self.n_probes} x {type(self).__name__}"
+        return f"{text}({', '.join(options)})" if options else text
 
     @abstractmethod
     def sample(
@@ -94,6 +106,65 @@ class IrreducibleProbe(Probe):
             rng, self.n_probes
         )
         return tangents
+
+
+class SparseProbe(Probe):
+    """Several far-apart atoms displaced at once, each in a direction of its own.
+
+    An atom is drawn uniformly; the others are its images under lattice translations,
+    so that every atom is as likely as any other. Translations are chosen one by one,
+    each so that the columns of its atom overlap least with those chosen before: H v is
+    then close to the columns side by side, of which an absolute error sees every one.
+    Directions are isotropic and independent, of length ``1/sqrt(n_displaced)``.
+
+    Args:
+        n_probes: Tangents per structure and step.
+        n_displaced: Atoms of one tangent; in a supercell of fewer primitive cells, one
+            atom of each.
+    """
+
+    def __init__(self, n_probes: int = 1, n_displaced: int = 4) -> None:
+        super().__init__(n_probes)
+        if n_displaced < 1:
+            raise ConfigError(
+                f"probe.n_displaced is {n_displaced}; it must be at least 1."
+            )
+        self.n_displaced = n_displaced
+
+    def sample(
+        self, force_constants: ForceConstants, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Draw tangents, (n_atoms, n_probes, 3), of unit norm."""
+        chosen = _far_apart(force_constants, self.n_displaced)
+        images = force_constants.permutations[chosen]
+        first = rng.integers(force_constants.n_atoms, size=self.n_probes)
+        moved = images[:, first]
+        directions = _isotropic_directions(rng, moved.size).reshape(*moved.shape, 3)
+        tangents = np.zeros((force_constants.n_atoms, self.n_probes, 3))
+        tangents[moved, np.arange(self.n_probes)] = directions / np.sqrt(len(moved))
+        return tangents
+
+
+def _far_apart(force_constants: ForceConstants, n: int) -> list[int]:
+    """Choose up to n translations that send an atom to where columns overlap least.
+
+    The overlap of two atoms is ``Σ_i |Φ_ij| |Φ_ik|``, summed over the primitive cell.
+    """
+    norms = np.linalg.norm(force_constants.compact, axis=(2, 3))
+    permutations = force_constants.permutations
+    overlaps = np.einsum("pi,pti->t", norms, norms[:, permutations])
+    # Translation from the image of atom 0 under one to that under another.
+    images = permutations[:, 0]
+    backwards = force_constants.translation_index[images]
+    chosen = [0]
+    nearest = np.zeros(len(permutations))
+    while len(chosen) < min(n, len(permutations)):
+        moved = permutations[backwards[chosen[-1]], images]
+        between = overlaps[force_constants.translation_index[moved]]
+        nearest = np.maximum(nearest, between)
+        nearest[chosen] = np.inf
+        chosen.append(int(np.argmin(nearest)))
+    return chosen
 
 
 class RademacherProbe(Probe):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -23,10 +25,11 @@ from pft_lightning.losses import (
     EnergyForceStressLoss,
     HessianRequest,
     TermSum,
-    global_mean,
+    global_counts,
 )
 from pft_lightning.losses.terms import Reduction
 from pft_lightning.training.optimizers import decay_groups
+from pft_lightning.training.splitting import LocalStep, Work, run_step
 from pft_lightning.training.validation import efs_errors, hvp_errors
 from pft_lightning.types import Engine
 
@@ -52,6 +55,13 @@ PAPER_UPSTREAM_WEIGHTS = MappingProxyType(
 )
 
 
+_SPLIT = (
+    "A batch did not fit in memory and is computed in parts: the same step, but "
+    "slower. Lower data.phonons.max_edges or data.upstream.max_edges. The log counts "
+    "such splits as train/memory_splits."
+)
+
+
 class HessianTerm(Protocol):
     """What a training step asks for the Hessian term; ``HessianLoss`` is one."""
 
@@ -74,6 +84,9 @@ class PhononFineTuning(lightning.LightningModule):
     ``upstream/energy_mae`` (eV/atom), ``upstream/forces_mae`` (eV/Å) and
     ``upstream/stress_mae`` (eV/Å³).
 
+    A batch that does not fit in the memory of the device is computed in parts, with the
+    same gradient.
+
     Args:
         model: The potential, which is adapted in place.
         adaptation: What of it is trained, and how far; all weights if left out.
@@ -90,6 +103,10 @@ class PhononFineTuning(lightning.LightningModule):
         engine: How Hessian-vector products are differentiated. On the CPU
             ``reverse_over_reverse`` takes less time for one or two probes.
         validation_seed: Of the fixed tangents of the validation.
+
+    Attributes:
+        memory_splits: How often a batch, or a part of one, was split because it did not
+            fit in memory; of all processes, at the end of the last epoch.
     """
 
     def __init__(
@@ -134,6 +151,8 @@ class PhononFineTuning(lightning.LightningModule):
         self._engine = engine
         self._validation_seed = validation_seed
         self._sums = torch.zeros(len(METRICS), 2, dtype=torch.float64)
+        self._splits = 0
+        self.memory_splits = 0
 
     def setup(self, stage: str) -> None:
         """Fail before the first step where derivatives cannot be taken."""
@@ -154,8 +173,9 @@ class PhononFineTuning(lightning.LightningModule):
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> torch.Tensor:
         """Weighted sum of all loss terms of the batches of one step."""
-        terms: dict[str, TermSum] = {}
+        work = []
         weights: dict[str, float] = {}
+        counts: dict[str, torch.Tensor] = {}
         for source, structures in batch.items():
             losses = self.losses[source]
             request = None
@@ -163,6 +183,37 @@ class PhononFineTuning(lightning.LightningModule):
                 request = self.hessian_loss.request(structures, self.global_step)
             if request is None and not losses.weights:
                 continue
+            work.append(Work(source, structures, request))
+            for quantity, count in losses.counts(structures).items():
+                counts[f"{source}_{quantity}"] = count
+                weights[f"{source}_{quantity}"] = losses.weights[quantity]
+            if request is not None:
+                counts[f"{source}_hvp"] = request.count(structures, self.reduction)
+                weights[f"{source}_hvp"] = request.weight
+        if not work:
+            raise ConfigError(
+                f"No loss applies to a batch of {' and '.join(batch)}: all its weights "
+                "are 0. Set loss.phonon.* or loss.upstream.*, or use every_n_steps=1."
+            )
+        step = run_step(
+            work,
+            partial(self._terms, global_counts(counts)),
+            weights,
+            [p for p in self.parameters() if p.requires_grad],
+        )
+        if step.n_splits and not self._splits:
+            warnings.warn(_SPLIT, stacklevel=2)
+        self._splits += step.n_splits
+        return self._log_step(step, batch)
+
+    def _terms(
+        self, counts: dict[str, torch.Tensor], work: Sequence[Work]
+    ) -> dict[str, torch.Tensor]:
+        """What some of the structures of a step add to its means."""
+        terms: dict[str, TermSum] = {}
+        for part in work:
+            source, structures, request = part.source, part.structures, part.request
+            losses = self.losses[source]
             with self._head_of(source):
                 derivatives = self.model.derivatives(
                     structures,
@@ -173,14 +224,15 @@ class PhononFineTuning(lightning.LightningModule):
                 )
             for quantity, term in losses.terms(derivatives, structures).items():
                 terms[f"{source}_{quantity}"] = term
-                weights[f"{source}_{quantity}"] = losses.weights[quantity]
             if request is not None:
                 assert derivatives.hvp is not None
                 terms[f"{source}_hvp"] = request.term(
                     derivatives.hvp, structures, self.reduction
                 )
-                weights[f"{source}_hvp"] = request.weight
-        return self._sum_terms(terms, weights, batch)
+        return {
+            name: term.total / counts[name].to(term.total.dtype)
+            for name, term in terms.items()
+        }
 
     @contextlib.contextmanager
     def _head_of(self, source: str) -> Iterator[None]:
@@ -192,32 +244,28 @@ class PhononFineTuning(lightning.LightningModule):
         finally:
             self.model.head = kept
 
-    def _sum_terms(
-        self,
-        terms: dict[str, TermSum],
-        weights: dict[str, float],
-        batch: Mapping[str, Batch],
-    ) -> torch.Tensor:
-        if not terms:
-            raise ConfigError(
-                f"No loss applies to a batch of {' and '.join(batch)}: all its weights "
-                "are 0. Set loss.phonon.* or loss.upstream.*, or use every_n_steps=1."
-            )
-        means = global_mean(terms)
-        loss = torch.stack([weights[name] * mean for name, mean in means.items()]).sum()
+    def _log_step(self, step: LocalStep, batch: Mapping[str, Batch]) -> torch.Tensor:
         size = count_structures(batch)
         source = "_".join(batch)
-        values = torch.stack([loss, *means.values()]).detach()
+        values = torch.stack([step.loss, *step.terms.values()]).detach()
         values = self.trainer.strategy.reduce(values, reduce_op="mean")
         self.log(f"train/{source}_loss", values[0], batch_size=size, prog_bar=True)
-        for name, value in zip(means, values[1:], strict=True):
+        for name, value in zip(step.terms, values[1:], strict=True):
             self.log(f"train/{name}", value, batch_size=size)
         penalty = self.adaptation.penalty(self.model)
         if penalty is None:
-            return loss
+            return step.loss
         # The same on all processes, so that their mean is the penalty itself.
         self.log("train/penalty", penalty.detach(), batch_size=size)
-        return loss + penalty
+        return step.loss + penalty
+
+    def on_train_epoch_end(self) -> None:
+        """Log how often batches were split, summed over all processes."""
+        local = torch.tensor(float(self._splits), device=self.device)
+        total = self.trainer.strategy.reduce(local, reduce_op="sum")
+        self.memory_splits = int(total)
+        if self.memory_splits:
+            self.log("train/memory_splits", total)
 
     def on_validation_epoch_start(self) -> None:
         """Start the means anew."""

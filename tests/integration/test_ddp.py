@@ -34,15 +34,20 @@ def check_same_steps(expected: list[dict], found: list[dict]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "reduction"), [("alternate", "structures"), ("joint", "atoms")]
+    ("mode", "reduction", "probe"),
+    [
+        ("alternate", "structures", "gaussian"),
+        ("joint", "atoms", "gaussian"),
+        ("joint", "structures", "commensurate"),
+    ],
 )
 def test_two_processes_have_the_loss_and_gradients_of_one(
-    pft_train, tmp_path, mode, reduction
+    pft_train, tmp_path, mode, reduction, probe
 ):
     common = (
         f"data.mode={mode}",
         f"loss.reduction={reduction}",
-        "probe=gaussian",
+        f"probe={probe}",
         "loss.phonon.energy=1",
         "trainer.max_steps=3",
         "callbacks.ema=null",
@@ -61,6 +66,25 @@ def test_two_processes_have_the_loss_and_gradients_of_one(
     found = torch.load(tmp_path / "two.pt")
     assert len(expected) == len(found) == 3
     check_same_steps(expected, found)
+
+
+def test_a_process_that_is_short_of_memory_takes_the_same_steps(pft_train, tmp_path):
+    common = (
+        "data.mode=joint",
+        "probe=commensurate",
+        "trainer.max_steps=3",
+        "callbacks.ema=null",
+    )
+    sizes = ("data.phonons.batch_size=4", "data.upstream.batch_size=8")
+    little = "+callbacks.little._target_=pft_test_plugins.LittleMemory"
+    run(pft_train(tmp_path / "one", *common, *capture(tmp_path / "one.pt"), *sizes))
+    two = (*common, *capture(tmp_path / "two.pt"), *TWO, little)
+    run(pft_train(tmp_path / "two", *two))
+    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    assert len(expected) == len(found) == 3
+    check_same_steps(expected, found)
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["memory_splits"] > 3
 
 
 @pytest.mark.parametrize("mode", ["alternate", "joint"])

@@ -58,6 +58,17 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(pft_train, tmp_path):
     check_kills_leave_no_trace(pft_train, tmp_path, *SCHEDULE)
 
 
+def test_killing_a_run_on_commensurate_cells_leaves_no_trace(pft_train, tmp_path):
+    check_kills_leave_no_trace(
+        pft_train,
+        tmp_path,
+        *SCHEDULE,
+        "probe=commensurate",
+        "probe.share=0.7",
+        "data.phonons.max_atoms=12",
+    )
+
+
 def test_killing_the_training_of_a_network_leaves_no_trace(
     pft_train, backend_base, tmp_path
 ):

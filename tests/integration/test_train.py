@@ -60,7 +60,18 @@ def test_the_exported_model_is_the_one_that_the_summary_describes(compose, tmp_p
         )
 
 
-@pytest.mark.parametrize("probe", ["column", "irreducible", "rademacher", "gaussian"])
+@pytest.mark.parametrize(
+    "probe",
+    [
+        "column",
+        "irreducible",
+        "rademacher",
+        "gaussian",
+        "commensurate",
+        "mode",
+        "sparse",
+    ],
+)
 @pytest.mark.parametrize("mode", ["alternate", "joint"])
 def test_every_probe_trains_in_both_modes(compose, tmp_path, probe, mode):
     summary = train(

@@ -34,6 +34,22 @@ class CaptureGradients(Callback):
             torch.save(self.steps, self.path)
 
 
+class LittleMemory(Callback):
+    """The last process has no memory for more than one structure in a batch."""
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        if trainer.global_rank < trainer.world_size - 1:
+            return
+        derivatives = pl_module.model.derivatives
+
+        def limited(batch, **options):
+            if pl_module.training and batch.num_graphs > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return derivatives(batch, **options)
+
+        pl_module.model.derivatives = limited
+
+
 class KillInValidation(Callback):
     """End the process as SIGKILL does, in the validation after a given step."""
 

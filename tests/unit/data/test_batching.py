@@ -73,7 +73,7 @@ def interleaved(position: int = 0, **options):
 
 def test_one_phonon_batch_is_followed_by_k_upstream_batches():
     sampler = interleaved(upstream_per_phonon=4)
-    sources = [{source for source, _ in batch} for batch in sampler]
+    sources = [{key.source for key in batch} for batch in sampler]
     assert len(sources) == len(sampler) == 5 * 3
     assert sources == ([{"phonon"}] + [{"upstream"}] * 4) * 3
 
@@ -82,12 +82,16 @@ def test_a_joint_step_holds_one_batch_of_each_source():
     batches = list(interleaved(upstream_per_phonon=4, joint=True))
     assert len(batches) == 3
     for batch in batches:
-        assert {source for source, _ in batch} == {"phonon", "upstream"}
+        assert {key.source for key in batch} == {"phonon", "upstream"}
 
 
 def test_the_shorter_source_goes_round_and_repeats_only_after_a_full_pass():
     sampler = interleaved(upstream_per_phonon=4)
-    upstream = [[i for _, i in batch] for batch in sampler if batch[0][0] == "upstream"]
+    upstream = [
+        [key.structure for key in batch]
+        for batch in sampler
+        if batch[0].source == "upstream"
+    ]
     for start in range(0, 12, 3):
         one_pass = [i for batch in upstream[start : start + 3] for i in batch]
         assert sorted(one_pass) == list(range(5))
