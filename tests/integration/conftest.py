@@ -59,7 +59,7 @@ def pft_train(world):
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose(world):
     """Compose the configuration of `pft-train` as the command line does."""
     from hydra import compose as hydra_compose
