@@ -295,11 +295,13 @@ def _build_package(content: dict[str, Any], path: Path) -> None:
         )
         if result.returncode != 0 or not package_file.is_file():
             reason = (result.stderr.strip() or "no message").splitlines()[-1]
+            data = content["hyper_parameters"]["info_dict"]["data"]
             raise CheckpointError(
-                f"{path}: nequip-package could not build it ({reason}). It reads a "
-                "frame of the training data that the NequIP checkpoint names, which "
-                "must be there. A .ckpt is written without them, and can be packaged "
-                "where they are."
+                f"{path.name}: nequip-package could not build it ({reason}). It reads "
+                "a frame of the training data that the NequIP checkpoint names "
+                f"({data.get('train_file_path', data.get('_target_'))}), which must be "
+                "there. A .ckpt is written without them, and can be packaged where "
+                "they are."
             )
         package_file.replace(path)
 
