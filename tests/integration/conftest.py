@@ -42,7 +42,9 @@ def pft_train(world):
 
     def start(run: Path, *overrides: str) -> subprocess.Popen[str]:
         environment = os.environ | {
-            "PYTHONPATH": str(PLUGINS),
+            "PYTHONPATH": os.pathsep.join(
+                [str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "OMP_NUM_THREADS": "1",
         }
         return subprocess.Popen(
