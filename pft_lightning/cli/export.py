@@ -32,6 +32,7 @@ from pft_lightning.errors import CheckpointError, ConfigError
 
 
 EMA, RAW = "ema", "raw"
+_MACE_E3NN = "0.4.4"  # what mace-torch pins
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,18 +184,29 @@ def _write(out: Path, potential: _Potential) -> EnergyModel:
         for path in (card_path, provenance_path, Path):
             os.replace(path(partial), path(out))
     print(f"{out}: {potential.description}")
-    worst = max(agreement.errors.values())
+    _report(out, provenance)
+    return written
+
+
+def _report(out: Path, provenance: dict[str, Any]) -> None:
+    """Print what was checked, and what to know about the file."""
+    check = provenance["check"]
     print(
-        f"  loaded again, and the same on {', '.join(agreement.structures)} (largest "
-        f"relative difference {worst:.0e})"
+        f"  loaded again, and the same on {', '.join(check['structures'])} (largest "
+        f"relative difference {max(check['errors'].values()):.0e})"
     )
-    if remark:
-        print(f"  not compared on the run's validation data: {remark}")
+    if check["remark"]:
+        print(f"  not compared on the run's validation data: {check['remark']}")
+    e3nn = provenance["versions"].get("e3nn", "")
+    if out.suffix == ".model" and e3nn != _MACE_E3NN:
+        print(
+            f"  pickled under e3nn {e3nn}: where MACE has its own e3nn {_MACE_E3NN}, "
+            f"write it again from a portable file (out={out.stem}.safetensors)"
+        )
     print(
         f"  {provenance_path(out).name}: where it comes from; {card_path(out).name}: "
         "model card"
     )
-    return written
 
 
 @hydra.main(

@@ -166,9 +166,7 @@ def render_card(provenance: Mapping[str, Any]) -> str:
             forgetting=[row for row in rows if row["name"].startswith("upstream/")],
             recipe_text=OmegaConf.to_yaml(OmegaConf.create(shown)).strip(),
             provenance_name=provenance_path(Path(name)).name,
-            suffix="".join(Path(name).suffixes[-2:])
-            if name.endswith(".nequip.zip")
-            else Path(name).suffix,
+            suffix=Path(name).suffix,
         )
         + "\n"
     )

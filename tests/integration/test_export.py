@@ -178,6 +178,9 @@ def test_without_the_validation_data_a_crystal_of_all_elements_is_compared(
     assert check["structures"] == ["crystal of all elements"]
     assert "no such file" in check["remark"]
     assert "not compared on the run's validation data" in capsys.readouterr().out
+    card = Path(f"{out}.md").read_text()
+    assert "could not be read any more" in card
+    assert str(tmp_path) not in card
     assert len(model.atomic_numbers) == 7
 
 
