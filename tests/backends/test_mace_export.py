@@ -91,7 +91,8 @@ def test_a_portable_file_becomes_the_same_model(files, tmp_path):
     assert told["converted_from"]["file"] == "ema.safetensors"
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
+# The run above has the other one.
+@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"scale_shift"}))
 def test_every_architecture_has_a_portable_form(variant, tmp_path):
     options = {"head": "Default"} if variant == "heads" else {}
     torch.save(build_mace(variant), tmp_path / "a.model")
