@@ -1,7 +1,8 @@
-"""Files that are complete or not there."""
+"""Files that are complete or not there, and what identifies them."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -29,3 +30,12 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Non
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def compute_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

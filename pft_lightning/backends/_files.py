@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from safetensors import SafetensorError, safe_open
+
 from pft_lightning.errors import CheckpointError
 
 
@@ -16,6 +18,11 @@ from pft_lightning.errors import CheckpointError
 _PICKLE_START = b"\x80"
 # Bytes; a configuration is not longer, and other files may have no second line.
 _LONGEST_HEADER = 1_000_000
+
+# What the portable form of a MACE network says it is.
+MACE_PORTABLE = "pft_lightning.mace"
+# A safetensors file starts with the length of its header (8 bytes), then the header.
+_SAFETENSORS_START = b'{"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +33,10 @@ class FileContent:
         path: the file.
         members: names inside a zip archive; empty for other files.
         classes: ``module.name`` of everything its pickle refers to, in order.
-        strings: short strings of its pickle: dictionary keys, class paths.
+        strings: short strings of its pickle, dictionary keys and class paths, or of
+            the metadata of a safetensors file.
         header: keys of the JSON object in its first line, where there is one.
+        is_safetensors: whether it is of that format.
     """
 
     path: Path
@@ -35,6 +44,7 @@ class FileContent:
     classes: tuple[str, ...] = ()
     strings: frozenset[str] = field(default_factory=frozenset)
     header: frozenset[str] = frozenset()
+    is_safetensors: bool = False
 
     def describe(self) -> str:
         """Best guess, in words, for an error message."""
@@ -45,6 +55,8 @@ class FileContent:
             return f"a file that starts with JSON ({shown}, ...)"
         if "pytorch-lightning_version" in self.strings:
             return "a Lightning checkpoint of another program"
+        if self.is_safetensors:
+            return "a safetensors file that does not describe a network"
         if self.classes or self.strings:
             shown = ", ".join(self.classes[:3]) or "plain values"
             return f"a pickle of {shown}"
@@ -73,6 +85,8 @@ def read_content(path: Path) -> FileContent:
         if start.startswith(b"{"):
             file.seek(0)
             return FileContent(path, header=_read_header(file))
+    if is_safetensors(path):
+        return _read_safetensors(path)
     if zipfile.is_zipfile(path):
         return _read_zip(path)
     if start == b"PK\x03\x04":
@@ -91,6 +105,25 @@ def _read_header(file: IO[bytes]) -> frozenset[str]:
     except ValueError:
         return frozenset()
     return frozenset(header)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file starts as safetensors do."""
+    with path.open("rb") as file:
+        return file.read(10)[8:] == _SAFETENSORS_START
+
+
+def _read_safetensors(path: Path) -> FileContent:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: its header or its end is damaged ({error}). Copy or download it "
+            "again."
+        ) from error
+    strings = frozenset(v for v in metadata.values() if len(v) < 200)
+    return FileContent(path, strings=strings, is_safetensors=True)
 
 
 def _read_zip(path: Path) -> FileContent:

@@ -98,6 +98,11 @@ class EnergyModel(torch.nn.Module, ABC):
         return ".pt"
 
     @property
+    def export_suffixes(self) -> tuple[str, ...]:
+        """Endings of all files that ``save`` can write; it goes by them."""
+        return (self.file_suffix,)
+
+    @property
     def heads(self) -> tuple[str, ...]:
         """Names of all output heads; none where the framework has no heads."""
         return ()

@@ -14,8 +14,9 @@ from torch._functorch.eager_transforms import enable_inplace_requires_grad
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.backends import mace_files, mace_heads
+from pft_lightning.backends import mace_files, mace_heads, mace_portable
 from pft_lightning.backends._exact import contains_torchscript, exact_torchscript
+from pft_lightning.backends._files import is_safetensors
 from pft_lightning.backends.base import (
     EnergyModel,
     apply_strain,
@@ -56,6 +57,11 @@ class MACEModel(EnergyModel):
     def file_suffix(self) -> str:
         """See ``EnergyModel.file_suffix``."""
         return ".model"
+
+    @property
+    def export_suffixes(self) -> tuple[str, ...]:
+        """See ``EnergyModel.export_suffixes``."""
+        return (".model", mace_portable.SUFFIX)
 
     def energy(
         self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
@@ -135,7 +141,9 @@ class MACEModel(EnergyModel):
         """Write a ``.model`` file for MACE's own tools under the same e3nn.
 
         Args:
-            path: file to write; an existing one is replaced.
+            path: file to write; an existing one is replaced. With the ending
+                ``.safetensors`` it becomes a portable file (see ``mace_portable``),
+                from which a ``.model`` can be written under any other e3nn.
 
         Raises:
             CheckpointError: the network holds modules that MACE does not build.
@@ -145,7 +153,10 @@ class MACEModel(EnergyModel):
         config = mace_files.extract_config(network)
         kind = type(network).__name__
         stock = mace_files.build(kind, config, weights, scripted=True)
-        write_atomically(path, lambda file: torch.save(stock, file))
+        if Path(path).suffix == mace_portable.SUFFIX:
+            mace_portable.write(Path(path), stock, config)
+        else:
+            write_atomically(path, lambda file: torch.save(stock, file))
 
     def _head_indices(self, batch: Batch, n_structures: int) -> torch.Tensor:
         """(n_structures,), of the heads that the structures name, else of ``head``."""
@@ -176,20 +187,22 @@ def load(
     device: str | torch.device,
     head: str | None,
 ) -> MACEModel:
-    """Read a ``.model`` file written under any e3nn.
+    """Read a ``.model`` file written under any e3nn, or a portable file.
 
     Raises:
         CheckpointError: damaged, or not an energy model.
         ConfigError: see ``MACEModel``.
     """
-    stored = mace_files.read_pickle(path)
+    stored: torch.nn.Module | None = None
+    if is_safetensors(path):
+        kind, config, weights = mace_portable.read(path)
+    else:
+        stored = mace_files.read_pickle(path)
+        kind, weights = type(stored).__name__, stored.state_dict()
     try:
-        network = mace_files.build(
-            type(stored).__name__,
-            mace_files.extract_config(stored),
-            stored.state_dict(),
-            scripted=False,
-        )
+        if stored is not None:
+            config = mace_files.extract_config(stored)
+        network = mace_files.build(kind, config, weights, scripted=False)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return MACEModel(network, head).to(device=device, dtype=dtype)

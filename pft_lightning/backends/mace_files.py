@@ -265,6 +265,16 @@ def _keep_random_state() -> Iterator[None]:
         yield
 
 
+def generated_prefixes(network: torch.nn.Module) -> tuple[str, ...]:
+    """What the names of constants in code that e3nn generated start with."""
+    return tuple(
+        f"{name}.{child}." if name else f"{child}."
+        for name, module in network.named_modules()
+        if isinstance(module, CodeGenMixin)
+        for child in getattr(module, "__codegen__", [])
+    )
+
+
 def _load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Copy weights; constants that the file lacks were computed by the builder."""
     try:
@@ -273,12 +283,7 @@ def _load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) ->
         raise CheckpointError(
             f"the weights do not fit the rebuilt network: {error}"
         ) from error
-    generated = tuple(
-        f"{name}.{child}." if name else f"{child}."
-        for name, module in network.named_modules()
-        if isinstance(module, CodeGenMixin)
-        for child in getattr(module, "__codegen__", [])
-    )
+    generated = generated_prefixes(network)
     parameters = {name for name, _ in network.named_parameters()}
     missing = [
         key

@@ -113,6 +113,11 @@ class NequIPModel(EnergyModel):
         """See ``EnergyModel.file_suffix``."""
         return nequip_files.PACKAGE_SUFFIX if isinstance(self.origin, Path) else ".ckpt"
 
+    @property
+    def export_suffixes(self) -> tuple[str, ...]:
+        """See ``EnergyModel.export_suffixes``; a package cannot become a checkpoint."""
+        return tuple(dict.fromkeys((self.file_suffix, nequip_files.PACKAGE_SUFFIX)))
+
     def prepare(self, batch: Batch) -> Batch:
         """See ``EnergyModel.prepare``; cutoffs may depend on the pair of elements."""
         batch = super().prepare(batch)
@@ -166,7 +171,11 @@ class NequIPModel(EnergyModel):
         return {f"network.{name}": value for name, value in drawn.items()}
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint, or a package where the model came from one.
+        """Write a checkpoint, or a package.
+
+        A package is written where the model came from one, or where the name asks for
+        it; the latter with ``nequip-package``, which needs the training data that the
+        original checkpoint names.
 
         The checkpoint names only classes of NequIP and holds one set of weights, so
         that NequIP's own loaders, ``nequip-package`` and ``nequip-compile`` take these
@@ -178,7 +187,8 @@ class NequIPModel(EnergyModel):
                 ``.nequip.zip`` (see ``file_suffix``).
 
         Raises:
-            CheckpointError: the model came from nowhere, or its package is gone.
+            CheckpointError: the model came from nowhere, its package is gone, or
+                ``nequip-package`` failed.
         """
         network = plain(self.network)
         weights = {k: v.detach().cpu() for k, v in network.state_dict().items()}

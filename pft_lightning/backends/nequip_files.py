@@ -7,6 +7,8 @@ import copy
 import inspect
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -136,13 +138,16 @@ def write(
         dtype: in which the network computes.
 
     Raises:
-        CheckpointError: the original package is gone.
+        CheckpointError: the original package is gone, or ``nequip-package`` failed.
     """
     if isinstance(origin, Path):
         _write_package(origin, path, weights)
         return
     content = _to_checkpoint(origin, weights, dtype)
-    write_atomically(path, lambda file: torch.save(content, file))
+    if path.name.endswith(PACKAGE_SUFFIX):
+        _build_package(content, path)
+    else:
+        write_atomically(path, lambda file: torch.save(content, file))
 
 
 def draw_weights(
@@ -269,6 +274,36 @@ def _to_checkpoint(
         "epoch": 0,
         "global_step": 0,
     }
+
+
+def _build_package(content: dict[str, Any], path: Path) -> None:
+    """Package a checkpoint with ``nequip-package build``.
+
+    It runs in a process of its own: it changes global settings for good.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as name:
+        checkpoint = Path(name) / "model.ckpt"
+        package_file = Path(name) / f"model{PACKAGE_SUFFIX}"
+        torch.save(content, checkpoint)
+        result = subprocess.run(
+            [
+                *(sys.executable, "-m", "nequip.scripts.package", "build"),
+                *(str(checkpoint), str(package_file)),
+            ],
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode != 0 or not package_file.is_file():
+            reason = (result.stderr.strip() or "no message").splitlines()[-1]
+            data = content["hyper_parameters"]["info_dict"]["data"]
+            raise CheckpointError(
+                f"{path.name}: nequip-package could not build it ({reason}). It reads "
+                "a frame of the training data that the NequIP checkpoint names "
+                f"({data.get('train_file_path', data.get('_target_'))}), which must be "
+                "there. A .ckpt is written without them, and can be packaged where "
+                "they are."
+            )
+        package_file.replace(path)
 
 
 def _write_package(

@@ -53,6 +53,11 @@ class NequixModel(EnergyModel):
         """See ``EnergyModel.file_suffix``; that of the file that was loaded."""
         return self._file_suffix
 
+    @property
+    def export_suffixes(self) -> tuple[str, ...]:
+        """See ``EnergyModel.export_suffixes``."""
+        return (nequix_files.TORCH_SUFFIX, nequix_files.JAX_SUFFIX)
+
     def energy(
         self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
     ) -> torch.Tensor:

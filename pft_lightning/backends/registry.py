@@ -15,7 +15,11 @@ from types import ModuleType
 
 import torch
 
-from pft_lightning.backends._files import FileContent, read_content
+from pft_lightning.backends._files import (
+    MACE_PORTABLE,
+    FileContent,
+    read_content,
+)
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.errors import BackendUnavailableError, CheckpointError, ConfigError
 
@@ -44,6 +48,8 @@ class Backend:
 
 
 def _is_mace(content: FileContent) -> bool:
+    if MACE_PORTABLE in content.strings:
+        return True
     return any(c.startswith("mace.") for c in content.classes)
 
 
@@ -120,9 +126,9 @@ def load_model(
     trust. Nothing but the named file is opened.
 
     Args:
-        path: MACE ``.model``, NequIP checkpoint or package, Nequix ``.pt`` or
-            ``.nqx``, or the name of a MACE foundation model (``small``, ``medium``,
-            ``mh-1``, …), which MACE's own downloader fetches.
+        path: MACE ``.model`` or portable ``.safetensors``, NequIP checkpoint or
+            package, Nequix ``.pt`` or ``.nqx``, or the name of a MACE foundation model
+            (``small``, ``medium``, ``mh-1``, …), which MACE's own downloader fetches.
         backend: expected backend; an error if the file belongs to another one.
         dtype: ``float32`` or ``float64``; default: as stored.
         device: where to put the parameters.
@@ -136,19 +142,30 @@ def load_model(
     resolved = parse_dtype(dtype)
     if backend is not None and backend not in BACKENDS:
         raise ConfigError(f"backend={backend!r}; expected one of {sorted(BACKENDS)}.")
-    if not Path(path).exists() and _may_be_foundation_name(str(path), backend):
-        if importlib.util.find_spec(BACKENDS["mace"].library) is None:
-            raise CheckpointError(
-                f"{str(path)!r}: no such file. The name of a MACE foundation model? "
-                'Then install MACE: pip install "pft_lightning[mace]".'
-            )
-        path = import_backend("mace").download_foundation_model(str(path))
-    content = read_content(Path(path))
+    path = find_model_file(path, backend)
+    content = read_content(path)
     entry = recognise(content, backend)
     model: EnergyModel = import_backend(entry.name).load(
-        Path(path), dtype=resolved, device=device, head=head
+        path, dtype=resolved, device=device, head=head
     )
     return model
+
+
+def find_model_file(path: str | Path, backend: str | None = None) -> Path:
+    """The file itself, or that of the MACE foundation model of this name.
+
+    Raises:
+        CheckpointError: the name of none, or it could not be downloaded.
+    """
+    if Path(path).exists() or not _may_be_foundation_name(str(path), backend):
+        return Path(path)
+    if importlib.util.find_spec(BACKENDS["mace"].library) is None:
+        raise CheckpointError(
+            f"{str(path)!r}: no such file. The name of a MACE foundation model? "
+            'Then install MACE: pip install "pft_lightning[mace]".'
+        )
+    found: Path = import_backend("mace").download_foundation_model(str(path))
+    return found
 
 
 def recognise(content: FileContent, expected: str | None = None) -> Backend:

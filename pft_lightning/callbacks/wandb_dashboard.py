@@ -20,7 +20,10 @@ _DPI = 110
 
 
 def log_before_after(logger: Logger, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add the final table, and each change, to a W&B run; others are left alone.
+    """Add the final table, and each change, to a W&B run, and end it.
+
+    Loggers of other kinds are left alone. A W&B run that is not ended would be taken by
+    the next training of the same process, as in a Hydra multirun.
 
     Args:
         logger: Of the trainer.
@@ -38,6 +41,7 @@ def log_before_after(logger: Logger, metrics: Mapping[str, Mapping[str, Any]]) -
     for name, before, after in rows:
         logger.experiment.summary[f"before/{name}"] = before
         logger.experiment.summary[f"after/{name}"] = after
+    logger.experiment.finish()
 
 
 def wants_figures(loggers: Iterable[Logger]) -> bool:

@@ -1,33 +1,87 @@
-"""``pft-export``: the potential of a run as one file of its framework."""
+"""``pft-export``: the potential of a run as one file of its framework, checked."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
 from omegaconf import DictConfig
 
 from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.registry import find_model_file, load_model
+from pft_lightning.cli.agreement import choose_structures, compare
 from pft_lightning.cli.common import report_errors
+from pft_lightning.cli.provenance import (
+    card_path,
+    describe_conversion,
+    describe_file,
+    describe_run,
+    provenance_path,
+    render_card,
+    to_json,
+)
 from pft_lightning.cli.run_folder import RunFolder
 from pft_lightning.cli.train import build_module
-from pft_lightning.errors import CheckpointError
+from pft_lightning.errors import CheckpointError, ConfigError
+
+
+EMA, RAW = "ema", "raw"
+_MACE_E3NN = "0.4.4"  # what mace-torch pins
+
+
+@dataclass(frozen=True, slots=True)
+class _Potential:
+    """What is to be written.
+
+    Attributes:
+        model: with the weights.
+        history: for the provenance.
+        config: of the run; None for a file.
+        description: in words.
+    """
+
+    model: EnergyModel
+    history: dict[str, Any]
+    config: DictConfig | None
+    description: str
 
 
 def export(config: DictConfig) -> EnergyModel:
-    """Write the weights of a checkpoint, merged with those of the base model.
+    """Write a potential, its provenance and its model card; all or none of them.
 
     Args:
         config: As composed from ``conf/export.yaml``.
 
     Returns:
-        The model that was written.
+        The model as loaded from the file that was written.
 
     Raises:
-        CheckpointError: There is no such run or checkpoint, or the base model is not
-            the one that the run started from.
+        CheckpointError: There is no such run or checkpoint, it is damaged, the base
+            model is not the one that the run started from, or the written file does
+            not predict what the potential does.
+        ConfigError: The file cannot be of the kind that its name says, or the options
+            do not fit together.
     """
+    out = Path(config.out)
+    if out.is_dir():
+        raise ConfigError(f"out={out}: is a folder; expected the name of a file.")
+    if (config.run is None) == (config.model.checkpoint is None):
+        raise ConfigError(
+            "give either run=FOLDER, of a pft-train run, or model.checkpoint=FILE, to "
+            "write it in another form."
+        )
+    potential = _from_file(config) if config.run is None else _from_run(config)
+    _check_suffix(out, potential.model)
+    return _write(out, potential)
+
+
+def _from_run(config: DictConfig) -> _Potential:
     folder = RunFolder.existing(config.run)
     checkpoints = {"best": folder.best_checkpoint, "last": folder.last_checkpoint}
     path = checkpoints.get(config.checkpoint, Path(config.checkpoint))
@@ -35,13 +89,124 @@ def export(config: DictConfig) -> EnergyModel:
         raise CheckpointError(
             f"{path}: no such checkpoint; expected checkpoint=best, last, or a file."
         )
-    module = build_module(folder.read_config())
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if config.weights not in (None, EMA, RAW):
+        raise ConfigError(f"weights is {config.weights!r}; expected {EMA} or {RAW}.")
+    run_config = folder.read_config()
+    base_model = folder.check_base_model(run_config)
+    checkpoint = _read_checkpoint(path)
+    is_averaged = "current_model_state" in checkpoint
+    if config.weights == EMA and not is_averaged:
+        raise ConfigError(
+            f"weights=ema: {path} holds no average, because the run kept none. Use "
+            "weights=raw, or leave it out."
+        )
+    weights = config.weights or (EMA if is_averaged else RAW)
+    module = build_module(run_config)
     module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
-    module.model.save(config.out)
-    print(f"{config.out}: the potential of {path}")
-    return module.model
+    # Lightning puts the average where the weights are otherwise.
+    use_other = is_averaged and weights == RAW
+    state = checkpoint["current_model_state" if use_other else "state_dict"]
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: is not a checkpoint of the run in {folder.path}, whose potential "
+            f"has other weights ({str(error).splitlines()[-1].strip()})."
+        ) from error
+    model = module.model
+    history = describe_run(
+        folder,
+        run_config,
+        model,
+        base_model=base_model,
+        checkpoint=path,
+        weights=weights,
+        step=int(checkpoint.get("global_step", 0)),
+    )
+    words = {EMA: "moving average", RAW: "weights without average"}
+    return _Potential(model, history, run_config, f"{words[weights]} of {path}")
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.PickleError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint of pft-train; it is truncated, "
+            f"damaged or something else ({str(error).splitlines()[0]}). Export "
+            "checkpoint=last or best, or continue the run with resume=true."
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(
+            f"{path}: is not a checkpoint of pft-train: it has no state_dict. A model "
+            "file? Give it as model.checkpoint= instead."
+        )
+    return checkpoint
+
+
+def _from_file(config: DictConfig) -> _Potential:
+    options = config.model
+    if config.weights is not None:
+        raise ConfigError("weights= chooses among the weights of a run; leave it out.")
+    model = load_model(
+        options.checkpoint,
+        backend=options.backend,
+        dtype=options.dtype,
+        head=options.head,
+    )
+    source = find_model_file(options.checkpoint, options.backend)
+    return _Potential(model, describe_conversion(source), None, str(source))
+
+
+def _check_suffix(out: Path, model: EnergyModel) -> None:
+    if not out.name.endswith(model.export_suffixes):
+        raise ConfigError(
+            f"out={out}: a {model.name} potential like this one is written to files "
+            f"that end in {' or '.join(model.export_suffixes)}."
+        )
+
+
+def _write(out: Path, potential: _Potential) -> EnergyModel:
+    """Write beside the target, load, compare, and only then give the files names."""
+    model = potential.model
+    structures, remark = choose_structures(potential.config, model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+        partial = Path(name) / out.name
+        model.save(partial)
+        written = load_model(partial, backend=model.name, head=model.head)
+        agreement = compare(model, written, structures)
+        provenance = describe_file(
+            partial, out.name, written, agreement, remark, potential.history
+        )
+        provenance_path(partial).write_text(to_json(provenance), encoding="utf-8")
+        card_path(partial).write_text(render_card(provenance), encoding="utf-8")
+        for path in (card_path, provenance_path, Path):
+            os.replace(path(partial), path(out))
+    print(f"{out}: {potential.description}")
+    _report(out, provenance)
+    return written
+
+
+def _report(out: Path, provenance: dict[str, Any]) -> None:
+    """Print what was checked, and what to know about the file."""
+    check = provenance["check"]
+    print(
+        f"  loaded again, and the same on {', '.join(check['structures'])} (largest "
+        f"relative difference {max(check['errors'].values()):.0e})"
+    )
+    if check["remark"]:
+        print(f"  not compared on the run's validation data: {check['remark']}")
+    e3nn = provenance["versions"].get("e3nn", "")
+    if out.suffix == ".model" and e3nn != _MACE_E3NN:
+        print(
+            f"  pickled under e3nn {e3nn}: where MACE has its own e3nn {_MACE_E3NN}, "
+            f"write it again from a portable file (out={out.stem}.safetensors)"
+        )
+    print(
+        f"  {provenance_path(out).name}: where it comes from; {card_path(out).name}: "
+        "model card"
+    )
 
 
 @hydra.main(

@@ -13,7 +13,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from pft_lightning.backends.registry import find_model_file
 from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.files import compute_sha256
 
 
 _PACKAGES = (
@@ -48,7 +50,8 @@ class RunFolder:
     """Files of one run.
 
     ``config.yaml`` (resolved), ``versions.json``, ``command.txt``, ``before.json``
-    (validation of the starting weights), ``checkpoints/``, the logger's files,
+    (validation of the starting weights), ``base_model.json`` (name and SHA-256 of
+    the file that training started from), ``checkpoints/``, the logger's files,
     ``trainable.json`` (names and sizes of what is trained), ``model.*`` (the result)
     and ``summary.json``.
 
@@ -64,6 +67,7 @@ class RunFolder:
         self.before = self.path / "before.json"
         self.summary = self.path / "summary.json"
         self.trainable = self.path / "trainable.json"
+        self.base_model = self.path / "base_model.json"
         self._wandb_id = self.path / "wandb_id.txt"
         self._config = self.path / "config.yaml"
 
@@ -105,8 +109,33 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, self._config, resolve=True)
         write_json(self.path / "versions.json", collect_versions())
+        if not self.base_model.exists():
+            write_json(self.base_model, _identify_base_model(config))
         with (self.path / "command.txt").open("a") as file:
             file.write(shlex.join(sys.argv) + "\n")
+
+    def check_base_model(self, config: DictConfig) -> dict[str, Any]:
+        """Name and SHA-256 of the file that training started from.
+
+        Runs of earlier versions did not record it; for them it is that of the file that
+        is there now.
+
+        Args:
+            config: of the run.
+
+        Raises:
+            CheckpointError: the file is gone, or has changed.
+        """
+        found = _identify_base_model(config)
+        if self.base_model.exists():
+            recorded = read_json(self.base_model)["sha256"]
+            if found["sha256"] != recorded:
+                raise CheckpointError(
+                    f"{config.model.checkpoint}: is not the file that the run in "
+                    f"{self.path} started from: SHA-256 {found['sha256'][:12]}… "
+                    f"instead of {recorded[:12]}…. Put the original back."
+                )
+        return found
 
     def continued_log(self, logger: DictConfig) -> dict[str, Any]:
         """Arguments with which a logger adds to the log of the run's first part.
@@ -128,6 +157,17 @@ class RunFolder:
     def resume_checkpoint(self) -> Path | None:
         """The newest checkpoint that training can continue from."""
         return self.last_checkpoint if self.last_checkpoint.exists() else None
+
+
+def _identify_base_model(config: DictConfig) -> dict[str, Any]:
+    checkpoint = config.model.checkpoint
+    path = find_model_file(checkpoint, config.model.backend)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{checkpoint}: the base model of the run is not there. Put it back; a "
+            f"relative path is taken from the working folder, {Path.cwd()}."
+        )
+    return {"file": Path(checkpoint).name, "sha256": compute_sha256(path)}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ _EVALUATION = {
 }
 
 # Metric -> unit.
-_UNITS = {
+UNITS = {
     "phonon/hvp_mae": "eV/Å²",
     "phonon/forces_mae": "eV/Å",
     "phonon/stress_mae": "eV/Å³",
@@ -92,7 +92,7 @@ def print_before_after(
         change = "" if rounding else f"{100 * (after / before - 1):+.1f} %"
         table.add_row(
             name,
-            _UNITS.get(name, ""),
+            UNITS.get(name, ""),
             "" if before is None else f"{before:.4g}",
             f"{after:.4g}",
             change,

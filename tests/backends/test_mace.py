@@ -157,11 +157,12 @@ def test_envelope_zeroes_edges_beyond_the_cutoff(files, rattled):
     assert abs(float(energies[0] - energies[1])) < 1e-12
 
 
+@pytest.mark.parametrize("suffix", [".model", ".safetensors"])
 @pytest.mark.parametrize("e3nn", ["0.4.4", "0.6.0"])
-def test_files_of_either_e3nn(e3nn):
+def test_files_of_either_e3nn(e3nn, suffix):
     """Written by ``data/write_models.py`` in an environment with that e3nn."""
     expected = json.loads((DATA / f"mace_e3nn_{e3nn}.json").read_text())
-    model = load_model(DATA / f"mace_e3nn_{e3nn}.model")
+    model = load_model(DATA / f"mace_e3nn_{e3nn}{suffix}")
     atoms = build_tiny_crystals([11, 17], model.cutoff)["small"]
     atoms.calc = Calculator(model)
     assert abs(atoms.get_potential_energy() - expected["energy"]) < 1e-10

@@ -42,7 +42,9 @@ def pft_train(world):
 
     def start(run: Path, *overrides: str) -> subprocess.Popen[str]:
         environment = os.environ | {
-            "PYTHONPATH": str(PLUGINS),
+            "PYTHONPATH": os.pathsep.join(
+                [str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "OMP_NUM_THREADS": "1",
         }
         return subprocess.Popen(
@@ -59,7 +61,7 @@ def pft_train(world):
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose(world):
     """Compose the configuration of `pft-train` as the command line does."""
     from hydra import compose as hydra_compose

@@ -1,0 +1,144 @@
+"""MACE networks as weights and a description, readable under every e3nn.
+
+A safetensors file: the weights, and in its metadata the arguments with which MACE
+builds the network, as JSON. Unlike a ``.model`` file it holds no code, so that reading
+it runs none. Classes and functions are kept by name and looked up in MACE.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pft_lightning.backends._files import MACE_PORTABLE
+from pft_lightning.backends.base import write_atomically
+from pft_lightning.backends.mace_files import (
+    SUPPORTED,
+    _keep_global_state,
+    generated_prefixes,
+)
+from pft_lightning.errors import CheckpointError
+
+
+with _keep_global_state():
+    import mace.modules
+    import mace.modules.blocks
+    from e3nn.o3 import Irreps
+
+
+SUFFIX = ".safetensors"
+_VERSION = "1"
+
+
+def write(path: Path, network: torch.nn.Module, config: dict[str, Any]) -> None:
+    """Write the description and the weights of a network.
+
+    Args:
+        path: file to write; an existing one is replaced.
+        network: as MACE builds it, merged; the code that e3nn generated is left out.
+        config: from ``mace_files.extract_config``.
+
+    Raises:
+        CheckpointError: the description holds something that cannot be named.
+    """
+    generated = generated_prefixes(network)
+    weights = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in network.state_dict().items()
+        if not name.startswith(generated)
+    }
+    metadata = {
+        "format": MACE_PORTABLE,
+        "version": _VERSION,
+        "class": type(network).__name__,
+        "config": json.dumps({key: _encode(key, v) for key, v in config.items()}),
+    }
+    write_atomically(path, lambda file: file.write(save(weights, metadata)))
+
+
+def read(path: Path) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+    """Class, arguments and weights of a network, for ``mace_files.build``.
+
+    Raises:
+        CheckpointError: damaged, of a newer version, or naming what MACE lacks.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}). Copy or download it again."
+        ) from error
+    if int(metadata["version"]) > int(_VERSION):
+        raise CheckpointError(
+            f"{path}: format version {metadata['version']}, this package reads up to "
+            f"{_VERSION}. Upgrade pft_lightning."
+        )
+    kind = metadata["class"]
+    if kind not in SUPPORTED:
+        raise CheckpointError(
+            f"{path}: holds a {kind}; expected one of {', '.join(SUPPORTED)}."
+        )
+    config = json.loads(metadata["config"])
+    try:
+        decoded = {key: _decode(value) for key, value in config.items()}
+    except (AttributeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: names {error}, which the MACE installed here lacks. It was "
+            "written with another version of MACE: install that one."
+        ) from error
+    return kind, decoded, weights
+
+
+def _encode(key: str, value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Irreps):  # before tuples, which they are too
+        return {"irreps": str(value)}
+    if isinstance(value, (list, tuple)):
+        return [_encode(key, item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": {name: _encode(key, item) for name, item in value.items()}}
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, (np.ndarray, np.generic)):
+        return {"array": value.tolist(), "dtype": str(value.dtype)}
+    if isinstance(value, type) and hasattr(mace.modules.blocks, value.__name__):
+        return {"class": value.__name__}
+    for name, function in _gates().items():
+        if value is function:
+            return {"gate": name}
+    if not getattr(value, "enabled", True):  # kernels that are switched off
+        return None
+    raise CheckpointError(
+        f"the network is described by {key}={value!r}, which has no portable form. "
+        "Write a .model file instead."
+    )
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "dict" in value:
+        return {name: _decode(item) for name, item in value["dict"].items()}
+    if "irreps" in value:
+        return Irreps(value["irreps"])
+    if "array" in value:
+        return np.array(value["array"], dtype=value["dtype"])
+    if "class" in value:
+        return getattr(mace.modules.blocks, value["class"])
+    return _gates()[value["gate"]]
+
+
+def _gates() -> dict[str, Callable[..., torch.Tensor]]:
+    return {k: gate for k, gate in mace.modules.gate_dict.items() if gate is not None}

@@ -1,0 +1,255 @@
+"""Where an exported potential comes from: for machines, and as a model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from ase.data import chemical_symbols
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.parametrized import plain
+from pft_lightning.backends.registry import load_model
+from pft_lightning.cli.agreement import Agreement
+from pft_lightning.cli.run_folder import RunFolder, collect_versions, read_json
+from pft_lightning.cli.tables import UNITS
+from pft_lightning.files import compute_sha256
+
+
+FORMAT = "pft_lightning.provenance"
+_VERSION = 1
+_PAPER = "https://arxiv.org/abs/2601.07742"
+# Parts of a configuration that make the recipe of a card; none of them names a file.
+_RECIPE = ("model", "adaptation", "probe", "loss", "optimizer", "scheduler", "trainer")
+_LOCAL = ("checkpoint", "default_root_dir")
+
+
+def describe_run(
+    folder: RunFolder,
+    config: DictConfig,
+    model: EnergyModel,
+    *,
+    base_model: Mapping[str, Any],
+    checkpoint: Path,
+    weights: str,
+    step: int,
+) -> dict[str, Any]:
+    """What a run says about the potential that it made.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        model: with the weights to be written.
+        base_model: name and hash of the file that the run started from.
+        checkpoint: that the weights come from.
+        weights: ``ema`` or ``raw``.
+        step: optimiser steps behind the checkpoint.
+    """
+    recipe = OmegaConf.to_container(config)
+    assert isinstance(recipe, dict)
+    summary = read_json(folder.summary) if folder.summary.is_file() else {}
+    metrics = {k: v for k, v in summary.items() if _is_metric(v)}
+    if not metrics and folder.before.is_file():
+        before = read_json(folder.before)
+        metrics = {k: {"before": v, "after": None} for k, v in before.items()}
+    return {
+        "base_model": dict(base_model),
+        "run": {
+            "folder": folder.path.name,
+            "checkpoint": checkpoint.name,
+            "weights": weights,
+            "steps": step,
+            "adaptation": recipe["adaptation"],
+            "trainable": summary.get("trainable"),
+        },
+        "data": {
+            "phonons": _sources(recipe["data"]["phonons"]),
+            "upstream": _sources(recipe["data"]["upstream"]),
+            "counts": summary.get("counts"),
+        },
+        "metrics": metrics,
+        "metrics_are_of_this_file": _is_result(folder, summary, model),
+        "recipe": recipe,
+        "versions_of_the_run": read_json(folder.path / "versions.json"),
+    }
+
+
+def describe_conversion(source: Path) -> dict[str, Any]:
+    """What is known of a file that is written in another form.
+
+    Args:
+        source: the file; what an earlier export left beside it is kept.
+    """
+    digest = compute_sha256(source)
+    beside = provenance_path(source)
+    known: dict[str, Any] = {}
+    if beside.is_file():
+        content = read_json(beside)
+        if content.get("format") == FORMAT and content["file"]["sha256"] == digest:
+            known = {
+                name: value
+                for name, value in content.items()
+                if name not in ("file", "check", "created", "versions")
+            }
+    return {**known, "converted_from": {"file": source.name, "sha256": digest}}
+
+
+def describe_file(
+    path: Path,
+    name: str,
+    model: EnergyModel,
+    agreement: Agreement,
+    remark: str | None,
+    history: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything about a written file.
+
+    Args:
+        path: where it is now.
+        name: that it will have.
+        model: as loaded from it.
+        agreement: of it with the potential.
+        remark: why the validation data were not compared on, if so.
+        history: from ``describe_run`` or ``describe_conversion``.
+    """
+    return {
+        "format": FORMAT,
+        "format_version": _VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "file": {
+            "name": name,
+            "sha256": compute_sha256(path),
+            "framework": model.name,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "cutoff": model.cutoff,
+            "elements": [chemical_symbols[z] for z in model.atomic_numbers],
+            "heads": list(model.heads),
+            "head": model.head,
+        },
+        "check": {**asdict(agreement), "remark": remark},
+        "versions": collect_versions(),
+        **history,
+        "citation": _PAPER,
+    }
+
+
+def render_card(provenance: Mapping[str, Any]) -> str:
+    """Markdown for people who are handed the file.
+
+    Args:
+        provenance: from ``describe_file``.
+    """
+    recipe = provenance.get("recipe", {})
+    shown = {
+        name: _without_paths(recipe[name])
+        for name in _RECIPE
+        if recipe.get(name) is not None
+    }
+    if "data" in recipe:
+        shown = {"seed": recipe["seed"], "data": _batches(recipe["data"]), **shown}
+    rows = [
+        {"name": name, "unit": UNITS.get(name, ""), **values, "change": _change(values)}
+        for name, values in provenance.get("metrics", {}).items()
+    ]
+    name = provenance["file"]["name"]
+    return (
+        _template().render(
+            **{"data": {}, "run": None, "base_model": None, **provenance},
+            rows=rows,
+            forgetting=[row for row in rows if row["name"].startswith("upstream/")],
+            recipe_text=OmegaConf.to_yaml(OmegaConf.create(shown)).strip(),
+            provenance_name=provenance_path(Path(name)).name,
+            suffix=Path(name).suffix,
+        )
+        + "\n"
+    )
+
+
+def provenance_path(path: Path) -> Path:
+    """The file with the provenance of a potential, beside it."""
+    return path.with_name(path.name + ".json")
+
+
+def card_path(path: Path) -> Path:
+    """The file with the model card of a potential, beside it."""
+    return path.with_name(path.name + ".md")
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pft_lightning.cli", "."),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # Markdown, of names that the user chose
+    )
+    environment.filters["number"] = _number
+    return environment.get_template("model_card.md.jinja")
+
+
+def _is_metric(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"before", "after"}
+
+
+def _is_result(
+    folder: RunFolder, summary: Mapping[str, Any], model: EnergyModel
+) -> bool:
+    """Whether these weights are those that the run was scored with at its end."""
+    result = folder.path / summary.get("model", "")
+    if not result.is_file():
+        return False
+    scored = load_model(result, dtype=model.dtype, head=model.head).state_dict()
+    found = plain(model).state_dict()
+    return scored.keys() == found.keys() and all(
+        bool((scored[name] == value).all()) for name, value in found.items()
+    )
+
+
+def _sources(data: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names, without folders, of what data were read from."""
+    named = {}
+    for part in ("train", "val"):
+        spec = data.get(part) or []
+        listed = [spec] if isinstance(spec, str) else spec
+        named[part] = [Path(str(source)).name for source in listed]
+    return named
+
+
+def _batches(data: Mapping[str, Any]) -> dict[str, Any]:
+    """How the data were used, without where they were."""
+    used = {name: data[name] for name in ("mode", "upstream_per_phonon")}
+    limits = ("batch_size", "max_atoms", "max_edges")
+    for source in ("phonons", "upstream"):
+        used[source] = {name: data[source][name] for name in limits}
+    return used
+
+
+def _without_paths(section: Any) -> Any:
+    if not isinstance(section, Mapping):
+        return section
+    return {name: value for name, value in section.items() if name not in _LOCAL}
+
+
+def _change(values: Mapping[str, float | None]) -> float | None:
+    """In per cent of the value before."""
+    before, after = values["before"], values["after"]
+    if before is None or after is None or before == 0:
+        return None
+    return 100 * (after - before) / before
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def to_json(provenance: Mapping[str, Any]) -> str:
+    """Text of the file beside a potential."""
+    return json.dumps(provenance, indent=2) + "\n"
