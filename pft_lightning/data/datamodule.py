@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from pft_lightning.data.loading import (
     Structures,
     StructureSource,
     TrainLoader,
+    describe_set,
 )
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.sources import Spec
@@ -351,8 +351,7 @@ class PhononDataModule(lightning.LightningDataModule):
 
     def _fingerprint(self, n_ranks: int) -> dict[str, Any]:
         sources = {
-            source: f"{len(subset)} structures, checksum {_checksum(subset.names)}"
-            for source, subset in self._train.items()
+            source: describe_set(subset.names) for source, subset in self._train.items()
         }
         return {
             "seed": self.seed,
@@ -393,7 +392,3 @@ class PhononDataModule(lightning.LightningDataModule):
                 )
             )
         return loaders
-
-
-def _checksum(names: Sequence[str]) -> str:
-    return f"{zlib.crc32(chr(10).join(names).encode()):08x}"
