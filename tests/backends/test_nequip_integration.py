@@ -132,6 +132,40 @@ def test_phonons_reach_the_network_as_through_the_transforms_of_the_run(run, cry
     assert np.abs(product - expected).max() < 1e-6 * np.abs(expected).max()
 
 
+def test_the_hessian_term_goes_past_the_compiled_network(crystal):
+    """``compile_mode: compile`` compiles for frames, and has no second derivative."""
+    from nequip.model import NequIPGNNModel
+
+    from pft_lightning.backends.nequip import NequIPModel
+    from pft_lightning.backends.nequip_files import _nequip_state
+
+    settings = {key: value for key, value in MODEL.items() if key != "_target_"}
+    graph = build_graph(crystal.positions, crystal.cell.array, crystal.pbc, 4.5)
+    batch = build_batch(
+        [
+            build_data(
+                crystal.numbers,
+                crystal.positions,
+                crystal.cell.array,
+                crystal.pbc,
+                graph,
+            )
+        ]
+        * 2
+    )
+    tangents = np.random.default_rng(0).standard_normal((2 * len(crystal), 1, 3))
+    products = []
+    for mode in ("eager", "compile"):
+        with _nequip_state():
+            network = NequIPGNNModel(compile_mode=mode, **settings)
+        model = NequIPModel(network)
+        hvp = model.derivatives(batch, tangents=torch.from_numpy(tangents)).hvp
+        products.append(hvp.detach())
+    assert type(network).__name__ == "CompileGraphModel"
+    assert network._compiled_cache == ({},)
+    assert torch.equal(*products)
+
+
 def test_a_module_that_takes_its_own_steps_is_refused():
     """It would leave the Hessian term out of its gradients without a word."""
     from nequip.train import ConFIGLightningModule

@@ -272,6 +272,27 @@ def test_the_lines_of_the_page_lower_the_error_of_the_phonons(runs):
     }
 
 
+def test_the_logged_error_is_that_of_the_potential_that_comes_out(runs, world):
+    """Of the averaged weights, which NequIP validates and hands on."""
+    from pft_lightning import load_model
+    from pft_lightning.data.readers.options import PhononReadOptions
+    from pft_lightning.integrations.nequip.phonons import PhononBatches, open_phonons
+    from pft_lightning.training.validation import hvp_errors
+
+    model = load_model(runs.checkpoint("lines"))
+    store = open_phonons(
+        world.phonons_val,
+        model,
+        options=PhononReadOptions(),
+        cache_dir=runs.folder / "cache",
+        progress=False,
+    )
+    (batch,) = PhononBatches(store, n_ranks=1, rank=0).one_by_one()
+    error = hvp_errors(model, batch, seed=0).item()
+    logged = runs.logged("lines", "val_phonon_epoch/hvp_mae")[-1]
+    assert error == pytest.approx(logged, rel=1e-10)
+
+
 def test_at_weight_zero_the_trajectory_is_bitwise_that_without_the_callback(runs):
     plain, zero = runs.state("plain"), runs.state("zero")
     for part in ("state_dict", "optimizer_states", "ASEDataModule"):
