@@ -1,7 +1,7 @@
-"""Run `nequip-train` many times, each in a fork of one process that has imported it.
+"""Run `nequip-train`, or code, in forks of one process that has imported NequIP.
 
 Reads groups of jobs as JSON from the standard input; the jobs of a group run at the
-same time. Prints their exit codes.
+same time. Prints their exit codes. Nothing of pft_lightning is imported here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ def run(job: dict) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(job["environment"])
+    if "code" in job:
+        exec(job["code"], {})
+        return
     sys.argv = ["nequip-train", *job["arguments"]]
     main()
 
