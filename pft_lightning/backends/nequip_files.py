@@ -56,7 +56,8 @@ def _nequip_state() -> Iterator[None]:
             from nequip.utils import global_state
 
             was_initialised = global_state.global_state_initialized()
-            global_state.set_global_state()
+            if not was_initialised:  # else by nequip-train, maybe with TF32 on
+                global_state.set_global_state()
             mode = e3nn.get_optimization_defaults().get("jit_mode")
             if mode is not None:  # TorchScript breaks derivatives under torch.func
                 e3nn.set_optimization_defaults(jit_mode="eager")

@@ -53,9 +53,12 @@ class HessianLoss(Callback):
         every_n_phonon_steps: int = 1,
         seed: int = 0,
     ) -> None:
-        check_kind(kind, name="loss.kind.hvp")
+        check_kind(kind, name="kind of HessianLoss (loss.kind.hvp in pft-train)")
         if weight < 0:
-            raise ConfigError(f"loss.phonon.hvp is {weight}; at least 0.")
+            raise ConfigError(
+                "weight of HessianLoss (loss.phonon.hvp in pft-train) is "
+                f"{weight}; at least 0."
+            )
         if schedule not in get_args(Schedule):
             raise ConfigError(
                 f"schedule is {schedule!r}; expected one of "
@@ -89,7 +92,8 @@ class HessianLoss(Callback):
         if not isinstance(pl_module, PhononFineTuning):
             raise ConfigError(
                 f"HessianLoss cannot add its term to a {type(pl_module).__name__}; "
-                "use it with pft_lightning.PhononFineTuning."
+                "use it with pft_lightning.PhononFineTuning, and with nequip-train "
+                "use pft_lightning.integrations.nequip.HessianLoss."
             )
         if pl_module.hessian_loss not in (None, self):
             raise ConfigError("Two HessianLoss callbacks; a training step takes one.")
@@ -126,10 +130,15 @@ class HessianLoss(Callback):
         Returns:
             None where the term is not due.
         """
+        return self._draw(batch, step) if self._count_step() else None
+
+    def _count_step(self) -> bool:
+        """Count one more phonon batch; tell whether the term is due with it."""
         due = self._phonon_steps % self.every_n_phonon_steps == 0 and self.weight > 0
         self._phonon_steps += 1
-        if not due:
-            return None
+        return due
+
+    def _draw(self, batch: Batch, step: int) -> HessianRequest:
         tangents, targets = probe_batch(
             batch,
             lambda force_constants, name: self.probe.sample(

@@ -29,7 +29,7 @@ from pft_lightning.data.loading import (
     Structures,
     StructureSource,
     TrainLoader,
-    describe,
+    describe_set,
     hold_out,
 )
 from pft_lightning.data.readers.options import PhononReadOptions
@@ -364,7 +364,7 @@ class PhononDataModule(lightning.LightningDataModule):
                 for source in self._train
             },
             **{
-                f"{source} training set": describe(subset)
+                f"{source} training set": describe_set(subset.names)
                 for source, subset in self._train.items()
             },
         }

@@ -98,14 +98,33 @@ class TrainLoader(DataLoader[Any]):
             ConfigError: Data, batch limits, pattern, seed or number of processes
                 differ from those of the checkpoint.
         """
-        for name, value in self.fingerprint.items():
-            if state.get(name) != value:
-                raise ConfigError(
-                    f"The checkpoint was trained with {name} = {state.get(name)}, this "
-                    f"run has {value}: the sequence of batches would not continue. "
-                    "Resume with the original setting, or start a new run from the "
-                    "exported model."
-                )
+        check_continuation(state, self.fingerprint)
+
+
+def check_continuation(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raise unless what a sequence of batches depends on is as it was.
+
+    Args:
+        saved: From the checkpoint.
+        current: Of this run.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    for name, value in current.items():
+        if saved.get(name) != value:
+            raise ConfigError(
+                f"The checkpoint was trained with {name} = {saved.get(name)}, this "
+                f"run has {value}: the sequence of batches would not continue. "
+                "Resume with the original setting, or start a new run from the "
+                "exported model."
+            )
+
+
+def describe_set(names: Sequence[str]) -> str:
+    """Tell a set of structures from others of the same size by their names."""
+    checksum = zlib.crc32("\n".join(names).encode())
+    return f"{len(names)} structures, checksum {checksum:08x}"
 
 
 def hold_out(
@@ -135,12 +154,6 @@ def hold_out(
         structures.subset(sorted(order[n_val:].tolist())),
         structures.subset(sorted(order[:n_val].tolist())),
     )
-
-
-def describe(source: StructureSource) -> str:
-    """Say what the sequence of batches depends on: how many structures, and which."""
-    checksum = zlib.crc32("\n".join(source.names).encode())
-    return f"{len(source)} structures, checksum {checksum:08x}"
 
 
 def count_structures(batch: Mapping[str, Batch]) -> int:

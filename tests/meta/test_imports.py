@@ -29,6 +29,11 @@ def test_the_training_classes_load_no_backend_and_no_wandb():
     assert not modules & {"mace", "nequip", "e3nn", "wandb"}
 
 
+def test_the_callback_for_nequip_train_loads_no_nequip_and_no_wandb():
+    modules = loaded_after("import pft_lightning.integrations.nequip")
+    assert not modules & {"mace", "nequip", "e3nn", "wandb"}
+
+
 @pytest.mark.parametrize("name", pft_lightning.__all__)
 def test_every_public_name_can_be_imported(name):
     assert getattr(pft_lightning, name).__doc__

@@ -1,0 +1,1 @@
+"""Phonon fine-tuning inside the training programs of other packages."""

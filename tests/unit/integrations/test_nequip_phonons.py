@@ -1,0 +1,101 @@
+"""What stops ``nequip-train`` before its first step, and which phonons it sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning
+import pytest
+
+import pft_lightning
+from pft_lightning import keys
+from pft_lightning.data.batching import BatchLimits
+from pft_lightning.data.readers.options import PhononReadOptions
+from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.integrations.nequip import HessianLoss
+from pft_lightning.integrations.nequip.phonons import PhononBatches, open_phonons
+from pft_lightning.testing import PairPotential
+
+
+ELEMENTS = (3, 8, 9, 11, 12, 14, 17)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    def opened(spec: Path | str, elements: tuple[int, ...] = ELEMENTS):
+        return open_phonons(
+            spec,
+            PairPotential(4.0, elements),
+            options=PhononReadOptions(),
+            cache_dir=tmp_path,
+            progress=False,
+        )
+
+    return opened
+
+
+def test_absent_elements_are_named_with_their_files(world, opened):
+    with pytest.raises(ConfigError) as caught:
+        opened(world.phonons_train, elements=(8, 11, 12, 17))
+    message = str(caught.value)
+    assert f"{world.phonons_train / 'LiF.yaml'}: Li, F" in message
+    assert f"{world.phonons_train / 'Si.yaml'}: Si" in message
+    assert "2 of 4" in message
+    assert "it knows O, Na, Mg, Cl" in message
+    assert "type_names" in message
+
+
+def test_a_missing_path_is_named(opened, tmp_path):
+    with pytest.raises(DataFormatError, match=r"nowhere: no such file or folder"):
+        opened(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_module_of_another_library_is_refused(stage):
+    callback = HessianLoss("phonons", weight=1.0)
+    with pytest.raises(ConfigError, match=r"nequip-train, not with a LightningModule"):
+        callback.setup(
+            lightning.Trainer(logger=False), lightning.LightningModule(), stage
+        )
+
+
+def test_the_callback_of_the_package_itself_points_to_this_one():
+    with pytest.raises(ConfigError, match=r"integrations\.nequip\.HessianLoss"):
+        pft_lightning.HessianLoss().setup(
+            lightning.Trainer(logger=False), lightning.LightningModule(), "fit"
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every_n_steps": 0}, "every_n_steps is 0"),
+        ({"weight": -1.0}, r"weight .* is -1"),
+        ({"kind": "rmse"}, "'rmse'"),
+        ({"reduction": "none"}, "'none'"),
+        ({"batch_size": 0}, "is 0; at least 1"),
+    ],
+)
+def test_a_setting_without_meaning_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        HessianLoss("phonons", **{"weight": 1.0, **settings})
+
+
+def test_processes_share_the_structures_of_a_step_and_none_is_validated_twice(
+    world, opened
+):
+    store = opened(world.phonons_train)
+    shares = [PhononBatches(store, n_ranks=3, rank=rank) for rank in range(3)]
+    validated = [b[keys.NAME][0] for share in shares for b in share.one_by_one()]
+    assert sorted(validated) == sorted(store.names)
+
+    limits = BatchLimits(structures=1)
+    streams = [share.stream(limits, seed=5) for share in shares]
+    for step in range(6):
+        batches = [
+            share.read(stream.batch(step))
+            for share, stream in zip(shares, streams, strict=True)
+        ]
+        names = [b[keys.NAME][0] for b in batches if b[keys.COUNTED].all()]
+        # Four structures for three processes: three, then one and two fillers.
+        assert len(names) == len(set(names)) == (3 if step % 2 == 0 else 1)
