@@ -1,0 +1,1 @@
+"""Training from the configuration files of other frameworks."""
