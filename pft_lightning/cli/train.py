@@ -27,6 +27,7 @@ from pft_lightning.cli.run_folder import (
     write_json,
 )
 from pft_lightning.cli.tables import print_before_after, print_trainable
+from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import ConfigError
 from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
 from pft_lightning.training.module import MONITOR, PhononFineTuning
@@ -191,6 +192,7 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         folder.check_unused(resume=config.resume)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module: PhononFineTuning
+    datamodule: PhononDataModule
     if mace is not None:
         module = mace.build_module()
         datamodule = mace.build_datamodule(module.model)

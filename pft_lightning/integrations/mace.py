@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pft_lightning.backends import mace_files
+from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.mace import MACEModel
 from pft_lightning.errors import ConfigError
 from pft_lightning.integrations.mace_arguments import read_arguments
@@ -128,7 +128,7 @@ class MACERun:
             validation_seed=config.seed,
         )
 
-    def build_datamodule(self, model: MACEModel) -> lightning.LightningDataModule:
+    def build_datamodule(self, model: EnergyModel) -> MACEDataModule:
         """Frames as MACE would train on them, and the phonons."""
         data = self.config.data
         return MACEDataModule(
@@ -167,7 +167,8 @@ def _changes(config: DictConfig, given: set[str]) -> dict[str, Any]:
     """Options of MACE that the command line replaces."""
     changes: dict[str, Any] = {}
     for name in given & set(REPLACES):
-        changes[REPLACES[name]] = OmegaConf.select(config, name)
+        value = OmegaConf.select(config, name)
+        changes[REPLACES[name]] = list(value) if OmegaConf.is_list(value) else value
     if "device" in changes:
         names = {ours: theirs for theirs, ours in _DEVICES.items()}
         if changes["device"] not in names:
@@ -240,9 +241,9 @@ def _translate(
             else None
         )
         best = translated.callbacks.get("best")
-        if phonons.train is None and phonons.val is None and best:
-            if "callbacks.best.monitor" not in given:
-                best.monitor = UPSTREAM_LOSS
+        validates_phonons = phonons.train is not None or phonons.val is not None
+        if best and not validates_phonons and "callbacks.best.monitor" not in given:
+            best.monitor = UPSTREAM_LOSS
         if not _trains_phonons(translated):
             translated.probe = None
         translated.adaptation = _adaptation(translated, given, arguments)

@@ -112,9 +112,7 @@ def _parse(path: Path, parser: argparse.ArgumentParser) -> argparse.Namespace:
         raise ConfigError(f"{path}: MACE does not accept it: {reason}.") from error
 
 
-def _convert(
-    parser: argparse.ArgumentParser, name: str, value: Any
-) -> tuple[str, Any]:
+def _convert(parser: argparse.ArgumentParser, name: str, value: Any) -> tuple[str, Any]:
     """Option and value, converted as on the command line of ``mace_run_train``."""
     known = option_names(parser)
     if name not in known:
@@ -122,7 +120,7 @@ def _convert(
             f"mace.{name}: mace_run_train has no such option.{_nearest(name, known)}"
         )
     action = next(a for a in parser._actions if a.dest == known[name])
-    if value is None or isinstance(action.const, bool):
+    if value is None or isinstance(value, list) or isinstance(action.const, bool):
         return action.dest, value
     try:
         return action.dest, parser._get_values(action, [str(value)])
@@ -148,7 +146,9 @@ def _named_files(
         try:
             heads = ast.literal_eval(arguments.heads)
         except (ValueError, SyntaxError) as error:
-            raise ConfigError(f"{path}: heads is not a dictionary ({error}).") from error
+            raise ConfigError(
+                f"{path}: heads is not a dictionary ({error})."
+            ) from error
     if not heads and arguments.train_file is None:
         raise ConfigError(
             f"{path}: names no training frames; give train_file, or heads with one "

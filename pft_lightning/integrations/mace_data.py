@@ -112,7 +112,9 @@ class EpochSampler(Sampler[list[BatchKey]]):
         epoch, offset = divmod(position, len(self))
         if not self._alternates:
             batch = self._of_frames(epoch, offset)
-            return batch if self._phonons is None else batch + self._of_phonons(position)
+            return (
+                batch if self._phonons is None else batch + self._of_phonons(position)
+            )
         cycle, place = divmod(offset, self._period)
         if place == 0:
             return self._of_phonons(epoch * self._phonons_per_epoch + cycle)

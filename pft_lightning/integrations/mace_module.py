@@ -73,11 +73,17 @@ class MACEFineTuning(PhononFineTuning):
         return torch.stack(parts).sum()
 
     @property
+    def _network(self) -> torch.nn.Module:
+        network = self.model.network
+        assert isinstance(network, torch.nn.Module)
+        return network
+
+    @property
     def _loss(self) -> torch.nn.Module:
         return self._first_loss[0] if self._schedule is None else self._schedule.loss
 
     def _predict(self, frames: Any, *, training: bool) -> dict[str, Any]:
-        output: dict[str, Any] = self.model.network(
+        output: dict[str, Any] = self._network(
             frames.to_dict(),
             training=training,
             compute_force=self._outputs["forces"],
@@ -142,9 +148,7 @@ class MACEFineTuning(PhononFineTuning):
         super().on_validation_epoch_end()
         for head, (total, count) in enumerate(self._loss_sums):
             if count > 0:
-                suffix = (
-                    "" if head == self._last_head else f"_{self.model.heads[head]}"
-                )
+                suffix = "" if head == self._last_head else f"_{self.model.heads[head]}"
                 self.log(UPSTREAM_LOSS + suffix, total / count)
         if self.trainer.state.fn == TrainerFn.FITTING:
             assert self._schedule is not None
@@ -154,11 +158,14 @@ class MACEFineTuning(PhononFineTuning):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """MACE's optimiser of MACE's groups of parameters."""
-        network = self.model.network
-        options = get_params_options(self._arguments, network)
+        options = get_params_options(self._arguments, self._network)
         optimizer: torch.optim.Optimizer = get_optimizer(self._arguments, options)
         self._schedule = EpochSchedule(
-            self._arguments, network, optimizer, self._first_loss[0], self.model.dtype
+            self._arguments,
+            self._network,
+            optimizer,
+            self._first_loss[0],
+            self.model.dtype,
         )
         if self._stored_schedule is not None:
             self._schedule.load_state_dict(self._stored_schedule)

@@ -187,8 +187,10 @@ GROUPS: tuple[Group, ...] = (
         "losses with dipoles; use `weighted`, `ef`, `forces_only`, `virials`, "
         "`stress`, `huber`, `universal` or `l1l2energyforces`",
         "loss",
-        ("ef", "weighted", "forces_only", "virials", "stress", "huber", "universal")
-        + ("l1l2energyforces",),
+        (
+            *("ef", "weighted", "forces_only", "virials", "stress"),
+            *("huber", "universal", "l1l2energyforces"),
+        ),
     ),
     _group(
         "refused",
@@ -230,7 +232,9 @@ GROUPS: tuple[Group, ...] = (
         "enable_cueq only_cueq enable_oeq",
         (False,),
     ),
-    _group("refused", "`pft-train --cfg job` shows a configuration", "dry_run", (False,)),
+    _group(
+        "refused", "`pft-train --cfg job` shows a configuration", "dry_run", (False,)
+    ),
 )
 
 # Options that no file sets.

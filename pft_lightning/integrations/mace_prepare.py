@@ -73,16 +73,17 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
         taken.update(given)
         raise _Ready
 
-    with _quarantine(), mock.patch.object(tools, "train", take):
+    with _quarantine() as complaints, mock.patch.object(tools, "train", take):
         try:
             run_train.run(arguments)
         except _Ready:
             pass
         # MACE reports wrong options by assertions and exceptions of any kind.
         except (Exception, SystemExit) as error:
+            reason = "; ".join([*complaints.messages, repr(error)])
             raise ConfigError(
-                f"mace_run_train cannot prepare this training: "
-                f"{type(error).__name__}: {error}. Its log is in {folder}."
+                f"mace_run_train cannot prepare this training: {reason}. Its log is "
+                f"in {folder}."
             ) from error
     loader = taken["train_loader"]
     if len(loader) == 0:
@@ -108,27 +109,42 @@ def _redirected(arguments: argparse.Namespace, folder: Path) -> argparse.Namespa
     changed.work_dir = str(folder)
     for name in ("log_dir", "model_dir", "checkpoints_dir", "results_dir"):
         setattr(changed, name, str(folder))
+    if changed.downloads_dir is None:  # shared by all runs, as in MACE
+        changed.downloads_dir = str(Path(arguments.work_dir) / "downloads")
     # Adapters, logging and figures are not MACE's here.
     changed.lora = changed.wandb = changed.plot = False
     return changed
 
 
+class _Complaints(logging.Handler):
+    """Errors that MACE logs before it goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        self.messages.append(record.getMessage())
+
+
 @contextlib.contextmanager
-def _quarantine() -> Iterator[None]:
+def _quarantine() -> Iterator[_Complaints]:
     """Undo what ``mace_run_train`` does to the process: dtype, loading, log."""
     root = logging.getLogger()
     before = root.level, list(root.handlers), list(root.filters)
+    complaints = _Complaints()
+    root.handlers[:] = [complaints]  # others would show all of MACE's debug log
     with _keep_global_state():
         # Foundation models are pickles; without this torch refuses them.
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
         try:
-            yield
+            yield complaints
         finally:
-            for handler in [h for h in root.handlers if h not in before[1]]:
-                root.removeHandler(handler)
+            for handler in root.handlers:
                 handler.close()
             root.setLevel(before[0])
-            root.filters[:] = before[2]
+            root.handlers[:], root.filters[:] = before[1:]
 
 
 @contextlib.contextmanager
