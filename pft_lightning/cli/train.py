@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -45,12 +47,11 @@ _NEED_LOGGER = ("learning_rate", "throughput", "device_stats")
 
 def build_module(config: DictConfig) -> PhononFineTuning:
     """Load the potential and wrap it."""
-    if config.get("mace_config"):
-        raise ConfigError(
-            "The network of a run with mace_config is built by MACE from the data of "
-            "the run: use the model that the run has written, or repeat its command "
-            "with resume=true."
-        )
+    if config.get("mace_config"):  # of a run folder; train() prepares its own
+        from pft_lightning.integrations.mace import MACERun
+
+        with tempfile.TemporaryDirectory() as folder:
+            return MACERun.recorded(config, Path(folder)).build_module()
     dtypes = {"float32": torch.float32, "float64": torch.float64}
     if config.model.dtype not in dtypes:
         raise ConfigError(

@@ -106,6 +106,24 @@ class MACERun:
         _repeat(self._prepared.arguments, changes)
         self.config = _translate(config, given, arguments, self._prepared)
 
+    @classmethod
+    def recorded(cls, config: DictConfig, folder: Path) -> MACERun:
+        """The same from the configuration that a run has recorded.
+
+        Args:
+            config: ``config`` of the run, resolved.
+            folder: for what MACE writes.
+
+        Raises:
+            ConfigError: MACE cannot prepare it any more; a file may be gone.
+        """
+        run = cls.__new__(cls)
+        options = OmegaConf.to_container(config.mace)
+        assert isinstance(options, dict)
+        arguments = argparse.Namespace(**{str(k): v for k, v in options.items()})
+        run._prepared, run.config = prepare(arguments, folder), config
+        return run
+
     def build_module(self) -> MACEFineTuning:
         """The network that MACE built, rebuilt for second derivatives."""
         config, network = self.config, self._prepared.network
