@@ -102,9 +102,11 @@ class MACERun:
         _check_overrides(given)
         changes = _changes(config, given)
         arguments = read_arguments(config.mace_config, changes)
+        adaptation = _adaptation(config, given, arguments)
         self._prepared = prepare(arguments, folder / "mace")
         _repeat(self._prepared.arguments, changes)
         self.config = _translate(config, given, arguments, self._prepared)
+        self.config.adaptation = adaptation
 
     @classmethod
     def recorded(cls, config: DictConfig, folder: Path) -> MACERun:
@@ -264,7 +266,6 @@ def _translate(
             best.monitor = UPSTREAM_LOSS
         if not _trains_phonons(translated):
             translated.probe = None
-        translated.adaptation = _adaptation(translated, given, arguments)
         if arguments.wandb and not any(_within(name, ("logger",)) for name in given):
             translated.logger = {
                 "_target_": "lightning.pytorch.loggers.WandbLogger",

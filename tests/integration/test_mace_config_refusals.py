@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import ase.io
@@ -79,6 +81,24 @@ def test_frames_that_make_no_batch_are_refused(write_options, world, tmp_path):
     path = write_options(**NO_STATISTICS, batch_size=14)
     with pytest.raises(ConfigError, match=r"13 training frames make no batch"):
         run_pft(world, path, tmp_path, "data.phonons.train=null")
+
+
+def test_the_command_reports_one_message_and_no_traceback(write_options, tmp_path):
+    # What Hydra saw on the command line must reach MACE's parser.
+    arguments = (f"mace_config={write_options()}", "optimizer.lr=fast")
+    result = subprocess.run(
+        [
+            Path(sys.executable).with_name("pft-train"),
+            *arguments,
+            "data.phonons.train=null",
+            f"hydra.run.dir={tmp_path / 'run'}",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "error: mace.lr=fast: invalid float value: 'fast'." in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_elements_of_phonons_that_the_frames_lack_are_named(
