@@ -90,7 +90,7 @@ def logged(folder: Path, column: str) -> list[float]:
 
 
 PHONONS = (
-    "data.phonons.batch_size=2",
+    "data.phonons.batch_size=1",
     "data.upstream_per_phonon=2",
     "probe=irreducible",
     "engine=reverse_over_reverse",
