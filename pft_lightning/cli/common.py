@@ -21,6 +21,7 @@ for _message in (
     ".*flops_per_batch.*",
     ".*treespec, LeafSpec.*",
     ".*torch.jit.script. is deprecated.*",
+    ".*TorchScript type system doesn't support.*",
     ".*does not have many workers.*",
 ):
     warnings.filterwarnings("ignore", message=_message)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import lightning
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from pft_lightning.backends.registry import load_model
+from pft_lightning.backends.registry import import_backend, load_model
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.wandb_dashboard import log_before_after
 from pft_lightning.cli.common import report_errors
@@ -26,9 +29,14 @@ from pft_lightning.cli.run_folder import (
     write_json,
 )
 from pft_lightning.cli.tables import print_before_after, print_trainable
+from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import ConfigError
 from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
 from pft_lightning.training.module import MONITOR, PhononFineTuning
+
+
+if TYPE_CHECKING:
+    from pft_lightning.integrations.mace import MACERun
 
 
 PAPER_EPOCHS = 200  # arXiv:2601.07742
@@ -39,6 +47,11 @@ _NEED_LOGGER = ("learning_rate", "throughput", "device_stats")
 
 def build_module(config: DictConfig) -> PhononFineTuning:
     """Load the potential and wrap it."""
+    if config.get("mace_config"):  # of a run folder; train() prepares its own
+        from pft_lightning.integrations.mace import MACERun
+
+        with tempfile.TemporaryDirectory() as folder:
+            return MACERun.recorded(config, Path(folder)).build_module()
     dtypes = {"float32": torch.float32, "float64": torch.float64}
     if config.model.dtype not in dtypes:
         raise ConfigError(
@@ -71,6 +84,13 @@ def build_module(config: DictConfig) -> PhononFineTuning:
 
 def build_callbacks(config: DictConfig) -> list[Callback]:
     """Instantiate the callbacks of the configuration and the Hessian loss."""
+    chosen = [
+        instantiate(callback)
+        for name, callback in config.callbacks.items()
+        if callback and (config.logger or name not in _NEED_LOGGER)
+    ]
+    if config.probe is None:  # no phonons to train on
+        return chosen
     loss = config.loss
     hessian_loss = HessianLoss(
         instantiate(config.probe),
@@ -82,11 +102,6 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
         every_n_phonon_steps=loss.hvp_every_n_phonon_steps,
         seed=config.seed,
     )
-    chosen = [
-        instantiate(callback)
-        for name, callback in config.callbacks.items()
-        if callback and (config.logger or name not in _NEED_LOGGER)
-    ]
     return [hessian_loss, *chosen]
 
 
@@ -136,11 +151,24 @@ def _is_better(
     return one[monitor] < other[monitor]
 
 
-def train(config: DictConfig) -> dict[str, Any]:
+def _prepare_mace(
+    config: DictConfig, overrides: Sequence[str], folder: RunFolder
+) -> MACERun:
+    """Let MACE prepare what its file describes."""
+    import_backend("mace")  # says how to install it where it is missing
+    from pft_lightning.integrations.mace import MACERun
+
+    folder.check_unused(resume=config.resume)
+    return MACERun(config, overrides, folder.path)
+
+
+def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run one training from a composed configuration.
 
     Args:
         config: As composed from ``conf/train.yaml``.
+        overrides: What of it was given on the command line; asked for where
+            ``mace_config`` names a file that the command line wins over.
 
     Returns:
         The content of ``summary.json``.
@@ -151,16 +179,31 @@ def train(config: DictConfig) -> dict[str, Any]:
     folder = RunFolder(config.paths.run)
     if config.export not in ("best", "last"):
         raise ConfigError(f"export is {config.export!r}; expected best or last.")
+    mace = None
+    if config.get("mace_config"):
+        mace = _prepare_mace(config, overrides, folder)
+        config = mace.config
     trainer = build_trainer(config)
+    if mace is not None and trainer.world_size != 1:
+        raise ConfigError(
+            f"mace_config trains in one process; this run has {trainer.world_size}. "
+            "Set trainer.devices=1, or fine-tune a .model without mace_config."
+        )
     if trainer.is_global_zero:
         folder.check_unused(resume=config.resume)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    module = build_module(config)
-    datamodule = instantiate(
-        config.data,
-        cutoff=module.model.cutoff,
-        atomic_numbers=module.model.atomic_numbers,
-    )
+    module: PhononFineTuning
+    datamodule: PhononDataModule
+    if mace is not None:
+        module = mace.build_module()
+        datamodule = mace.build_datamodule(module.model)
+    else:
+        module = build_module(config)
+        datamodule = instantiate(
+            config.data,
+            cutoff=module.model.cutoff,
+            atomic_numbers=module.model.atomic_numbers,
+        )
     if trainer.is_global_zero:
         folder.write_start(config)
         write_json(folder.trainable, module.trainable.parameters)
@@ -232,4 +275,4 @@ def train(config: DictConfig) -> dict[str, Any]:
 @report_errors
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-train``."""
-    train(config)
+    train(config, HydraConfig.get().overrides.task)

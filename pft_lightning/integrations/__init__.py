@@ -1,1 +1,1 @@
-"""Phonon fine-tuning inside the training programs of other packages."""
+"""Phonon fine-tuning from the training programs and configurations of others."""

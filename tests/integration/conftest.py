@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from ase.data import chemical_symbols
 
 
@@ -72,6 +73,24 @@ def compose(world):
             return hydra_compose("train", overrides=arguments(world, run, *overrides))
 
     return composed
+
+
+@pytest.fixture
+def write_options(world, tmp_path):
+    """Write a file for mace_run_train."""
+    from mace_runs import OPTIONS
+
+    def write(**options: object) -> Path:
+        frames = {
+            "train_file": str(world.upstream_train),
+            "valid_file": str(world.upstream_val),
+        }
+        path = tmp_path / "run.yaml"
+        content = {**OPTIONS, **frames, **options}
+        path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v != ""}))
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session", params=["mace", "nequip"])

@@ -1,0 +1,167 @@
+"""Options of ``mace_run_train`` from a YAML file, read by MACE's own parser."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import difflib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities import rank_zero_warn
+
+from pft_lightning.backends.mace_files import _keep_global_state
+from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.integrations.mace_options import NOT_IN_FILES, left_out, refused
+
+
+with _keep_global_state():
+    from mace.tools import build_default_arg_parser
+
+# Names that MACE takes in place of a file of replay data.
+_NAMED_DATA = ("mp", "matpes_pbe", "matpes_r2scan", "omat")
+_FILES = ("train_file", "valid_file", "pt_train_file", "pt_valid_file")
+
+
+def read_arguments(
+    path: str | Path, changes: Mapping[str, Any] | None = None
+) -> argparse.Namespace:
+    """Read a file as ``mace_run_train --config`` does, and check it.
+
+    Args:
+        path: YAML file.
+        changes: values by option that replace those of the file.
+
+    Raises:
+        ConfigError: not a readable file of options, an option that MACE does not
+            know, or one that is refused (see ``mace_options``).
+        DataFormatError: a file that it names does not exist.
+    """
+    path = Path(path)
+    parser = build_default_arg_parser()
+    given = _check_names(path, parser)
+    arguments = _parse(path, parser)
+    for name, value in (changes or {}).items():
+        option, converted = _convert(parser, name, value)
+        setattr(arguments, option, converted)
+    if problems := refused(vars(arguments)):
+        raise ConfigError(
+            f"{path}: pft-train cannot do what these options of MACE ask for:\n  "
+            + "\n  ".join(problems)
+        )
+    if unused := left_out(given):
+        rank_zero_warn(f"{path}: without effect here: {'; '.join(unused)}.")
+    _check_files(path, arguments)
+    return arguments
+
+
+def option_names(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """By every name that a file may use, the name of the option."""
+    return {
+        text[2:]: action.dest
+        for action in parser._actions
+        if action.dest not in NOT_IN_FILES
+        for text in action.option_strings
+        if text.startswith("--")
+    }
+
+
+def _check_names(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """Options that a file sets; MACE's parser would only print its whole usage."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"mace_config={path}: cannot be read ({error.strerror}). Give the YAML "
+            "file that mace_run_train takes with --config."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"mace_config={path}: is not YAML ({error}).") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"mace_config={path}: holds a {type(content).__name__}; expected lines "
+            "such as 'lr: 0.01'."
+        )
+    known = option_names(parser)
+    for key in map(str, content):
+        if key.removeprefix("--") not in known:
+            raise ConfigError(
+                f"{path}: mace_run_train has no option {key!r}.{_nearest(key, known)}"
+            )
+    return [known[str(key).removeprefix("--")] for key in content]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+    return f" Nearest: {near[0]!r}." if near else ""
+
+
+def _parse(path: Path, parser: argparse.ArgumentParser) -> argparse.Namespace:
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return parser.parse_args(["--config", str(path)])
+    except SystemExit as error:
+        lines = complaint.getvalue().strip().splitlines()
+        reason = lines[-1].partition("error: ")[2] or lines[-1]
+        raise ConfigError(f"{path}: MACE does not accept it: {reason}.") from error
+
+
+def _convert(parser: argparse.ArgumentParser, name: str, value: Any) -> tuple[str, Any]:
+    """Option and value, converted as on the command line of ``mace_run_train``."""
+    known = option_names(parser)
+    if name not in known:
+        raise ConfigError(
+            f"mace.{name}: mace_run_train has no such option.{_nearest(name, known)}"
+        )
+    action = next(a for a in parser._actions if a.dest == known[name])
+    if value is None or isinstance(value, list) or isinstance(action.const, bool):
+        return action.dest, value
+    try:
+        return action.dest, parser._get_values(action, [str(value)])
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"mace.{name}={value}: {error.message}.") from error
+
+
+def _check_files(path: Path, arguments: argparse.Namespace) -> None:
+    for option, name in _named_files(path, arguments):
+        if name not in _NAMED_DATA and not os.path.exists(name):
+            raise DataFormatError(
+                f"{path}: {option}={name}: no such file or folder. Relative paths "
+                f"start at {Path.cwd()}, as in mace_run_train."
+            )
+
+
+def _named_files(
+    path: Path, arguments: argparse.Namespace
+) -> Iterator[tuple[str, str]]:
+    values = vars(arguments)
+    heads: dict[str, Any] = {}
+    if arguments.heads is not None:
+        try:
+            heads = ast.literal_eval(arguments.heads)
+        except (ValueError, SyntaxError) as error:
+            raise ConfigError(
+                f"{path}: heads is not a dictionary ({error})."
+            ) from error
+    if not heads and arguments.train_file is None:
+        raise ConfigError(
+            f"{path}: names no training frames; give train_file, or heads with one "
+            "train_file each."
+        )
+    model = arguments.foundation_model
+    if model is not None and ("/" in model or model.endswith((".model", ".pt"))):
+        yield "foundation_model", model
+    if arguments.statistics_file is not None:
+        yield "statistics_file", arguments.statistics_file
+    settings = [("", values), *((f"heads.{n}.", head) for n, head in heads.items())]
+    for prefix, setting in settings:
+        for option in _FILES:
+            names = setting.get(option)
+            for name in [names] if isinstance(names, str) else names or ():
+                yield prefix + option, name

@@ -1,0 +1,205 @@
+"""The training step of MACE on its frames, ours on phonons, of one network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from torch_geometric.data import Data
+
+from pft_lightning import keys
+from pft_lightning.backends.mace import MACEModel
+from pft_lightning.backends.mace_files import _keep_global_state
+from pft_lightning.integrations.mace_prepare import Prepared
+from pft_lightning.integrations.mace_schedule import EpochSchedule
+from pft_lightning.losses import absolute_errors
+from pft_lightning.training.module import METRICS, PhononFineTuning
+from pft_lightning.types import Derivatives
+
+
+with _keep_global_state():
+    from mace.tools.scripts_utils import get_optimizer, get_params_options
+
+# MACE's loss of the validation frames, of the head that it looks at.
+UPSTREAM_LOSS = "upstream/loss"
+_SCHEDULE = "mace_schedule"
+
+
+class MACEFineTuning(PhononFineTuning):
+    """Train a MACE network as ``mace_run_train`` does, and on phonons between.
+
+    On frames, MACE's own loss is taken of what MACE's own forward gives; groups of
+    parameters, optimiser and schedule are MACE's too. Without phonons the sequence of
+    losses is that of ``mace_run_train``.
+
+    Besides the validation metrics of ``PhononFineTuning``, ``upstream/loss`` is the
+    loss of the validation frames (of the last head, as in MACE; those of the others
+    are called ``upstream/loss_HEAD``).
+
+    Args:
+        model: the network that MACE prepared.
+        prepared: by MACE.
+        **settings: as of ``PhononFineTuning``; those of upstream frames, the optimiser
+            and the schedule have no effect.
+    """
+
+    def __init__(self, model: MACEModel, prepared: Prepared, **settings: Any) -> None:
+        super().__init__(model, upstream_weights={}, **settings)
+        self._arguments = prepared.arguments
+        self._outputs = dict(prepared.outputs)
+        # In a tuple: not a part of the network, and not in its checkpoints.
+        self._first_loss = (prepared.loss,)
+        self._schedule: EpochSchedule | None = None
+        self._stored_schedule: dict[str, Any] | None = None
+        self._loss_sums = torch.zeros(len(model.heads), 2, dtype=torch.float64)
+        self._last_head = model.heads.index(list(prepared.valid_loaders)[-1])
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> torch.Tensor:
+        """MACE's loss of the frames plus ours of the phonons."""
+        parts = []
+        if keys.UPSTREAM in batch:
+            frames = batch[keys.UPSTREAM]
+            loss = self._loss(pred=self._predict(frames, training=True), ref=frames)
+            size = frames.num_graphs
+            self.log(
+                "train/upstream_loss", loss.detach(), batch_size=size, prog_bar=True
+            )
+            parts.append(loss)
+        if phonons := {k: v for k, v in batch.items() if k != keys.UPSTREAM}:
+            parts.append(super().training_step(phonons, batch_idx))
+        return torch.stack(parts).sum()
+
+    @property
+    def _network(self) -> torch.nn.Module:
+        network = self.model.network
+        assert isinstance(network, torch.nn.Module)
+        return network
+
+    @property
+    def _loss(self) -> torch.nn.Module:
+        return self._first_loss[0] if self._schedule is None else self._schedule.loss
+
+    def _predict(self, frames: Any, *, training: bool) -> dict[str, Any]:
+        output: dict[str, Any] = self._network(
+            frames.to_dict(),
+            training=training,
+            compute_force=self._outputs["forces"],
+            compute_virials=self._outputs["virials"],
+            compute_stress=self._outputs["stress"],
+        )
+        return output
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Before the first batch of an epoch, do what MACE does between epochs."""
+        assert self._schedule is not None
+        epoch = self.trainer.global_step // int(self.trainer.num_training_batches)
+        if self._schedule.start_epoch(epoch):
+            self._forget_best_losses()
+        present = self.trainer.current_epoch
+        # MACE validates after the first epoch, Lightning after the n-th.
+        self.trainer.check_val_every_n_epoch = (
+            1 if self._schedule.validation_due else present + 2
+        )
+
+    def _forget_best_losses(self) -> None:
+        """The losses of stage two do not compare with those before."""
+        for callback in self.trainer.checkpoint_callbacks:
+            if (
+                isinstance(callback, ModelCheckpoint)
+                and callback.monitor is not None
+                and callback.monitor.startswith(UPSTREAM_LOSS)
+            ):
+                callback.best_k_models.clear()
+                callback.best_model_score = None
+                callback.kth_best_model_path = callback.best_model_path = ""
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the means anew."""
+        super().on_validation_epoch_start()
+        self._loss_sums = torch.zeros_like(self._loss_sums, device=self.device)
+
+    def validation_step(
+        self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Add the errors of one batch to the sums."""
+        if keys.UPSTREAM not in batch:
+            super().validation_step(batch, batch_idx, dataloader_idx)
+            return
+        frames = batch[keys.UPSTREAM]
+        with torch.enable_grad():
+            output = self._predict(frames, training=False)
+        with torch.no_grad():
+            loss = self._loss(pred=output, ref=frames)
+            errors = _errors(frames, output)
+        self._loss_sums[int(frames.head[0])] += torch.stack(
+            [loss.double(), loss.new_tensor(frames.num_graphs).double()]
+        )
+        for name, values in errors.items():
+            row = self._sums[METRICS.index(f"{keys.UPSTREAM}/{name}")]
+            row += torch.stack(
+                [values.double().sum(), values.new_tensor(len(values)).double()]
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means, and let MACE's schedule see its loss."""
+        super().on_validation_epoch_end()
+        for head, (total, count) in enumerate(self._loss_sums):
+            if count > 0:
+                suffix = "" if head == self._last_head else f"_{self.model.heads[head]}"
+                self.log(UPSTREAM_LOSS + suffix, total / count)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            assert self._schedule is not None
+            total, count = self._loss_sums[self._last_head]
+            if self._schedule.end_validation(float(total / count)):
+                self.trainer.should_stop = True
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """MACE's optimiser of MACE's groups of parameters."""
+        options = get_params_options(self._arguments, self._network)
+        optimizer: torch.optim.Optimizer = get_optimizer(self._arguments, options)
+        self._schedule = EpochSchedule(
+            self._arguments,
+            self._network,
+            optimizer,
+            self._first_loss[0],
+            self.model.dtype,
+        )
+        if self._stored_schedule is not None:
+            self._schedule.load_state_dict(self._stored_schedule)
+        return optimizer
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the state of the schedule."""
+        super().on_save_checkpoint(checkpoint)
+        if self._schedule is not None:
+            checkpoint[_SCHEDULE] = self._schedule.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the state of the schedule; see ``PhononFineTuning`` for the weights."""
+        super().on_load_checkpoint(checkpoint)
+        self._stored_schedule = checkpoint.get(_SCHEDULE)
+
+
+def _errors(frames: Any, output: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Mean absolute errors of each frame that counts, see ``efs_errors``."""
+    targets: dict[str, torch.Tensor] = {}
+    counts = frames.weight > 0
+    for name in ("energy", "forces", "stress"):
+        if output.get(name) is not None:
+            targets[name] = frames[name]
+            targets[f"{name}_mask"] = counts & (frames[f"{name}_weight"] > 0)
+    batch = Data(
+        **targets, **{keys.STRUCTURE_INDEX: frames.batch, "num_graphs": len(counts)}
+    )
+    found = absolute_errors(
+        Derivatives(
+            energy=output["energy"],
+            forces=output.get("forces"),
+            stress=output.get("stress"),
+        ),
+        batch,
+    )
+    return {name: rows[mask] for name, (rows, mask) in found.items()}

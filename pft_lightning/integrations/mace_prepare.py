@@ -1,0 +1,158 @@
+"""What ``mace_run_train`` prepares: data, network and loss, taken before it trains.
+
+MACE reads its options, its data and its foundation models in one long function that
+ends in a call of its training loop. That function runs here as it is, and the loop is
+replaced by one that notes what it was given. So everything before the first step is
+MACE's own, whatever its version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from pft_lightning.backends.mace_files import _keep_global_state
+from pft_lightning.errors import ConfigError
+
+
+with _keep_global_state():
+    from mace import tools
+    from mace.cli import run_train
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What MACE would train, with what, on what.
+
+    Attributes:
+        arguments: options, completed by MACE (heads, learning rate of a multihead
+            fine-tuning, start of stage two).
+        network: with its initial weights.
+        loss: of the frames, called with ``pred`` and ``ref``.
+        train_loader: of the frames.
+        valid_loaders: by head; the last one decides on schedule and patience.
+        outputs: which of ``forces``, ``virials`` and ``stress`` the loss needs.
+    """
+
+    arguments: argparse.Namespace
+    network: torch.nn.Module
+    loss: torch.nn.Module
+    train_loader: Any
+    valid_loaders: dict[str, Any]
+    outputs: dict[str, bool]
+
+
+class _Ready(Exception):
+    """MACE has come to its training loop."""
+
+
+def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
+    """Let MACE prepare a training.
+
+    Args:
+        arguments: from ``read_arguments``; left as they are.
+        folder: for the log and the files that MACE writes.
+
+    Raises:
+        ConfigError: MACE refuses, or there are too few frames for one batch.
+    """
+    arguments = _redirected(arguments, folder)
+    taken: dict[str, Any] = {}
+
+    def take(**given: Any) -> None:
+        taken.update(given)
+        raise _Ready
+
+    with _quarantine() as complaints, mock.patch.object(tools, "train", take):
+        try:
+            run_train.run(arguments)
+        except _Ready:
+            pass
+        # MACE reports wrong options by assertions and exceptions of any kind.
+        except (Exception, SystemExit) as error:
+            reason = "; ".join([*complaints.messages, repr(error)])
+            raise ConfigError(
+                f"mace_run_train cannot prepare this training: {reason}. Its log is "
+                f"in {folder}."
+            ) from error
+    loader = taken["train_loader"]
+    if len(loader) == 0:
+        raise ConfigError(
+            f"{len(loader.dataset)} training frames make no batch of batch_size="
+            f"{arguments.batch_size}: MACE leaves out the incomplete one. Lower "
+            "batch_size."
+        )
+    return Prepared(
+        arguments=arguments,
+        network=taken["model"].cpu(),
+        loss=taken["loss_fn"],
+        train_loader=loader,
+        valid_loaders=taken["valid_loaders"],
+        outputs={k: taken["output_args"][k] for k in ("forces", "virials", "stress")},
+    )
+
+
+def _redirected(arguments: argparse.Namespace, folder: Path) -> argparse.Namespace:
+    """Copy of the options that writes below a folder and leaves out what we do."""
+    changed = copy.deepcopy(arguments)
+    folder.mkdir(parents=True, exist_ok=True)
+    changed.work_dir = str(folder)
+    for name in ("log_dir", "model_dir", "checkpoints_dir", "results_dir"):
+        setattr(changed, name, str(folder))
+    if changed.downloads_dir is None:  # shared by all runs, as in MACE
+        changed.downloads_dir = str(Path(arguments.work_dir) / "downloads")
+    # Adapters, logging and figures are not MACE's here.
+    changed.lora = changed.wandb = changed.plot = False
+    return changed
+
+
+class _Complaints(logging.Handler):
+    """Errors that MACE logs before it goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        self.messages.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def _quarantine() -> Iterator[_Complaints]:
+    """Undo what ``mace_run_train`` does to the process: dtype, loading, log."""
+    root = logging.getLogger()
+    before = root.level, list(root.handlers), list(root.filters)
+    complaints = _Complaints()
+    root.handlers[:] = [complaints]  # others would show all of MACE's debug log
+    with _keep_global_state():
+        # Foundation models are pickles; without this torch refuses them.
+        os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+        try:
+            yield complaints
+        finally:
+            for handler in root.handlers:
+                handler.close()
+            root.setLevel(before[0])
+            root.handlers[:], root.filters[:] = before[1:]
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """MACE's lazy data sets and losses make tensors of torch's default dtype."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)

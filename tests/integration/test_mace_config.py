@@ -1,0 +1,246 @@
+"""``pft-train mace_config=run.yaml``: what mace_run_train does, with phonons."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from mace_runs import E0S, OPTIONS, logged, run_mace, run_pft, with_phonons
+from omegaconf import OmegaConf
+
+from pft_lightning import load_model
+from pft_lightning.cli.export import export
+
+
+pytest.importorskip("mace", reason="mace is not installed here")
+
+
+@pytest.fixture(scope="session")
+def foundation(tmp_path_factory) -> Path:
+    """Random network that knows one element more than the frames."""
+    from models import build_mace
+
+    path = tmp_path_factory.mktemp("foundation") / "foundation.model"
+    torch.save(build_mace("scale_shift", atomic_numbers=(*sorted(E0S), 32)), path)
+    return path
+
+
+VARIANTS = {
+    "average and stage two": {
+        "loss": "stress",
+        "forces_weight": 10.0,
+        "lr": 0.1,
+        "weight_decay": 1e-3,
+        "lr_params_factors": '{"embedding_lr_factor": 0.5, "products_lr_factor": 2.0}',
+        "ema": True,
+        "ema_decay": 0.9,
+        "clip_grad": 5.0,
+        "swa": True,
+        "start_swa": 5,
+        "swa_energy_weight": 50.0,
+    },
+    "split, weights, seldom validations": {
+        "model": "MACE",
+        "loss": "weighted",
+        "valid_file": "",
+        "valid_fraction": 0.35,
+        "config_type_weights": '{"Default": 0.5}',
+        "optimizer": "adamw",
+        "scheduler": "ExponentialLR",
+        "lr_scheduler_gamma": 0.8,
+        "eval_interval": 2,
+        "max_num_epochs": 10,
+        "clip_grad": None,
+    },
+    "plateau, and patience starts stage two": {
+        "loss": "universal",
+        "lr": 0.5,
+        "scheduler_patience": 0,
+        "patience": 2,
+        "max_num_epochs": 12,
+        "start_swa": 9,
+    },
+    "foundation model with replay": {
+        "foundation_model": "FOUNDATION",
+        "foundation_model_elements": True,
+        "multiheads_finetuning": True,
+        "pt_train_file": "REPLAY",
+        "atomic_numbers": str(sorted(E0S)),
+        "force_mh_ft_lr": True,
+        "lr": 0.002,
+        "max_num_epochs": 4,
+        "weight_pt_head": 0.5,
+        "freeze": 5,
+    },
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_without_phonons_the_losses_are_those_of_mace_run_train(
+    write_options, world, foundation, tmp_path, name
+):
+    files = {"FOUNDATION": str(foundation), "REPLAY": str(world.upstream_train)}
+    path = write_options(**{k: files.get(v, v) for k, v in VARIANTS[name].items()})
+    steps, validations = run_mace(path, tmp_path / "mace")
+    run_pft(world, path, tmp_path / "pft", "data.phonons.train=null")
+    found = logged(tmp_path / "pft", "train/upstream_loss")
+    # float64: the same operations, so that only the order of sums may differ.
+    assert len(found) >= 20
+    assert found == pytest.approx(steps, rel=1e-10)
+    if "scheduler_patience" in VARIANTS[name]:
+        assert 0.5 * 0.8 in logged(tmp_path / "pft", "lr-Adam/readouts")
+    # What decides on schedule, patience and the best checkpoint; MACE, too, validates
+    # once before the first step.
+    losses = logged(tmp_path / "pft", "upstream/loss")
+    assert losses[: len(validations)] == pytest.approx(validations, rel=1e-10)
+
+
+def test_phonons_added_to_a_file_lower_the_curvature_error(
+    write_options, world, tmp_path
+):
+    # The model of the example, which knows energies and forces, not curvatures.
+    example = resources.files("pft_lightning") / "example"
+    path = write_options(
+        foundation_model=str(example / "base.model"),
+        multiheads_finetuning=False,
+        train_file=str(example / "upstream_val.xyz.xz"),
+        valid_file=str(example / "upstream_val.xyz.xz"),
+        E0s="foundation",
+        loss="universal",
+        forces_weight=10.0,
+        lr=3e-3,
+        max_num_epochs=4,
+        default_dtype="float32",
+    )
+    summary = run_pft(
+        world,
+        path,
+        tmp_path / "run",
+        f"data.phonons.train={example}/phonons/train/Si.yaml.xz",
+        f"data.phonons.val={example}/phonons/val/Si-1.015.yaml.xz",
+        "data.phonons.options.relaxed=positions",
+        "data.upstream_per_phonon=1",
+        "engine=reverse_over_reverse",
+    )
+    # Thirteen frames make three batches, with one of phonons before each.
+    assert summary["steps"] == 4 * 6
+    assert summary["counts"] == {
+        "phonon_train": 1, "phonon_val": 1, "upstream_train": 13, "upstream_val": 13
+    }  # fmt: skip
+    errors = summary["phonon/hvp_mae"]
+    print(errors)
+    assert errors["after"] < 0.9 * errors["before"]
+
+
+def test_a_resumed_run_ends_with_the_same_bits(write_options, world, tmp_path):
+    # It stops in mid-epoch, before the learning rate falls and stage two begins.
+    changes = {"lr": 0.5, "scheduler_patience": 0, "ema_decay": 0.5}
+    path = write_options(**VARIANTS["average and stage two"] | changes)
+    overrides = with_phonons(world, "export=last")
+    run_pft(world, path, tmp_path / "whole", *overrides)
+    run_pft(world, path, tmp_path / "parts", *overrides, "trainer.max_steps=13")
+    run_pft(world, path, tmp_path / "parts", *overrides, "resume=true")
+    whole, parts = (
+        load_model(tmp_path / run / "model.model").state_dict()
+        for run in ("whole", "parts")
+    )
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+
+    # The checkpoints of such a run can be exported as those of any other.
+    with initialize_config_module("pft_lightning.conf", version_base="1.3"):
+        config = compose(
+            "export",
+            overrides=[
+                f"run={tmp_path / 'parts'}",
+                "checkpoint=last",
+                f"out={tmp_path / 'exported.model'}",
+            ],
+        )
+    for name, value in export(config).state_dict().items():
+        assert torch.equal(value, whole[name]), name
+
+
+def test_the_command_line_wins_over_the_file(write_options, world, tmp_path):
+    run_pft(
+        world,
+        write_options(lora=True, wandb=True),
+        tmp_path,
+        "data.phonons.train=null",
+        "optimizer.lr=0.003",
+        "seed=3",
+        "trainer.max_epochs=1",
+        "adaptation=none",
+        "logger=csv",
+        "+mace.valid_batch_size=5",
+        "+mace.ema=true",
+    )
+    config = OmegaConf.load(tmp_path / "config.yaml")
+    assert config.mace.lr == 0.003
+    assert config.mace.seed == config.seed == 3
+    assert config.mace.valid_batch_size == 5
+    assert config.mace.batch_size == OPTIONS["batch_size"]
+    assert config.callbacks.ema.decay == 0.99  # MACE's default
+    assert logged(tmp_path, "lr-Adam/readouts") == [0.003] * 3
+    trained = json.loads((tmp_path / "trainable.json").read_text())
+    assert not any("parametrizations" in name for name in trained)
+
+
+def test_lora_of_mace_trains_low_rank_differences_on_frames_and_phonons_at_once(
+    write_options, foundation, world, tmp_path
+):
+    path = write_options(
+        foundation_model=str(foundation),
+        multiheads_finetuning=False,
+        lora=True,
+        lora_rank=1,
+        max_num_epochs=1,
+    )
+    run_pft(world, path, tmp_path, *with_phonons(world, "data.mode=joint"))
+    trained = json.loads((tmp_path / "trainable.json").read_text())
+    assert trained
+    assert all("parametrizations" in name for name in trained)
+    # Every step has a loss of both.
+    for name in ("train/upstream_loss", "train/phonon_hvp"):
+        assert len(logged(tmp_path, name)) == 3
+    before, after, *_ = logged(tmp_path, "upstream/loss")
+    assert after != before
+
+
+def test_patience_ends_the_training(write_options, world, tmp_path):
+    path = write_options(lr=0.5, patience=1, max_num_epochs=50)
+    summary = run_pft(world, path, tmp_path, "data.phonons.train=null")
+    losses = logged(tmp_path, "upstream/loss")[1:]
+    n_epochs = summary["steps"] // 3
+    assert n_epochs < 50
+    # The first validation without a lower loss was the last.
+    assert losses[n_epochs - 1] >= min(losses[: n_epochs - 1])
+    assert losses[: n_epochs - 1] == sorted(losses[: n_epochs - 1], reverse=True)
+
+
+def test_a_phonon_batch_comes_before_every_k_batches_of_frames():
+    from pft_lightning.data.batching import BatchLimits, BatchStream
+    from pft_lightning.integrations.mace_data import EpochSampler, ShuffledEpochs
+
+    loader = torch.utils.data.DataLoader(
+        range(6), batch_size=2, shuffle=True, generator=torch.Generator().manual_seed(1)
+    )
+    order = ShuffledEpochs(loader)
+    phonons = BatchStream(np.ones(5), None, BatchLimits(2, None, None), seed=0)
+    sampler = EpochSampler(order, phonons, frames_per_phonon=2, joint=False)
+    expected = [[int(i) for i in batch] for _ in range(2) for batch in loader]
+    found = [sampler.at(position) for position in range(2 * len(sampler))]
+    pattern = "".join(batch[0][0][0] for batch in found)
+    assert pattern == "puupu" * 2
+    frames = [[i for _, i in batch] for batch in found if batch[0][0] == "upstream"]
+    assert frames == expected
+    # Nothing of the phonons is skipped or repeated.
+    taken = [i for batch in found for source, i in batch if source == "phonon"]
+    assert sorted(taken[:5]) == list(range(5))
+    # Any epoch can be asked for, as a resumed run does.
+    assert sampler.at(1) == found[1]
