@@ -23,12 +23,13 @@ from pft_lightning.data.batching import (
     filler,
     plan_batches,
 )
-from pft_lightning.data.commensurate import CellChoice, CellSampler
+from pft_lightning.data.commensurate import CellChoice
 from pft_lightning.data.loading import (
     Collate,
     Structures,
     StructureSource,
     TrainLoader,
+    cell_draws,
     describe_set,
     hold_out,
 )
@@ -343,15 +344,8 @@ class PhononDataModule(lightning.LightningDataModule):
         )
 
     def _cells(self, subset: StructureSource) -> Callable[[int], CellChoice] | None:
-        if self._commensurate_share == 0:
-            return None
         assert isinstance(subset, PhononStore)
-        return CellSampler(
-            subset.names,
-            subset.q_point_orders(),
-            share=self._commensurate_share,
-            seed=self.seed,
-        ).draw
+        return cell_draws(subset, share=self._commensurate_share, seed=self.seed)
 
     def _fingerprint(self, n_ranks: int) -> dict[str, Any]:
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from typing_extensions import Self
 from pft_lightning import keys
 from pft_lightning.data._store_reading import PhononStore
 from pft_lightning.data.batching import BatchKey, filler
-from pft_lightning.data.commensurate import WHOLE
+from pft_lightning.data.commensurate import WHOLE, CellChoice, CellSampler
 from pft_lightning.errors import ConfigError
 from pft_lightning.graphs import build_batch
 
@@ -119,6 +119,21 @@ def check_continuation(saved: Mapping[str, Any], current: Mapping[str, Any]) -> 
                 "Resume with the original setting, or start a new run from the "
                 "exported model."
             )
+
+
+def cell_draws(
+    store: PhononStore, *, share: float, seed: int
+) -> Callable[[int], CellChoice] | None:
+    """Choose commensurate cells by epoch; None where all structures stay whole.
+
+    Args:
+        store: Of the structures.
+        share: Of the draws that take a commensurate cell.
+        seed: Of the draws.
+    """
+    if share == 0:
+        return None
+    return CellSampler(store.names, store.q_point_orders(), share=share, seed=seed).draw
 
 
 def describe_set(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from pft_lightning.data.loading import (
     Structures,
     StructureSource,
     TrainLoader,
+    hold_out,
 )
 from pft_lightning.data.records import symbols_of
 from pft_lightning.errors import ConfigError, DataFormatError
@@ -121,11 +122,11 @@ class EpochSampler(Sampler[list[BatchKey]]):
         return self._of_frames(epoch, offset - cycle - 1)
 
     def _of_frames(self, epoch: int, position: int) -> list[BatchKey]:
-        return [(keys.UPSTREAM, i) for i in self._frames.batch(epoch, position)]
+        return [BatchKey(keys.UPSTREAM, i) for i in self._frames.batch(epoch, position)]
 
     def _of_phonons(self, position: int) -> list[BatchKey]:
         assert self._phonons is not None
-        return [(keys.PHONON, i) for i in self._phonons.batch(position)]
+        return self._phonons.keys(keys.PHONON, position)
 
     def __iter__(self) -> Iterator[list[BatchKey]]:
         """Yield the remaining batches of the current epoch."""
@@ -220,7 +221,9 @@ class MACEDataModule(PhononDataModule):
             val = self._restrict(self._open_store(self.phonons.val))
         else:
             assert train is not None
-            train, val = self._split(train, keys.PHONON)
+            train, val = hold_out(
+                train, keys.PHONON, fraction=self.val_fraction, seed=self.seed
+            )
         self._val[keys.PHONON] = val
         if train is not None and self._trains_phonons:
             self._train[keys.PHONON] = train

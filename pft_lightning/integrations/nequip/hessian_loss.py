@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import torch
 
+from pft_lightning import keys
 from pft_lightning.callbacks import hessian_loss
 from pft_lightning.callbacks.hessian_loss import Schedule
 from pft_lightning.data.batching import BatchLimits, BatchStream
@@ -142,7 +143,9 @@ class HessianLoss(hessian_loss.HessianLoss):
             self._val = self._open(self.val_phonons, trainer)
         if stage == "fit":
             self._train = self._open(self.phonons, trainer)
-            self._stream = self._train.stream(self.limits, self.seed)
+            self._stream = self._train.stream(
+                self.limits, self.seed, self.probe.commensurate_share
+            )
             self._extend_training_step(trainer, pl_module)
 
     def _open(self, spec: Spec, trainer: lightning.Trainer) -> PhononBatches:
@@ -207,8 +210,8 @@ class HessianLoss(hessian_loss.HessianLoss):
         step = self._phonon_steps
         if not self._count_step():
             return None
-        indices = self._stream.batch(step // self.every_n_phonon_steps)
-        batch = self._train.read(indices).to(pl_module.device)
+        chosen = self._stream.keys(keys.PHONON, step // self.every_n_phonon_steps)
+        batch = self._train.read(chosen).to(pl_module.device)
         request = self._draw(batch, step)
         hvp = self._model.derivatives(
             batch,

@@ -15,8 +15,13 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
-from pft_lightning.data.batching import BatchLimits, BatchStream
-from pft_lightning.data.loading import Collate, Structures, describe_set
+from pft_lightning.data.batching import BatchKey, BatchLimits, BatchStream
+from pft_lightning.data.loading import (
+    Collate,
+    Structures,
+    cell_draws,
+    describe_set,
+)
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.store import PhononStore, cached_store
@@ -107,7 +112,9 @@ class PhononBatches:
         self._n_ranks = n_ranks
         self._rank = rank
 
-    def stream(self, limits: BatchLimits, seed: int) -> BatchStream:
+    def stream(
+        self, limits: BatchLimits, seed: int, commensurate_share: float
+    ) -> BatchStream:
         """Sequence of training batches; epochs are permutations of the structures."""
         return BatchStream(
             self.store.n_atoms,
@@ -116,17 +123,17 @@ class PhononBatches:
             seed=seed,
             n_ranks=self._n_ranks,
             rank=self._rank,
+            cells=cell_draws(self.store, share=commensurate_share, seed=seed),
         )
 
-    def read(self, indices: list[int]) -> Batch:
+    def read(self, batch: list[BatchKey]) -> Batch:
         """Make a neutral batch of structures and fillers (see ``data.batching``)."""
-        items = [self._structures[keys.PHONON, index] for index in indices]
-        return Collate()(items)[keys.PHONON]
+        return Collate()([self._structures[key] for key in batch])[keys.PHONON]
 
     def one_by_one(self) -> Iterator[Batch]:
         """Go through this process's share of the structures, none twice."""
         for index in np.arange(self._rank, len(self.store), self._n_ranks):
-            yield self.read([int(index)])
+            yield self.read([BatchKey(keys.PHONON, int(index))])
 
     def fingerprint(self, limits: BatchLimits) -> dict[str, Any]:
         """What the sequence of training batches depends on besides the seed."""

@@ -90,12 +90,31 @@ def test_processes_share_the_structures_of_a_step_and_none_is_validated_twice(
     assert sorted(validated) == sorted(store.names)
 
     limits = BatchLimits(structures=1)
-    streams = [share.stream(limits, seed=5) for share in shares]
+    streams = [share.stream(limits, seed=5, commensurate_share=0.0) for share in shares]
     for step in range(6):
         batches = [
-            share.read(stream.batch(step))
+            share.read(stream.keys(keys.PHONON, step))
             for share, stream in zip(shares, streams, strict=True)
         ]
         names = [b[keys.NAME][0] for b in batches if b[keys.COUNTED].all()]
         # Four structures for three processes: three, then one and two fillers.
         assert len(names) == len(set(names)) == (3 if step % 2 == 0 else 1)
+
+
+def test_a_probe_in_commensurate_cells_gets_these_cells(world, opened):
+    share = PhononBatches(opened(world.phonons_train), n_ranks=1, rank=0)
+    limits = BatchLimits(structures=4)
+    whole, folded = (
+        share.stream(limits, seed=5, commensurate_share=fraction) for fraction in (0, 1)
+    )
+    for step in range(3):
+        cells = share.read(folded.keys(keys.PHONON, step))
+        supercells = share.read(whole.keys(keys.PHONON, step))
+        assert cells[keys.NAME] == supercells[keys.NAME]
+        # Eight primitive cells: all q-points but Γ are of order two.
+        constants = cells[keys.FORCE_CONSTANTS]
+        assert {one.order for one in constants} <= {1, 2}
+        assert [one.supercell_atoms for one in constants] == [
+            one.n_atoms for one in supercells[keys.FORCE_CONSTANTS]
+        ]
+        assert cells.num_nodes == sum(one.n_atoms for one in constants)
