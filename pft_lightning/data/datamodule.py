@@ -168,12 +168,10 @@ class PhononDataModule(lightning.LightningDataModule):
         }
 
     def use_commensurate_cells(self, share: float) -> None:
-        """Give training structures in commensurate cells instead of supercells.
-
-        ``HessianLoss`` asks for what its probe needs. Validation keeps supercells.
+        """Give training structures in commensurate cells; validation keeps supercells.
 
         Args:
-            share: Of the draws that take such a cell.
+            share: Of the draws that take such a cell (``HessianLoss`` knows).
         """
         self._commensurate_share = share
 
