@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import ase.io
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
+
+from pft_lightning.testing import build_tiny_crystals
 
 
 MODEL = {
@@ -21,6 +29,25 @@ MODEL = {
     "per_type_energy_shifts": {"Na": -1.0, "Cl": -2.0, "Si": -3.0},
     "per_type_energy_scales": {"Na": 1.0, "Cl": 1.5, "Si": 0.5},
     "per_type_energy_scales_trainable": True,
+}
+
+
+VARIANTS = {
+    "float64": {},
+    "float32": {"model_dtype": "float32"},
+    "cutoffs": {
+        "per_edge_type_cutoff": {"Na": 3.0, "Cl": {"Na": 3.6, "Cl": 4.2}},
+        "per_type_energy_scales_trainable": False,
+    },
+    "zbl_parity": {
+        "parity": False,
+        "l_max": 2,
+        "pair_potential": {
+            "_target_": "nequip.nn.pair_potential.ZBL",
+            "chemical_species": ["Na", "Cl", "Si"],
+            "units": "metal",
+        },
+    },
 }
 
 
@@ -83,3 +110,48 @@ def write_checkpoint(path: Path, frames: Path, **options) -> None:
     trainer.strategy.connect(module)
     trainer.strategy._lightning_module = module
     trainer.save_checkpoint(path)
+
+
+def package(checkpoint: Path, path: Path) -> None:
+    """Run NequIP's own command, in a process that knows nothing of us."""
+    code = "import sys; from nequip.scripts.package import main; main(sys.argv[1:])"
+    subprocess.run(
+        [sys.executable, "-c", code, "build", str(checkpoint), str(path)],
+        check=True,
+        capture_output=True,
+        cwd=path.parent,
+    )
+
+
+def write_base(path: Path, frames: Path, numbers: Sequence[int]) -> Path:
+    """Write a network of the given elements."""
+    from pft_lightning.backends.nequip_files import _nequip_state
+
+    symbols = [chemical_symbols[number] for number in numbers]
+    with _nequip_state():
+        write_checkpoint(
+            path,
+            frames,
+            type_names=symbols,
+            per_type_energy_shifts=dict.fromkeys(symbols, -1.0),
+            per_type_energy_scales=dict.fromkeys(symbols, 1.0),
+        )
+    return path
+
+
+def write_variants(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Write checkpoints, and a package that ``nequip-package`` made of one of them."""
+    from pft_lightning.backends.nequip_files import _nequip_state
+
+    frames = folder / "frames.xyz"
+    atoms = build_tiny_crystals([11, 17], 4.5)["large"]
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=atoms.positions * 0)
+    ase.io.write(frames, [atoms, atoms], format="extxyz")
+    paths = {}
+    with _nequip_state():
+        for name in names:
+            paths[name] = folder / f"{name}.ckpt"
+            write_checkpoint(paths[name], frames, **VARIANTS[name])
+    paths["package"] = folder / "model.nequip.zip"
+    package(paths["float32"], paths["package"])
+    return paths

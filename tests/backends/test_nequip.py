@@ -5,15 +5,12 @@ from __future__ import annotations
 import copy
 import pickle
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-import ase.io
 import numpy as np
 import pytest
 import torch
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from pft_lightning.backends.calculator import Calculator, hessian_vector_product
 from pft_lightning.backends.registry import load_model
@@ -31,57 +28,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of NequIP, Lightning, torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import assert_same_as  # noqa: E402
-from nequip_models import write_checkpoint  # noqa: E402
-
-
-VARIANTS = {
-    "float64": {},
-    "float32": {"model_dtype": "float32"},
-    "cutoffs": {
-        "per_edge_type_cutoff": {"Na": 3.0, "Cl": {"Na": 3.6, "Cl": 4.2}},
-        "per_type_energy_scales_trainable": False,
-    },
-    "zbl_parity": {
-        "parity": False,
-        "l_max": 2,
-        "pair_potential": {
-            "_target_": "nequip.nn.pair_potential.ZBL",
-            "chemical_species": ["Na", "Cl", "Si"],
-            "units": "metal",
-        },
-    },
-}
+from nequip_models import (  # noqa: E402
+    VARIANTS,
+    package,
+    write_variants,
+)
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """Checkpoints, and a package that ``nequip-package`` made of one of them."""
-    from pft_lightning.backends.nequip_files import _nequip_state
-
-    folder = tmp_path_factory.mktemp("nequip")
-    frames = folder / "frames.xyz"
-    atoms = build_tiny_crystals([11, 17], 4.5)["large"]
-    atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=atoms.positions * 0)
-    ase.io.write(frames, [atoms, atoms], format="extxyz")
-    paths = {}
-    with _nequip_state():
-        for name, options in VARIANTS.items():
-            paths[name] = folder / f"{name}.ckpt"
-            write_checkpoint(paths[name], frames, **options)
-    paths["package"] = folder / "model.nequip.zip"
-    package(paths["float32"], paths["package"])
-    return paths
-
-
-def package(checkpoint: Path, path: Path) -> None:
-    """Run NequIP's own command, in a process that knows nothing of us."""
-    code = "import sys; from nequip.scripts.package import main; main(sys.argv[1:])"
-    subprocess.run(
-        [sys.executable, "-c", code, "build", str(checkpoint), str(path)],
-        check=True,
-        capture_output=True,
-        cwd=path.parent,
-    )
+    return write_variants(tmp_path_factory.mktemp("nequip"), VARIANTS)
 
 
 def stock_calculator(path: Path):

@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import ase.io
 import pytest
 import torch
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from pft_lightning.adaptation import Delta, Freeze, MultiHead, Scratch
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import ConfigError
-from pft_lightning.testing import build_tiny_crystals
 
 
 pytest.importorskip("nequip", reason="NequIP is not installed here")
@@ -24,31 +21,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from adapted import ADAPTATIONS, check_adapted, coverage, randomise  # noqa: E402
 from conftest import assert_same_as  # noqa: E402
-from test_nequip import (  # noqa: E402
-    VARIANTS,
-    package,
-    stock_calculator,
-    write_checkpoint,
-)
+from nequip_models import write_variants  # noqa: E402
+from test_nequip import stock_calculator  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory) -> dict[str, Path]:
-    from pft_lightning.backends.nequip_files import _nequip_state
-
     folder = tmp_path_factory.mktemp("nequip")
-    frames = folder / "frames.xyz"
-    atoms = build_tiny_crystals([11, 17], 4.5)["large"]
-    atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=atoms.positions * 0)
-    ase.io.write(frames, [atoms, atoms], format="extxyz")
-    paths = {}
-    with _nequip_state():
-        for name in ("float64", "float32"):
-            paths[name] = folder / f"{name}.ckpt"
-            write_checkpoint(paths[name], frames, **VARIANTS[name])
-    paths["package"] = folder / "model.nequip.zip"
-    package(paths["float32"], paths["package"])
-    return paths
+    return write_variants(folder, ["float64", "float32"])
 
 
 @pytest.mark.parametrize("name", sorted(ADAPTATIONS))

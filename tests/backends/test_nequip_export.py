@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ase.data import chemical_symbols
 
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import CheckpointError, ConfigError
@@ -26,24 +25,13 @@ from exporting import (  # noqa: E402
     predict_elsewhere,
     relative_errors,
 )
-from nequip_models import write_checkpoint  # noqa: E402
+from nequip_models import write_base  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def base(world, tmp_path_factory) -> Path:
-    from pft_lightning.backends.nequip_files import _nequip_state
-
     path = tmp_path_factory.mktemp("nequip_base") / "base.ckpt"
-    symbols = [chemical_symbols[z] for z in (3, 8, 9, 11, 12, 14, 17)]
-    with _nequip_state():
-        write_checkpoint(
-            path,
-            world.upstream_train,
-            type_names=symbols,
-            per_type_energy_shifts=dict.fromkeys(symbols, -1.0),
-            per_type_energy_scales=dict.fromkeys(symbols, 1.0),
-        )
-    return path
+    return write_base(path, world.upstream_train, (3, 8, 9, 11, 12, 14, 17))
 
 
 @pytest.fixture(scope="module")

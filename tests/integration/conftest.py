@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from ase.data import chemical_symbols
 
 
 PLUGINS = Path(__file__).parent / "plugins"
@@ -106,18 +105,6 @@ def backend_base(request, tmp_path_factory, world) -> Path:
         path = folder / "base.model"
         torch.save(build_mace("scale_shift", atomic_numbers=numbers), path)
         return path
-    from nequip_models import write_checkpoint
+    from nequip_models import write_base
 
-    from pft_lightning.backends.nequip_files import _nequip_state
-
-    path = folder / "base.ckpt"
-    symbols = [chemical_symbols[number] for number in numbers]
-    with _nequip_state():
-        write_checkpoint(
-            path,
-            world.upstream_train,
-            type_names=symbols,
-            per_type_energy_shifts=dict.fromkeys(symbols, -1.0),
-            per_type_energy_scales=dict.fromkeys(symbols, 1.0),
-        )
-    return path
+    return write_base(folder / "base.ckpt", world.upstream_train, numbers)
