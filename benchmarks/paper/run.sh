@@ -23,7 +23,8 @@ case $hardware in
 esac
 # The CPU budget belongs to the recipe with co-training; the others take its numbers.
 small=(
-  data.phonons.batch_size=2 data.upstream.batch_size=8 data.upstream_per_phonon=1
+  data.phonons.batch_size=2 data.upstream.batch_size=4 data.upstream_per_phonon=1
+  optimizer.lr=1.5e-5 scheduler=cosine callbacks.ema.decay=0.98
   trainer.accelerator=cpu trainer.max_epochs=-1 trainer.check_val_every_n_epoch=null
   export=last
 )
@@ -38,8 +39,11 @@ case $hardware-$variant in
   *) echo "run.sh: there is no variant '$variant'" >&2 && exit 2 ;;
 esac
 case $hardware-$variant in
-  cpu-no_cotraining) run+=("${small[@]}" trainer.max_steps=300 trainer.val_check_interval=100) ;;
-  cpu-efs) run+=("${small[@]}" trainer.max_steps=600 trainer.val_check_interval=200) ;;
+  cpu-no_cotraining)
+    run+=("${small[@]}" probe=rademacher loss.phonon.hvp=300 loss.phonon.forces=5
+      loss.phonon.stress=0 trainer.max_steps=800 trainer.val_check_interval=200)
+    ;;
+  cpu-efs) run+=("${small[@]}" trainer.max_steps=1600 trainer.val_check_interval=400) ;;
 esac
 
 folder="$work/runs/$hardware-$variant"
