@@ -63,7 +63,7 @@ def gradients(
     draws = cell_draws(store, share=probe.commensurate_share, seed=0)
     structures = Structures({keys.PHONON: store})
     found = []
-    for step, index in enumerate(tqdm(indices, leave=False)):
+    for step, index in enumerate(tqdm(indices, leave=False, disable=None)):
         q_point = WHOLE if draws is None else int(draws(0).q_points[index])
         key = BatchKey(keys.PHONON, int(index), q_point)
         batch = Collate()([structures[key]])[keys.PHONON]
@@ -74,7 +74,8 @@ def gradients(
         total = request.term(hvp, batch, "structures").total
         parts = torch.autograd.grad(total, weights, materialize_grads=True)
         found.append(torch.cat([part.flatten() for part in parts]))
-    return torch.stack(found)
+    # Single precision underflows in the squares of small components.
+    return torch.stack(found).double()
 
 
 def shared(rows: torch.Tensor) -> float:
