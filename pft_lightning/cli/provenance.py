@@ -28,6 +28,11 @@ _VERSION = 1
 _PAPER = "https://arxiv.org/abs/2601.07742"
 # Parts of a configuration that make the recipe of a card; none of them names a file.
 _RECIPE = ("model", "adaptation", "probe", "loss", "optimizer", "scheduler", "trainer")
+# The same of a mace_run_train configuration.
+_MACE_RECIPE = (
+    "loss", "energy_weight", "forces_weight", "stress_weight", "batch_size",
+    "optimizer", "lr", "weight_decay", "scheduler", "ema_decay", "max_num_epochs", "swa",
+)  # fmt: skip
 _LOCAL = ("checkpoint", "default_root_dir")
 
 
@@ -71,7 +76,7 @@ def describe_run(
         },
         "data": {
             "phonons": _sources(recipe["data"]["phonons"]),
-            "upstream": _sources(recipe["data"]["upstream"]),
+            "upstream": _sources(recipe["data"]["upstream"] or _of_mace(recipe)),
             "counts": summary.get("counts"),
         },
         "metrics": metrics,
@@ -152,6 +157,8 @@ def render_card(provenance: Mapping[str, Any]) -> str:
         for name in _RECIPE
         if recipe.get(name) is not None
     }
+    if recipe.get("mace"):
+        shown["mace"] = {name: recipe["mace"].get(name) for name in _MACE_RECIPE}
     if "data" in recipe:
         shown = {"seed": recipe["seed"], "data": _batches(recipe["data"]), **shown}
     rows = [
@@ -223,12 +230,19 @@ def _sources(data: Mapping[str, Any]) -> dict[str, list[str]]:
     return named
 
 
+def _of_mace(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Files of the frames of a mace_run_train configuration."""
+    options = recipe["mace"]
+    return {"train": options["train_file"], "val": options["valid_file"]}
+
+
 def _batches(data: Mapping[str, Any]) -> dict[str, Any]:
     """How the data were used, without where they were."""
     used = {name: data[name] for name in ("mode", "upstream_per_phonon")}
     limits = ("batch_size", "max_atoms", "max_edges")
     for source in ("phonons", "upstream"):
-        used[source] = {name: data[source][name] for name in limits}
+        if data[source] is not None:  # else MACE's
+            used[source] = {name: data[source][name] for name in limits}
     return used
 
 

@@ -115,7 +115,7 @@ class RunFolder:
             file.write(shlex.join(sys.argv) + "\n")
 
     def check_base_model(self, config: DictConfig) -> dict[str, Any]:
-        """Name and SHA-256 of the file that training started from.
+        """Name and SHA-256 of the file that training started from, if there was one.
 
         Runs of earlier versions did not record it; for them it is that of the file that
         is there now.
@@ -128,8 +128,8 @@ class RunFolder:
         """
         found = _identify_base_model(config)
         if self.base_model.exists():
-            recorded = read_json(self.base_model)["sha256"]
-            if found["sha256"] != recorded:
+            recorded = read_json(self.base_model).get("sha256")
+            if found.get("sha256") != recorded:
                 raise CheckpointError(
                     f"{config.model.checkpoint}: is not the file that the run in "
                     f"{self.path} started from: SHA-256 {found['sha256'][:12]}… "
@@ -161,6 +161,8 @@ class RunFolder:
 
 def _identify_base_model(config: DictConfig) -> dict[str, Any]:
     checkpoint = config.model.checkpoint
+    if checkpoint is None:
+        return {}  # A mace_run_train configuration that starts from random weights.
     path = find_model_file(checkpoint, config.model.backend)
     if not path.is_file():
         raise CheckpointError(

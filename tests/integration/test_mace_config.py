@@ -235,12 +235,18 @@ def test_a_phonon_batch_comes_before_every_k_batches_of_frames():
     sampler = EpochSampler(order, phonons, frames_per_phonon=2, joint=False)
     expected = [[int(i) for i in batch] for _ in range(2) for batch in loader]
     found = [sampler.at(position) for position in range(2 * len(sampler))]
-    pattern = "".join(batch[0][0][0] for batch in found)
+    pattern = "".join(batch[0].source[0] for batch in found)
     assert pattern == "puupu" * 2
-    frames = [[i for _, i in batch] for batch in found if batch[0][0] == "upstream"]
+    frames = [
+        [key.structure for key in batch]
+        for batch in found
+        if batch[0].source == "upstream"
+    ]
     assert frames == expected
     # Nothing of the phonons is skipped or repeated.
-    taken = [i for batch in found for source, i in batch if source == "phonon"]
+    taken = [
+        key.structure for batch in found for key in batch if key.source == "phonon"
+    ]
     assert sorted(taken[:5]) == list(range(5))
     # Any epoch can be asked for, as a resumed run does.
     assert sampler.at(1) == found[1]
