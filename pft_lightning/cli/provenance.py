@@ -30,8 +30,8 @@ _PAPER = "https://arxiv.org/abs/2601.07742"
 _RECIPE = ("model", "adaptation", "probe", "loss", "optimizer", "scheduler", "trainer")
 # The same of a mace_run_train configuration.
 _MACE_RECIPE = (
-    "loss", "energy_weight", "forces_weight", "stress_weight", "batch_size",
-    "optimizer", "lr", "weight_decay", "scheduler", "ema_decay", "max_num_epochs", "swa",
+    "loss", "energy_weight", "forces_weight", "stress_weight", "batch_size", "lr",
+    "optimizer", "weight_decay", "scheduler", "ema_decay", "max_num_epochs", "swa",
 )  # fmt: skip
 _LOCAL = ("checkpoint", "default_root_dir")
 
@@ -76,7 +76,9 @@ def describe_run(
         },
         "data": {
             "phonons": _sources(recipe["data"]["phonons"]),
-            "upstream": _sources(recipe["data"]["upstream"] or _of_mace(recipe)),
+            "upstream": _sources(
+                recipe["data"]["upstream"] or _of_mace(recipe["mace"])
+            ),
             "counts": summary.get("counts"),
         },
         "metrics": metrics,
@@ -230,9 +232,8 @@ def _sources(data: Mapping[str, Any]) -> dict[str, list[str]]:
     return named
 
 
-def _of_mace(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _of_mace(options: Mapping[str, Any]) -> dict[str, Any]:
     """Files of the frames of a mace_run_train configuration."""
-    options = recipe["mace"]
     return {"train": options["train_file"], "val": options["valid_file"]}
 
 

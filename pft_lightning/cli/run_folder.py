@@ -128,12 +128,12 @@ class RunFolder:
         """
         found = _identify_base_model(config)
         if self.base_model.exists():
-            recorded = read_json(self.base_model).get("sha256")
-            if found.get("sha256") != recorded:
+            recorded = read_json(self.base_model).get("sha256", "none")
+            if (sha256 := found.get("sha256", "none")) != recorded:
                 raise CheckpointError(
                     f"{config.model.checkpoint}: is not the file that the run in "
-                    f"{self.path} started from: SHA-256 {found['sha256'][:12]}… "
-                    f"instead of {recorded[:12]}…. Put the original back."
+                    f"{self.path} started from: SHA-256 {sha256[:12]}… instead of "
+                    f"{recorded[:12]}…. Put the original back."
                 )
         return found
 

@@ -164,6 +164,8 @@ def test_a_resumed_run_ends_with_the_same_bits(write_options, world, tmp_path):
         )
     for name, value in export(config).state_dict().items():
         assert torch.equal(value, whole[name]), name
+    card = (tmp_path / "exported.model.md").read_text()
+    assert f"| {world.upstream_train.name} | {world.upstream_val.name} |" in card
 
 
 def test_the_command_line_wins_over_the_file(write_options, world, tmp_path):
