@@ -13,7 +13,8 @@ from ase.data import chemical_symbols
 
 PLUGINS = Path(__file__).parent / "plugins"
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
+for folder in (Path(__file__).parent, Path(__file__).parents[1] / "backends"):
+    sys.path.insert(0, str(folder))
 
 
 def arguments(world, run, *overrides: str) -> list[str]:
