@@ -31,6 +31,12 @@ sys.argv = ["pft-export", "model.checkpoint={checkpoint}", "out={out}",
             "hydra.run.dir={run}"]
 main()
 """
+OPEN = """
+NequIPCalculator._from_saved_model(
+    {package!r}, device="cpu", chemical_species_to_atom_type_map=True
+)
+assert "pft_lightning" not in sys.modules
+"""
 PACKAGE = """
 from nequip.scripts.package import main
 main(["build", {checkpoint!r}, {package!r}])
@@ -144,7 +150,8 @@ def jobs_of_deployment(runs: Runs) -> list[dict]:
             checkpoint=str(exported),
             package=str(runs.folder / "exported.nequip.zip"),
             numbers=str(runs.folder / "numbers.npz"),
-        ),
+        )
+        + OPEN.format(package=str(runs.folder / "own.nequip.zip")),
     }
     return [
         {

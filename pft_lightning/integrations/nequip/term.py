@@ -91,7 +91,8 @@ class HessianTerm(HessianObjective):
         """Take the network of a training module.
 
         Raises:
-            ConfigError: The module is not nequip's, or lacks elements.
+            ConfigError: The module is not nequip's, takes its own optimiser steps, or
+                holds several networks.
         """
         self._model = energy_model(pl_module)
 
