@@ -263,6 +263,7 @@ def _to_checkpoint(
     hyper = {k: v for k, v in header["hyper_parameters"].items() if k in accepted}
     training = hyper["info_dict"]["training_module"]
     training["_target_"] = _PLAIN_MODULE
+    _drop_phonons(hyper["info_dict"]["data"])
     for config in (hyper["model"], training.get("model", {})):
         if "model_dtype" in config:
             config["model_dtype"] = str(dtype).removeprefix("torch.")
@@ -275,6 +276,23 @@ def _to_checkpoint(
         "epoch": 0,
         "global_step": 0,
     }
+
+
+def _drop_phonons(data: dict[str, Any]) -> None:
+    """Let a data section name NequIP's class instead of this package's subclass.
+
+    NequIP's commands read a frame of the training data, where this package may not be
+    installed.
+    """
+    package = __name__.partition(".")[0]
+    if data["_target_"].startswith(f"{package}."):
+        theirs = next(
+            kind
+            for kind in hydra.utils.get_class(data["_target_"]).__mro__
+            if not kind.__module__.startswith(f"{package}.")
+        )
+        data["_target_"] = f"{theirs.__module__}.{theirs.__qualname__}"
+        data.pop("phonons", None)
 
 
 def _build_package(content: dict[str, Any], path: Path) -> None:

@@ -1,15 +1,23 @@
-"""Tangents and their reference products for a batch of phonon structures."""
+"""What the Hessian term asks of a step: tangents, their products, and a weight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
+from pft_lightning.errors import ConfigError
+from pft_lightning.losses import HessianRequest
+from pft_lightning.losses.terms import LossKind, check_kind
 from pft_lightning.physics.force_constants import ForceConstants
+from pft_lightning.physics.probes import ColumnProbe, Probe, probe_generator
+
+
+Schedule = Literal["constant", "linear"]
 
 
 def probe_batch(
@@ -37,3 +45,119 @@ def probe_batch(
         torch.from_numpy(np.concatenate(tangents)).to(device),
         torch.from_numpy(np.concatenate(targets)).to(device),
     )
+
+
+class HessianObjective:
+    """The probe, the weight with its schedule, how often the term is due, and a count.
+
+    Draws are a function of ``(seed, step, structure)``, so they are the same however
+    many processes share a batch.
+
+    Args:
+        probe: How tangents are drawn; one random column if left out
+            (arXiv:2601.07742).
+        weight: Of the term in the total loss, Å²/eV for the mean absolute error.
+        kind: ``mae``, ``l2``, ``mse`` or ``huber``.
+        huber_delta: Where the Huber loss turns linear, eV/Å².
+        schedule: ``constant``, or ``linear`` from zero over ``warmup_steps``.
+        warmup_steps: Optimiser steps of the linear warm-up.
+        every_n_phonon_steps: The term is due at every n-th phonon batch.
+        seed: Of the draws.
+    """
+
+    def __init__(
+        self,
+        probe: Probe | None = None,
+        *,
+        weight: float = 100.0,
+        kind: LossKind = "mae",
+        huber_delta: float = 0.01,
+        schedule: Schedule = "constant",
+        warmup_steps: int = 0,
+        every_n_phonon_steps: int = 1,
+        seed: int = 0,
+    ) -> None:
+        check_kind(kind, name="kind of the Hessian term (loss.kind.hvp in pft-train)")
+        if weight < 0:
+            raise ConfigError(
+                "weight of the Hessian term (loss.phonon.hvp in pft-train) is "
+                f"{weight}; at least 0."
+            )
+        if schedule not in get_args(Schedule):
+            raise ConfigError(
+                f"schedule is {schedule!r}; expected one of "
+                f"{', '.join(get_args(Schedule))}."
+            )
+        if (schedule == "linear") != (warmup_steps > 0):
+            raise ConfigError(
+                f"schedule={schedule} with warmup_steps={warmup_steps}: a linear "
+                "schedule needs warmup_steps > 0, a constant one takes none."
+            )
+        if every_n_phonon_steps < 1:
+            raise ConfigError(
+                f"every_n_phonon_steps is {every_n_phonon_steps}; at least 1."
+            )
+        self.probe = probe or ColumnProbe()
+        self.weight = weight
+        self.kind: LossKind = kind
+        self.huber_delta = huber_delta
+        self.warmup_steps = warmup_steps
+        self.every_n_phonon_steps = every_n_phonon_steps
+        self.seed = seed
+        self._phonon_steps = 0
+
+    @property
+    def phonon_steps(self) -> int:
+        """Phonon batches counted so far."""
+        return self._phonon_steps
+
+    def _count_step(self) -> bool:
+        """Count one more phonon batch; tell whether the term is due with it."""
+        due = self._phonon_steps % self.every_n_phonon_steps == 0 and self.weight > 0
+        self._phonon_steps += 1
+        return due
+
+    def _draw(self, batch: Batch, step: int) -> HessianRequest:
+        tangents, targets = probe_batch(
+            batch,
+            lambda force_constants, name: self.probe.sample(
+                force_constants, probe_generator(self.seed, step, name)
+            ),
+        )
+        return HessianRequest(
+            tangents=tangents,
+            targets=targets,
+            weight=self.weight_at(step),
+            kind=self.kind,
+            huber_delta=self.huber_delta,
+        )
+
+    def weight_at(self, step: int) -> float:
+        """Weight after ``step`` optimiser steps."""
+        if self.warmup_steps == 0:
+            return self.weight
+        return self.weight * min(1.0, (step + 1) / self.warmup_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to continue the same draws."""
+        return {
+            "phonon_steps": self._phonon_steps,
+            "seed": self.seed,
+            "probe": repr(self.probe),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where the checkpoint stopped.
+
+        Raises:
+            ConfigError: The checkpoint was drawn with another probe or seed.
+        """
+        mine = self.state_dict()
+        for name in ("seed", "probe"):
+            if state_dict[name] != mine[name]:
+                raise ConfigError(
+                    f"The checkpoint was trained with {name}={state_dict[name]}, this "
+                    f"run has {mine[name]}; resume with the original setting or "
+                    "start a new run."
+                )
+        self._phonon_steps = state_dict["phonon_steps"]

@@ -18,7 +18,7 @@ from pft_lightning import keys
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import ConfigError
 from pft_lightning.graphs import build_batch, build_data, build_graph
-from pft_lightning.integrations.nequip.hessian_loss import _energy_model
+from pft_lightning.integrations.nequip.term import energy_model
 
 
 pytest.importorskip("nequip", reason="NequIP is not installed here")
@@ -174,7 +174,7 @@ def test_a_module_that_takes_its_own_steps_is_refused():
     lightning.LightningModule.__init__(module)
     module.automatic_optimization = False
     with pytest.raises(ConfigError, match="ConFIGLightningModule takes its optimiser"):
-        _energy_model(module)
+        energy_model(module)
 
 
 def test_a_module_with_several_networks_is_refused():
@@ -186,4 +186,4 @@ def test_a_module_with_several_networks_is_refused():
         {"student": torch.nn.Identity(), "teacher": torch.nn.Identity()}
     )
     with pytest.raises(ConfigError, match=r"several networks \(student, teacher\)"):
-        _energy_model(module)
+        energy_model(module)

@@ -12,7 +12,8 @@ import yaml
 
 PLUGINS = Path(__file__).parent / "plugins"
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
+for folder in (Path(__file__).parent, Path(__file__).parents[1] / "backends"):
+    sys.path.insert(0, str(folder))
 
 
 def arguments(world, run, *overrides: str) -> list[str]:

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import functools
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
+from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.callbacks import hessian_loss
-from pft_lightning.callbacks.hessian_loss import Schedule
 from pft_lightning.data.batching import BatchLimits, BatchStream
-from pft_lightning.data.loading import check_continuation
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.errors import ConfigError
-from pft_lightning.integrations.nequip.phonons import PhononBatches, open_phonons
-from pft_lightning.losses import global_mean
-from pft_lightning.losses.terms import LossKind, Reduction, check_reduction
+from pft_lightning.integrations.nequip.phonons import PhononBatches, open_batches
+from pft_lightning.integrations.nequip.term import HessianTerm
+from pft_lightning.losses.terms import LossKind, Reduction
 from pft_lightning.physics.probes import Probe
-from pft_lightning.training.validation import hvp_errors
+from pft_lightning.training.hessian import Schedule
 from pft_lightning.types import Engine
 
 
-if TYPE_CHECKING:
-    from pft_lightning.backends.nequip import NequIPModel
-
-# After nequip's own "val0_epoch/..."; the number counts its data sets.
-VALIDATION_METRIC = "val_phonon_epoch/hvp_mae"
-
-
-class HessianLoss(hessian_loss.HessianLoss):
+class HessianLoss(HessianTerm, Callback):
     """Match Hessian-vector products with force constants, beside nequip's own loss.
 
     An entry of ``trainer.callbacks`` in a configuration of ``nequip-train``; nothing
@@ -99,27 +90,23 @@ class HessianLoss(hessian_loss.HessianLoss):
         options: PhononReadOptions | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
-        if every_n_steps < 1:
-            raise ConfigError(f"every_n_steps is {every_n_steps}; at least 1.")
-        check_reduction(reduction)
         super().__init__(
-            probe,
             weight=weight,
+            probe=probe,
             kind=kind,
             huber_delta=huber_delta,
+            reduction=reduction,
             schedule=schedule,
             warmup_steps=warmup_steps,
-            every_n_phonon_steps=every_n_steps,
+            every_n_steps=every_n_steps,
             seed=seed,
+            engine=engine,
         )
         self.phonons = phonons
         self.val_phonons = val_phonons
         self.limits = BatchLimits(batch_size, max_atoms, max_edges)
-        self.reduction: Reduction = reduction
-        self.engine: Engine = engine
         self.options = options or PhononReadOptions()
         self.cache_dir = cache_dir
-        self._model: NequIPModel | None = None
         self._train: PhononBatches | None = None
         self._stream: BatchStream | None = None
         self._val: PhononBatches | None = None
@@ -138,28 +125,28 @@ class HessianLoss(hessian_loss.HessianLoss):
         """
         if stage not in ("fit", "validate"):
             return
-        self._model = _energy_model(pl_module)
+        if hasattr(pl_module, "hessian_term"):
+            raise ConfigError(
+                f"{type(pl_module).__name__} has a Hessian term of its own; leave the "
+                "HessianLoss callback out, or use the module of nequip."
+            )
+        self.attach(pl_module)
         if self.val_phonons is not None:
             self._val = self._open(self.val_phonons, trainer)
         if stage == "fit":
             self._train = self._open(self.phonons, trainer)
-            self._stream = self._train.stream(
-                self.limits, self.seed, self.probe.commensurate_share
-            )
+            self._stream = self.open_stream(self._train, self.limits)
             self._extend_training_step(trainer, pl_module)
 
     def _open(self, spec: Spec, trainer: lightning.Trainer) -> PhononBatches:
-        assert self._model is not None
-        store = open_phonons(
-            spec,
-            self._model,
-            options=self.options,
-            cache_dir=self.cache_dir,
-            progress=trainer.global_rank == 0,
+        return open_batches(
+            spec, self.model, trainer, options=self.options, cache_dir=self.cache_dir
         )
-        return PhononBatches(
-            store, n_ranks=trainer.world_size, rank=trainer.global_rank
-        )
+
+    def _read(self, position: int) -> Batch:
+        assert self._train is not None
+        assert self._stream is not None
+        return self._train.read(self._stream.keys(keys.PHONON, position))
 
     def _extend_training_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -170,7 +157,7 @@ class HessianLoss(hessian_loss.HessianLoss):
         @functools.wraps(original)
         def training_step(*args: Any, **kwargs: Any) -> torch.Tensor:
             loss: Any = original(*args, **kwargs)
-            term = self._term(trainer, pl_module)
+            term = self.compute(trainer, pl_module, self._read)
             return loss if term is None else loss + term
 
         pl_module.training_step = training_step  # type: ignore[method-assign]
@@ -184,121 +171,24 @@ class HessianLoss(hessian_loss.HessianLoss):
         """Leave the module as it was."""
         if self._stream is not None:
             vars(pl_module).pop("training_step", None)
-        self._model = self._train = self._stream = self._val = None
+        self.detach()
+        self._train = self._stream = self._val = None
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Follow the network to its device."""
-        assert self._model is not None
-        self._model.to(pl_module.device)
+        self.model.to(pl_module.device)
 
     def on_validation_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Follow the network to its device, where nothing is trained before."""
-        assert self._model is not None
-        self._model.to(pl_module.device)
-
-    def _term(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> torch.Tensor | None:
-        """Weighted Hessian term of one training batch, or None where it is not due."""
-        assert self._model is not None
-        assert self._train is not None
-        assert self._stream is not None
-        step = self._phonon_steps
-        if not self._count_step():
-            return None
-        chosen = self._stream.keys(keys.PHONON, step // self.every_n_phonon_steps)
-        batch = self._train.read(chosen).to(pl_module.device)
-        request = self._draw(batch, step)
-        hvp = self._model.derivatives(
-            batch,
-            tangents=request.tangents,
-            forces=False,
-            stress=False,
-            engine=self.engine,
-        ).hvp
-        assert hvp is not None
-        # Unlike nequip's, this mean takes the average over processes into account.
-        term = request.term(hvp, batch, self.reduction)
-        mean = global_mean({"hvp": term})["hvp"]
-        value = trainer.strategy.reduce(mean.detach(), reduce_op="mean")
-        weight = self.weight_at(trainer.global_step)
-        pl_module.log_dict(
-            {f"train/hvp_{self.kind}": value, "train/hvp_weight": weight},
-            batch_size=batch.num_graphs,
-        )
-        return weight * mean
+        self.model.to(pl_module.device)
 
     def on_validation_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Log the error of the validation phonons, over all processes."""
-        if self._val is None or trainer.sanity_checking:
-            return
-        assert self._model is not None
-        sums = torch.zeros(2, dtype=torch.float64, device=pl_module.device)
-        for batch in self._val.one_by_one():
-            errors = hvp_errors(
-                self._model, batch.to(pl_module.device), self.seed, self.engine
-            )
-            sums += torch.stack([errors.double().sum(), sums.new_tensor(len(errors))])
-        total, count = trainer.strategy.reduce(sums, reduce_op="sum")
-        pl_module.log(VALIDATION_METRIC, total / count)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to continue the same batches and draws."""
-        state = super().state_dict()
-        if self._train is not None:
-            state["batches"] = self._fingerprint()
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where the checkpoint stopped.
-
-        Raises:
-            ConfigError: Batches or draws would not continue those of the checkpoint.
-        """
-        super().load_state_dict(state_dict)
-        if self._train is not None:
-            check_continuation(state_dict["batches"], self._fingerprint())
-
-    def _fingerprint(self) -> dict[str, Any]:
-        assert self._train is not None
-        return self._train.fingerprint(self.limits) | {
-            "every_n_steps": self.every_n_phonon_steps
-        }
-
-
-def _energy_model(pl_module: lightning.LightningModule) -> NequIPModel:
-    """The network of a module of nequip, as one differentiable energy.
-
-    Raises:
-        ConfigError: It is no such module, takes its own optimiser steps, or holds
-            several networks.
-    """
-    # Who has such a module has imported nequip.
-    library = sys.modules.get("nequip.train")
-    if library is None or not isinstance(pl_module, library.NequIPLightningModule):
-        raise ConfigError(
-            "pft_lightning.integrations.nequip.HessianLoss works with the training "
-            f"modules of nequip-train, not with a {type(pl_module).__name__}. With "
-            "PhononFineTuning use pft_lightning.HessianLoss."
-        )
-    if not pl_module.automatic_optimization:
-        raise ConfigError(
-            f"{type(pl_module).__name__} takes its optimiser steps itself, from the "
-            "gradients of its own loss; a Hessian term would have no effect. Use "
-            "EMALightningModule or NequIPLightningModule."
-        )
-    networks = dict(pl_module.model.items())
-    if len(networks) != 1:
-        raise ConfigError(
-            f"The {type(pl_module).__name__} trains several networks "
-            f"({', '.join(networks)}); the Hessian term needs exactly one."
-        )
-    from pft_lightning.backends.nequip import NequIPModel
-
-    return NequIPModel(next(iter(networks.values())))
+        if self._val is not None and not trainer.sanity_checking:
+            self.validate(trainer, pl_module, self._val)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 from ase.data import chemical_symbols
 from lightning.pytorch.utilities import rank_zero_warn
@@ -96,9 +97,9 @@ def _symbols(numbers: tuple[int, ...] | list[int]) -> str:
 class PhononBatches:
     """Phonon structures of one process, as batches that are functions of a position.
 
-    They are read where they are asked for, without a loader: the iterator of a torch
-    loader draws from the global random generator, and the frames that a training sees
-    beside would then come in another order.
+    ``read`` takes no loader: the iterator of a torch loader draws from the global
+    random generator, and the frames that a training sees beside would then come in
+    another order.
 
     Args:
         store: Structures of all processes.
@@ -108,7 +109,7 @@ class PhononBatches:
 
     def __init__(self, store: PhononStore, *, n_ranks: int, rank: int) -> None:
         self.store = store
-        self._structures = Structures({keys.PHONON: store})
+        self.structures = Structures({keys.PHONON: store})
         self._n_ranks = n_ranks
         self._rank = rank
 
@@ -128,7 +129,7 @@ class PhononBatches:
 
     def read(self, batch: list[BatchKey]) -> Batch:
         """Make a neutral batch of structures and fillers (see ``data.batching``)."""
-        return Collate()([self._structures[key] for key in batch])[keys.PHONON]
+        return Collate()([self.structures[key] for key in batch])[keys.PHONON]
 
     def one_by_one(self) -> Iterator[Batch]:
         """Go through this process's share of the structures, none twice."""
@@ -142,3 +143,22 @@ class PhononBatches:
             "phonon batch limits": str(limits),
             "phonon training set": describe_set(self.store.names),
         }
+
+
+def open_batches(
+    spec: Spec,
+    model: EnergyModel,
+    trainer: lightning.Trainer,
+    *,
+    options: PhononReadOptions,
+    cache_dir: str | Path | None,
+) -> PhononBatches:
+    """Open the structures of this process; arguments and errors of ``open_phonons``."""
+    store = open_phonons(
+        spec,
+        model,
+        options=options,
+        cache_dir=cache_dir,
+        progress=trainer.global_rank == 0,
+    )
+    return PhononBatches(store, n_ranks=trainer.world_size, rank=trainer.global_rank)

@@ -1,0 +1,47 @@
+"""Blocks of a configuration that NequIP hands on as they are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning.errors import ConfigError
+
+
+def build_options(
+    target: Callable[..., Any], block: Mapping[str, Any], *, name: str
+) -> dict[str, Any]:
+    """Make the arguments of ``target`` from a block; entries with ``_target_`` too.
+
+    Args:
+        target: Whose arguments they are.
+        block: As in the configuration.
+        name: Of the block, for messages.
+
+    Raises:
+        ConfigError: An option is unknown, or a required one is missing.
+    """
+    content: Any = block
+    if isinstance(block, DictConfig):
+        content = OmegaConf.to_container(block, resolve=True)
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{name} is {content!r}; expected a block of options.")
+    accepted = inspect.signature(target).parameters
+    if unknown := sorted(set(content) - set(accepted)):
+        raise ConfigError(
+            f"{name} has unknown options: {', '.join(unknown)}. Known are "
+            f"{', '.join(accepted)}."
+        )
+    required = [k for k, v in accepted.items() if v.default is inspect.Parameter.empty]
+    if missing := [key for key in required if key not in content]:
+        raise ConfigError(f"{name} lacks {', '.join(missing)}, which has no default.")
+    return {
+        key: instantiate(value)
+        if isinstance(value, Mapping) and "_target_" in value
+        else value
+        for key, value in content.items()
+    }
