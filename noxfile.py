@@ -78,6 +78,7 @@ def nequip(session: nox.Session) -> None:
         "tests/meta",
         "tests/backends",
         "tests/integration/test_ddp.py",
+        "tests/integration/test_nequip_module.py",
         "tests/integration/test_nequip_train.py",
         "tests/integration/test_resume.py",
     )
