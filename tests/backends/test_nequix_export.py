@@ -91,6 +91,7 @@ def test_exported_files_predict_the_same_in_nequix(run, files, tmp_path):
     found = predict_elsewhere(tmp_path, jobs)
     for name, numbers in zip(names, found, strict=True):
         energy, forces = relative_errors(model_of(run, name.split(".")[0]), numbers)
-        # All in float32: rounding of sums in another order.
-        assert energy < 1e-6, name
+        # Float32 in two frameworks: sums of some hundred terms in another order, each
+        # rounded at 1.2e-7; up to 1.1e-6 was seen in energies, by machine.
+        assert energy < 1e-5, name
         assert forces < 1e-5, name
