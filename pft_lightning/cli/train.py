@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.backends.registry import import_backend, load_model
@@ -158,8 +159,11 @@ def _prepare_mace(
     import_backend("mace")  # says how to install it where it is missing
     from pft_lightning.integrations.mace import MACERun
 
-    folder.check_unused(resume=config.resume)
-    return MACERun(config, overrides, folder.path)
+    # Lightning finds it when it is imported: before there is a trainer.
+    rank = getattr(rank_zero_only, "rank", 0)
+    if rank == 0:
+        folder.check_unused(resume=config.resume)
+    return MACERun(config, overrides, folder.path, rank)
 
 
 def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -184,11 +188,6 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         mace = _prepare_mace(config, overrides, folder)
         config = mace.config
     trainer = build_trainer(config)
-    if mace is not None and trainer.world_size != 1:
-        raise ConfigError(
-            f"mace_config trains in one process; this run has {trainer.world_size}. "
-            "Set trainer.devices=1, or fine-tune a .model without mace_config."
-        )
     if trainer.is_global_zero:
         folder.check_unused(resume=config.resume)
     lightning.seed_everything(config.seed, workers=True, verbose=False)

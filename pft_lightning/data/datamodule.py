@@ -275,22 +275,7 @@ class PhononDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """One loader over both sources."""
         n_ranks, rank = self._ranks()
-        trainer = self.trainer
-        if (
-            n_ranks > 1
-            and trainer is not None
-            and trainer._accelerator_connector.use_distributed_sampler
-        ):
-            raise ConfigError(
-                "Trainer(use_distributed_sampler=True) would share batches that are "
-                "already shared among processes; set it to False."
-            )
-        if trainer is not None and trainer.accumulate_grad_batches != 1:
-            raise ConfigError(
-                f"trainer.accumulate_grad_batches is "
-                f"{trainer.accumulate_grad_batches}; every batch is an optimiser step "
-                "of its own, 1 is needed. Use larger batches or more processes."
-            )
+        self._check_trainer()
         streams = {
             source: self._stream(source, subset, n_ranks, rank)
             for source, subset in self._train.items()
@@ -310,6 +295,26 @@ class PhononDataModule(lightning.LightningDataModule):
         )
         loader.fingerprint = self._fingerprint(n_ranks)
         return loader
+
+    def _check_trainer(self) -> None:
+        """Refuse what would change the batches of a step."""
+        trainer = self.trainer
+        if trainer is None:
+            return
+        if (
+            trainer.world_size > 1
+            and trainer._accelerator_connector.use_distributed_sampler
+        ):
+            raise ConfigError(
+                "Trainer(use_distributed_sampler=True) would share batches that are "
+                "already shared among processes; set it to False."
+            )
+        if trainer.accumulate_grad_batches != 1:
+            raise ConfigError(
+                f"trainer.accumulate_grad_batches is "
+                f"{trainer.accumulate_grad_batches}; every batch is an optimiser step "
+                "of its own, 1 is needed. Use larger batches or more processes."
+            )
 
     def _position(self) -> int:
         """Batches that training has consumed so far."""

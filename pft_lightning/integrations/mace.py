@@ -85,6 +85,7 @@ class MACERun:
         config: as composed by ``pft-train``, with ``mace_config``.
         overrides: of the command line, which win over the file.
         folder: of the run.
+        rank: of this process; each has its own folder for what MACE writes.
 
     Attributes:
         config: with the values of the file, and all options of MACE under ``mace``.
@@ -96,14 +97,19 @@ class MACERun:
     """
 
     def __init__(
-        self, config: DictConfig, overrides: Sequence[str], folder: Path
+        self,
+        config: DictConfig,
+        overrides: Sequence[str],
+        folder: Path,
+        rank: int = 0,
     ) -> None:
         given = {text.split("=", 1)[0].lstrip("+~") for text in overrides}
         _check_overrides(given)
         changes = _changes(config, given)
         arguments = read_arguments(config.mace_config, changes)
         adaptation = _adaptation(config, given, arguments)
-        self._prepared = prepare(arguments, folder / "mace")
+        name = "mace" if rank == 0 else f"mace/process_{rank}"
+        self._prepared = prepare(arguments, folder / name)
         _repeat(self._prepared.arguments, changes)
         self.config = _translate(config, given, arguments, self._prepared)
         self.config.adaptation = adaptation

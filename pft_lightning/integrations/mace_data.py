@@ -29,17 +29,24 @@ class ShuffledEpochs:
 
     The numbers are drawn by a loader of the same kind over plain indices, so that they
     agree by construction, from the state in which MACE's generator begins to train.
+    Processes share batches that are larger by their number.
 
     Args:
         loader: of MACE; not iterated, and left as it is.
+        n_ranks: number of processes.
+        rank: of this one.
+
+    Raises:
+        ConfigError: there are too few frames for one batch.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, n_ranks: int = 1, rank: int = 0) -> None:
+        self._n_ranks, self._rank = n_ranks, rank
         self._state = loader.generator.get_state()
         self._generator = torch.Generator()
         self._indices: DataLoader[Any] = DataLoader(
             range(len(loader.dataset)),  # type: ignore[arg-type]
-            batch_size=loader.batch_size,
+            batch_size=loader.batch_size * n_ranks,
             shuffle=True,
             drop_last=loader.drop_last,
             generator=self._generator,
@@ -47,6 +54,13 @@ class ShuffledEpochs:
         )
         self._epoch = -1
         self._batches: list[list[int]] = []
+        if len(self) == 0:
+            several = f" in each of {n_ranks} processes" if n_ranks > 1 else ""
+            raise ConfigError(
+                f"{len(loader.dataset)} training frames make no batch of batch_size="
+                f"{loader.batch_size}{several}: MACE leaves out the incomplete one. "
+                "Lower batch_size."
+            )
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -60,14 +74,14 @@ class ShuffledEpochs:
         return f"{size} frames in batches of {batch}, random state {state:08x}"
 
     def batch(self, epoch: int, position: int) -> list[int]:
-        """Frames of one batch."""
+        """Frames of one batch, those of this process."""
         if epoch < self._epoch or self._epoch < 0:
             self._generator.set_state(self._state)
             self._epoch = -1
         while self._epoch < epoch:
             self._batches = list(self._indices)
             self._epoch += 1
-        return self._batches[position]
+        return self._batches[position][self._rank :: self._n_ranks]
 
 
 class EpochSampler(Sampler[list[BatchKey]]):
@@ -197,7 +211,6 @@ class MACEDataModule(PhononDataModule):
         self._prepared = prepared
         self._dtype = next(prepared.network.parameters()).dtype
         self._trains_phonons = train_phonons
-        self._order = ShuffledEpochs(prepared.train_loader)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -244,45 +257,52 @@ class MACEDataModule(PhononDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """One loader over both sources."""
-        if self.trainer is not None and self.trainer.accumulate_grad_batches != 1:
-            raise ConfigError(
-                "trainer.accumulate_grad_batches is "
-                f"{self.trainer.accumulate_grad_batches}; every batch is an optimiser "
-                "step of its own, 1 is needed. Raise batch_size."
-            )
+        n_ranks, rank = self._ranks()
+        self._check_trainer()
+        frames = self._prepared.train_loader
+        order = ShuffledEpochs(frames, n_ranks, rank)
         phonons = self._train.get(keys.PHONON)
         sampler = EpochSampler(
-            self._order,
-            None if phonons is None else self._stream(keys.PHONON, phonons, 1, 0),
+            order,
+            None
+            if phonons is None
+            else self._stream(keys.PHONON, phonons, n_ranks, rank),
             frames_per_phonon=self.upstream_per_phonon,
             joint=self.mode == "joint",
             position=self._position,
         )
         loader = TrainLoader(
-            _Items(self._train, self._prepared.train_loader.dataset, self._dtype),
+            _Items(self._train, frames.dataset, self._dtype),
             batch_sampler=sampler,
-            collate_fn=_Collate(self._prepared.train_loader.collate_fn),
+            collate_fn=_Collate(frames.collate_fn),
             num_workers=self.num_workers,
         )
         loader.fingerprint = {
-            **self._fingerprint(1),
-            "training frames": self._order.fingerprint,
+            **self._fingerprint(n_ranks),
+            "training frames": order.fingerprint,
         }
         return loader
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """One loader for phonons, one for the frames of each head."""
+        """One loader for phonons, one for the frames of each head.
+
+        Processes share the batches of frames, which stay as they are: MACE's loss of
+        a batch depends on what else is in it.
+        """
+        n_ranks, rank = self._ranks()
         loaders = super().val_dataloader()
         for loader in self._prepared.valid_loaders.values():
             n_frames, size = len(loader.dataset), loader.batch_size
-            starts = range(0, n_frames, size)
+            batches = [
+                [BatchKey(keys.UPSTREAM, i) for i in range(s, min(s + size, n_frames))]
+                for s in range(rank * size, n_frames, n_ranks * size)
+            ]
             loaders.append(
                 DataLoader(
                     _Items({}, loader.dataset, self._dtype),
-                    batch_sampler=[
-                        [(keys.UPSTREAM, i) for i in range(s, min(s + size, n_frames))]
-                        for s in starts
-                    ],
+                    # An empty batch where there are too few: Lightning would let the
+                    # process skip the validation, in which the others wait for it.
+                    batch_sampler=batches or [[]],
                     collate_fn=_Collate(loader.collate_fn),
                     num_workers=self.num_workers,
                 )

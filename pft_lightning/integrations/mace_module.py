@@ -62,11 +62,18 @@ class MACEFineTuning(PhononFineTuning):
         parts = []
         if keys.UPSTREAM in batch:
             frames = batch[keys.UPSTREAM]
-            loss = self._loss(pred=self._predict(frames, training=True), ref=frames)
-            size = frames.num_graphs
-            self.log(
-                "train/upstream_loss", loss.detach(), batch_size=size, prog_bar=True
+            # With several processes MACE scales its share of the mean over the frames
+            # of all, so that the mean over processes is that of one large batch.
+            loss = self._loss(
+                pred=self._predict(frames, training=True),
+                ref=frames,
+                ddp=self.trainer.world_size > 1,
             )
+            value = self.trainer.strategy.reduce(
+                loss.detach().clone(), reduce_op="mean"
+            )
+            size = frames.num_graphs
+            self.log("train/upstream_loss", value, batch_size=size, prog_bar=True)
             parts.append(loss)
         if phonons := {k: v for k, v in batch.items() if k != keys.UPSTREAM}:
             parts.append(super().training_step(phonons, batch_idx))
@@ -124,7 +131,9 @@ class MACEFineTuning(PhononFineTuning):
     def validation_step(
         self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Add the errors of one batch to the sums."""
+        """Add the errors of one batch to the sums; it may be empty."""
+        if not batch:
+            return
         if keys.UPSTREAM not in batch:
             super().validation_step(batch, batch_idx, dataloader_idx)
             return
@@ -132,7 +141,7 @@ class MACEFineTuning(PhononFineTuning):
         with torch.enable_grad():
             output = self._predict(frames, training=False)
         with torch.no_grad():
-            loss = self._loss(pred=output, ref=frames)
+            loss = self._loss(pred=output, ref=frames, ddp=False)
             errors = _errors(frames, output)
         self._loss_sums[int(frames.head[0])] += torch.stack(
             [loss.double(), loss.new_tensor(frames.num_graphs).double()]
@@ -146,13 +155,14 @@ class MACEFineTuning(PhononFineTuning):
     def on_validation_epoch_end(self) -> None:
         """Log the means, and let MACE's schedule see its loss."""
         super().on_validation_epoch_end()
-        for head, (total, count) in enumerate(self._loss_sums):
+        sums = self.trainer.strategy.reduce(self._loss_sums, reduce_op="sum")
+        for head, (total, count) in enumerate(sums):
             if count > 0:
                 suffix = "" if head == self._last_head else f"_{self.model.heads[head]}"
                 self.log(UPSTREAM_LOSS + suffix, total / count)
         if self.trainer.state.fn == TrainerFn.FITTING:
             assert self._schedule is not None
-            total, count = self._loss_sums[self._last_head]
+            total, count = sums[self._last_head]
             if self._schedule.end_validation(float(total / count)):
                 self.trainer.should_stop = True
 

@@ -161,7 +161,12 @@ GROUPS: tuple[Group, ...] = (
         "plot plot_frequency plot_interaction_e error_table wandb_log_hypers",
     ),
     _group("left out", "no influence on numbers", "pin_memory"),
-    _group("left out", "acts with `distributed` only", "launcher"),
+    _group(
+        "left out",
+        "`trainer.devices` and `trainer.num_nodes` say how many processes there are; "
+        "`batch_size` is that of each, as in MACE",
+        "distributed launcher",
+    ),
     _group(
         "left out",
         "acts in kinds of models and losses only that are refused",
@@ -205,13 +210,6 @@ GROUPS: tuple[Group, ...] = (
         ("adam", "adamw"),
     ),
     _group("refused", "full-batch steps; use `optimizer: adam`", "lbfgs", (False,)),
-    _group(
-        "refused",
-        "one process only; on several, fine-tune the `.model` with "
-        "`pft-train model.checkpoint=... trainer.devices=4`",
-        "distributed",
-        (False,),
-    ),
     _group(
         "refused",
         "MACE's `.pt` checkpoints cannot be continued; give the last `.model` as "

@@ -64,7 +64,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
         folder: for the log and the files that MACE writes.
 
     Raises:
-        ConfigError: MACE refuses, or there are too few frames for one batch.
+        ConfigError: MACE refuses.
     """
     arguments = _redirected(arguments, folder)
     taken: dict[str, Any] = {}
@@ -85,18 +85,11 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
                 f"mace_run_train cannot prepare this training: {reason}. Its log is "
                 f"in {folder}."
             ) from error
-    loader = taken["train_loader"]
-    if len(loader) == 0:
-        raise ConfigError(
-            f"{len(loader.dataset)} training frames make no batch of batch_size="
-            f"{arguments.batch_size}: MACE leaves out the incomplete one. Lower "
-            "batch_size."
-        )
     return Prepared(
         arguments=arguments,
         network=taken["model"].cpu(),
         loss=taken["loss_fn"],
-        train_loader=loader,
+        train_loader=taken["train_loader"],
         valid_loaders=taken["valid_loaders"],
         outputs={k: taken["output_args"][k] for k in ("forces", "virials", "stress")},
     )
@@ -113,6 +106,8 @@ def _redirected(arguments: argparse.Namespace, folder: Path) -> argparse.Namespa
         changed.downloads_dir = str(Path(arguments.work_dir) / "downloads")
     # Adapters, logging and figures are not MACE's here.
     changed.lora = changed.wandb = changed.plot = False
+    # Processes are Lightning's; each of them prepares everything.
+    changed.distributed = False
     return changed
 
 

@@ -68,17 +68,21 @@ def run_mace(path: Path, folder: Path) -> tuple[list[float], list[float]]:
     )
 
 
-def run_pft(world, path: Path, folder: Path, *overrides: str) -> dict:
-    """Summary of a training from the same file."""
-    overrides = (
+def common(world, path: Path, folder: Path) -> tuple[str, ...]:
+    """Overrides of every training from such a file."""
+    return (
         f"mace_config={path}",
         f"data.cache_dir={world.base.parent / 'cache'}",
         "+trainer.enable_progress_bar=false",
         "trainer.log_every_n_steps=1",
         "callbacks.device_stats=null",
         f"paths.run={folder}",
-        *overrides,
     )
+
+
+def run_pft(world, path: Path, folder: Path, *overrides: str) -> dict:
+    """Summary of a training from the same file."""
+    overrides = (*common(world, path, folder), *overrides)
     with initialize_config_module("pft_lightning.conf", version_base="1.3"):
         config = compose("train", overrides=list(overrides))
     return train(config, overrides)

@@ -37,26 +37,43 @@ def arguments(world, run, *overrides: str) -> list[str]:
     ]
 
 
+def start_pft_train(*overrides: str) -> subprocess.Popen[str]:
+    """Start `pft-train` in a process of its own."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(
+            [str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        [Path(sys.executable).with_name("pft-train"), *overrides],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 @pytest.fixture
 def pft_train(world):
-    """Start `pft-train` in a process of its own; give the running process."""
+    """Start a short training in a process of its own; give the running process."""
 
     def start(run: Path, *overrides: str) -> subprocess.Popen[str]:
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(
-                [str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]
-            ),
-            "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.Popen(
-            [
-                Path(sys.executable).with_name("pft-train"),
-                *arguments(world, run, f"hydra.run.dir={run}", *overrides),
-            ],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        return start_pft_train(
+            *arguments(world, run, f"hydra.run.dir={run}", *overrides)
+        )
+
+    return start
+
+
+@pytest.fixture
+def pft_train_mace(world):
+    """The same from a file of mace_run_train."""
+    from mace_runs import common
+
+    def start(path: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
+        return start_pft_train(
+            *common(world, path, run), f"hydra.run.dir={run}", *overrides
         )
 
     return start

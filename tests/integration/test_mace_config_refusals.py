@@ -33,7 +33,6 @@ NO_STATISTICS = {
         ({"batch_size": "many"}, r"invalid int value: 'many'"),
         ({"name": ""}, r"--name"),
         ({"lbfgs": True}, r"lbfgs=True: .*optimizer: adam"),
-        ({"distributed": True}, r"distributed=True: .*trainer.devices"),
         ({"restart_latest": True}, r"restart_latest=True: .*resume=true"),
         ({"pseudolabel_replay": True}, r"pseudolabel_replay=True: .*pft-prepare"),
         ({"only_cueq": True}, r"only_cueq=True: .*no second derivatives"),
@@ -66,7 +65,6 @@ def test_a_file_that_cannot_be_followed_is_refused_by_name(
         (["+mace.emma=true"], r"mace.emma: .*Nearest: 'ema'"),
         (["data.upstream_per_phonon=0"], r"upstream_per_phonon is 0"),
         (["data.upstream.batch_size=14"], r"Batch size \(14\) is larger than .*\(13\)"),
-        (["trainer.devices=2"], r"one process"),
         (["mace_config=gone.yaml"], r"gone.yaml: cannot be read"),
     ],
 )

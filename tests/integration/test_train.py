@@ -68,6 +68,7 @@ def test_the_exported_model_is_the_one_that_the_summary_describes(compose, tmp_p
         "rademacher",
         "gaussian",
         "commensurate",
+        "commensurate_rademacher",
         "mode",
         "sparse",
     ],
