@@ -9,15 +9,57 @@ Each q-point then enters the expected squared error as it does with whole column
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 
 from pft_lightning.errors import ConfigError
 from pft_lightning.physics.commensurate import FoldedForceConstants
 from pft_lightning.physics.force_constants import ForceConstants
-from pft_lightning.physics.probes import ColumnProbe, Probe
+from pft_lightning.physics.probes import ColumnProbe, Probe, RademacherProbe
 
 
-class CommensurateProbe(ColumnProbe):
+class _CellProbe(Probe):
+    """Draws in commensurate cells, or in supercells as the next base class does.
+
+    Args:
+        n_probes: Tangents per structure and step.
+        share: Of the draws that take a commensurate cell; the others take the whole
+            supercell.
+
+    Raises:
+        ConfigError: ``share`` is no share, or a draw that must take a cell is given a
+            supercell.
+    """
+
+    def __init__(self, n_probes: int = 1, share: float = 1.0) -> None:
+        super().__init__(n_probes)
+        if not 0 < share <= 1:
+            raise ConfigError(
+                f"probe.share is {share}; above 0, at most 1. probe=column and "
+                "probe=rademacher never take a commensurate cell."
+            )
+        self.commensurate_share = share
+
+    def sample(
+        self, force_constants: ForceConstants, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Draw tangents, (n_atoms, n_probes, 3)."""
+        if isinstance(force_constants, FoldedForceConstants):
+            return self._sample_cell(force_constants, rng)
+        if self.commensurate_share == 1:
+            raise _not_folded(self)
+        # Of the base class beside this one.
+        return super().sample(force_constants, rng)  # type: ignore[safe-super]
+
+    @abstractmethod
+    def _sample_cell(
+        self, force_constants: FoldedForceConstants, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Draw tangents in a commensurate cell."""
+
+
+class CommensurateProbe(_CellProbe, ColumnProbe):
     """Columns of the smallest cell of a random q-point, of its own waves only.
 
     A Cartesian column of the cell loses its components along the waves that fit a
@@ -26,42 +68,48 @@ class CommensurateProbe(ColumnProbe):
     ``Σ_q cos(2π q s) / sqrt(M φ(M))``: 1 for M = 1, ±1/√2 for M = 2.
 
     ``E|(H - Φ) v|² = ||H - Φ||_F² / (3N)`` as for whole columns, also q by q.
-
-    Args:
-        n_probes: Tangents per structure and step.
-        share: Of the draws that take a commensurate cell; the others are columns of
-            the whole supercell.
     """
 
-    def __init__(self, n_probes: int = 1, share: float = 1.0) -> None:
-        super().__init__(n_probes)
-        if not 0 < share <= 1:
-            raise ConfigError(
-                f"probe.share is {share}; above 0, at most 1. probe=column never takes "
-                "a commensurate cell."
-            )
-        self.commensurate_share = share
-
-    def sample(
-        self, force_constants: ForceConstants, rng: np.random.Generator
+    def _sample_cell(
+        self, force_constants: FoldedForceConstants, rng: np.random.Generator
     ) -> np.ndarray:
-        """Draw tangents, (n_atoms, n_probes, 3), of unit norm."""
-        if not isinstance(force_constants, FoldedForceConstants):
-            if self.commensurate_share == 1:
-                raise _not_folded(self)
-            return super().sample(force_constants, rng)
-        order, n_primitive = force_constants.order, force_constants.n_primitive
-        waves = force_constants.wave_steps()
-        phases = 2 * np.pi / order * np.outer(waves, np.arange(order))
-        amplitudes = np.cos(phases).sum(axis=0) / np.sqrt(order * len(waves))
+        n_primitive = force_constants.n_primitive
         n_columns = 3 * n_primitive
         columns = rng.choice(
             n_columns, self.n_probes, replace=self.n_probes > n_columns
         )
-        tangents = np.zeros((n_primitive, order, self.n_probes, 3))
+        tangents = np.zeros((n_primitive, force_constants.order, self.n_probes, 3))
         probes = np.arange(self.n_probes)
-        tangents[columns // 3, :, probes, columns % 3] = amplitudes
+        tangents[columns // 3, :, probes, columns % 3] = _own_waves(force_constants)
         return tangents.reshape(-1, self.n_probes, 3)
+
+
+class CommensurateRademacherProbe(_CellProbe, RademacherProbe):
+    """Random signs in the smallest cell of a random q-point, its own waves only.
+
+    Signs on every component of the cell lose their components along the waves that fit
+    a smaller cell, and are scaled by √(M / φ(M)) for the loss of length, divided by
+    sqrt(3N) with the N atoms of the cell. So
+    ``E|(H - Φ) v|² = ||H - Φ||_F² / (3N)``, also q by q, N those of the supercell on
+    the right: one draw sees every atom of the primitive cell.
+    """
+
+    def _sample_cell(
+        self, force_constants: FoldedForceConstants, rng: np.random.Generator
+    ) -> np.ndarray:
+        signs = RademacherProbe.sample(self, force_constants, rng)
+        order = force_constants.order
+        steps = np.arange(order)
+        kernel = _own_waves(force_constants)[(steps[:, None] - steps) % order]
+        rings = signs.reshape(force_constants.n_primitive, order, -1)
+        return np.einsum("st,pta->psa", kernel, rings).reshape(signs.shape)
+
+
+def _own_waves(force_constants: FoldedForceConstants) -> np.ndarray:
+    """Amplitudes, (order,), of unit norm, of a delta freed of smaller cells' waves."""
+    order, waves = force_constants.order, force_constants.wave_steps()
+    phases = 2 * np.pi / order * np.outer(waves, np.arange(order))
+    return np.cos(phases).sum(axis=0) / np.sqrt(order * len(waves))
 
 
 class ModeProbe(Probe):

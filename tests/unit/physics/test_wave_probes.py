@@ -17,8 +17,12 @@ from pft_lightning.physics.commensurate import (
     commensurate_cell,
 )
 from pft_lightning.physics.force_constants import ForceConstants, from_phonopy
-from pft_lightning.physics.probes import ColumnProbe
-from pft_lightning.physics.wave_probes import CommensurateProbe, ModeProbe
+from pft_lightning.physics.probes import ColumnProbe, RademacherProbe
+from pft_lightning.physics.wave_probes import (
+    CommensurateProbe,
+    CommensurateRademacherProbe,
+    ModeProbe,
+)
 
 
 # Expectations are sums over all draws, not samples: only rounding is left.
@@ -69,6 +73,23 @@ def all_columns(constants: ForceConstants) -> np.ndarray:
     return probe.sample(constants, np.random.default_rng(0))
 
 
+class _Signs:
+    """All signs positive, but for one component more in each further tangent."""
+
+    def integers(self, low: int, high: int, size: tuple[int, int, int]) -> np.ndarray:
+        signs = np.full(size, high - 1)
+        components = signs.transpose(0, 2, 1).reshape(-1, size[1])
+        components[np.arange(size[1] - 1), np.arange(1, size[1])] = low
+        return components.reshape(size[0], 3, size[1]).transpose(0, 2, 1)
+
+
+def all_sketches(constants: ForceConstants) -> np.ndarray:
+    """What a sketch makes of each component; their second moment is that of signs."""
+    n = 3 * constants.n_atoms
+    found = CommensurateRademacherProbe(n + 1).sample(constants, _Signs())  # type: ignore[arg-type]
+    return np.sqrt(n) / 2 * (found[:, :1] - found[:, 1:])
+
+
 def mean_square(cells: list[CommensurateCell], tangents) -> float:
     """Mean of |Φ v|² over all q-points and tangents."""
     return float(
@@ -81,15 +102,16 @@ def mean_square(cells: list[CommensurateCell], tangents) -> float:
     )
 
 
+@pytest.mark.parametrize("draws", [all_columns, all_sketches])
 def test_every_q_point_weighs_as_much_as_with_columns_of_the_supercell(
-    crystal: Crystal,
+    crystal: Crystal, draws
 ) -> None:
     """E|Φ_q v|² = ||Φ_q||² / 3N for the part Φ_q of the force constants at each q."""
     n = crystal.constants.n_atoms
     for q_point in crystal.lattice.q_points():
         part = crystal.at_wave(q_point)
         cells = crystal.fold(part)
-        tangents = [all_columns(cell.force_constants) for cell in cells]
+        tangents = [draws(cell.force_constants) for cell in cells]
         expected = (part.full() ** 2).sum() / (3 * n)
         assert mean_square(cells, tangents) == pytest.approx(expected, rel=ROUNDING)
 
@@ -114,10 +136,13 @@ def test_plain_columns_of_small_cells_would_weigh_gamma_too_much(spring_phonon) 
 def test_tangents_have_unit_norm_and_no_wave_that_fits_a_smaller_cell(
     crystal: Crystal,
 ) -> None:
+    rng = np.random.default_rng(0)
     for cell in crystal.fold(crystal.constants):
         constants = cell.force_constants
-        tangents = all_columns(constants)
-        np.testing.assert_allclose((tangents**2).sum(axis=(0, 2)), 1, rtol=ROUNDING)
+        columns = all_columns(constants)
+        np.testing.assert_allclose((columns**2).sum(axis=(0, 2)), 1, rtol=ROUNDING)
+        sketches = CommensurateRademacherProbe(3).sample(constants, rng)
+        tangents = np.concatenate([columns, sketches], axis=1)
         waves = np.fft.fft(
             tangents.reshape(constants.n_primitive, -1, *tangents.shape[1:]), axis=1
         )
@@ -198,17 +223,23 @@ def test_branches_of_one_step_are_distinct(spring_phonon) -> None:
     assert np.linalg.matrix_rank(flat) == len(flat)
 
 
-def test_a_share_of_the_draws_are_columns_of_the_supercell(
-    rocksalt_force_constants,
+@pytest.mark.parametrize(
+    ("kind", "whole"),
+    [(CommensurateProbe, ColumnProbe), (CommensurateRademacherProbe, RademacherProbe)],
+)
+def test_a_share_of_the_draws_is_made_in_the_supercell(
+    rocksalt_force_constants, kind, whole
 ) -> None:
-    mixed = CommensurateProbe(2, share=0.5).sample(
-        rocksalt_force_constants, np.random.default_rng(3)
+    mixed, expected = (
+        probe.sample(rocksalt_force_constants, np.random.default_rng(3))
+        for probe in (kind(2, share=0.5), whole(2))
     )
-    column = ColumnProbe(2).sample(rocksalt_force_constants, np.random.default_rng(3))
-    np.testing.assert_array_equal(mixed, column)
+    np.testing.assert_array_equal(mixed, expected)
 
 
-@pytest.mark.parametrize("probe", [CommensurateProbe(), ModeProbe()])
+@pytest.mark.parametrize(
+    "probe", [CommensurateProbe(), CommensurateRademacherProbe(), ModeProbe()]
+)
 def test_a_supercell_that_was_not_folded_is_refused(
     probe, rocksalt_force_constants
 ) -> None:
