@@ -11,8 +11,8 @@ from tqdm import tqdm
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation.files import read_json, write_json
+from pft_lightning.evaluation.fingerprints import fingerprint
 from pft_lightning.evaluation.protocols import Protocol, compute_phonons
-from pft_lightning.evaluation.runner import fingerprint
 
 
 def distill(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from phonopy import Phonopy
 
@@ -20,6 +18,7 @@ from pft_lightning.data.readers.registry import entry_name
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.physics.force_constants import from_phonopy, symmetrise
 from pft_lightning.units import unit_system
 
@@ -134,15 +133,15 @@ def list_materials(
 
 
 def _of_phonopy(name: str, phonon: Phonopy) -> Material:
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for array in (phonon.supercell.cell, phonon.supercell.positions):
-        digest.update(array.tobytes())
+        found.update(array.tobytes())
     if phonon.force_constants is not None:
-        digest.update(phonon.force_constants.tobytes())
+        found.update(phonon.force_constants.tobytes())
     return Material(
         name=_file_name(name),
         source="memory",
-        fingerprint=digest.hexdigest(),
+        fingerprint=found.hexdigest(),
         read=partial(take_reference, phonon),
     )
 
@@ -159,7 +158,7 @@ def _of_path(path: Path, options: PhononReadOptions) -> list[Material]:
         entries = list_entries(path)
     except DataFormatError as error:
         # A database that cannot be opened is one failure, named like any other.
-        fingerprint = _digest([*state, None])
+        fingerprint = digest([*state, None])
         return [
             Material(
                 _file_name(path.stem), str(path), fingerprint, partial(_fail, error)
@@ -169,7 +168,7 @@ def _of_path(path: Path, options: PhononReadOptions) -> list[Material]:
         Material(
             name=_file_name(entry_name(path, entry)),
             source=str(path) if entry is None else f"{path}, entry {entry}",
-            fingerprint=_digest([*state, entry]),
+            fingerprint=digest([*state, entry]),
             read=partial(read_reference, path, entry, options),
         )
         for entry in entries
@@ -178,10 +177,6 @@ def _of_path(path: Path, options: PhononReadOptions) -> list[Material]:
 
 def _fail(error: DataFormatError) -> Phonopy:
     raise error
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _file_name(name: str) -> str:

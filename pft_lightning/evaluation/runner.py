@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 import traceback
 from collections.abc import Mapping
@@ -21,6 +19,7 @@ from pft_lightning.data.sources import Spec
 from pft_lightning.errors import ConfigError, DataFormatError, PFTError
 from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.files import read_json, write_csv, write_json
+from pft_lightning.evaluation.fingerprints import digest, fingerprint
 from pft_lightning.evaluation.force_constants import Potential, in_float64
 from pft_lightning.evaluation.forgetting import evaluate_upstream
 from pft_lightning.evaluation.metrics import COLUMNS, compare, summarise
@@ -77,7 +76,7 @@ class _Task:
     def keys_of(self, material: Material) -> dict[str, str]:
         """What the results of each model on a material depend on."""
         return {
-            label: _digest([key, material.fingerprint])
+            label: digest([key, material.fingerprint])
             for label, key in self.keys.items()
         }
 
@@ -140,7 +139,7 @@ def evaluate_phonons(
             for label, model in named.items()
         },
         keys={
-            label: _digest([_RESULTS_VERSION, describe(chosen), found])
+            label: digest([_RESULTS_VERSION, describe(chosen), found])
             for label, found in fingerprints.items()
         },
         protocol=chosen,
@@ -195,18 +194,6 @@ def evaluate_phonons(
         write_json(folder / "metrics.json", summary)
     processes.barrier()
     return Evaluation(chosen, rows, summary, properties, folder)
-
-
-def fingerprint(model: Potential) -> str:
-    """Tell two models apart by their type and weights (calculators: parameters)."""
-    kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    if not isinstance(model, EnergyModel):
-        return _digest([kind, repr(getattr(model, "parameters", None))])
-    digest = hashlib.sha256(f"{kind} {model.cutoff} {model.head}".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _named(models: Potential | Mapping[str, Potential]) -> dict[str, Potential]:
@@ -403,7 +390,3 @@ def _record_file(folder: Path, material: Material) -> Path:
 
 def _arrays_file(folder: Path, material: Material) -> Path:
     return folder / "materials" / f"{material.name}.npz"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
