@@ -47,19 +47,18 @@ LOSSES = {"efs": ("loss.phonon.hvp=0",), "efs+hessian": ("loss.phonon.hvp=500",)
 SIZES = (2, 4, 8, 16)
 
 
-def displaced_frames(phonon: phonopy.Phonopy, n: int, head: str | None) -> list:
+def displaced_frames(
+    phonon: phonopy.Phonopy, head: str | None, n: int | None = None
+) -> list[ase.Atoms]:
     """The first n displaced supercells with their forces, and energies if known."""
-    data, cell, frames = phonon.dataset, phonon.supercell, []
-    for i in range(n):
-        atoms = ase.Atoms(
-            cell.symbols,
-            cell.positions + data["displacements"][i],
-            cell=cell.cell,
-            pbc=True,
-        )
-        results = {"forces": data["forces"][i]}
-        if "supercell_energies" in data:
-            results["energy"] = float(data["supercell_energies"][i])
+    frames = []
+    energies = phonon.dataset.get("supercell_energies")
+    cells = phonon.supercells_with_displacements[:n]
+    for i, (cell, forces) in enumerate(zip(cells, phonon.forces[:n], strict=True)):
+        atoms = ase.Atoms(cell.symbols, cell.positions, cell=cell.cell, pbc=True)
+        results = {"forces": forces}
+        if energies is not None:
+            results["energy"] = float(energies[i])
         atoms.calc = SinglePointCalculator(atoms, **results)
         if head is not None:
             atoms.info["head"] = head
@@ -75,9 +74,9 @@ def write_material(source: Path, folder: Path, n: int, replay: Path | None) -> d
     if len(whole["displacements"]) < n:
         raise SystemExit(f"{source}: {len(whole['displacements'])} frames, not {n}")
     phonon.save(folder / "reference.yaml")
-    ase.io.write(folder / "frames.xyz", displaced_frames(phonon, n, None))
+    ase.io.write(folder / "frames.xyz", displaced_frames(phonon, None, n))
     old = [] if replay is None else ase.io.read(replay, ":")
-    new = displaced_frames(phonon, n, "phonon")
+    new = displaced_frames(phonon, "phonon", n)
     ase.io.write(folder / "two_heads.xyz", [*new, *old], format="extxyz")
     phonon.dataset = {key: values[:n] for key, values in whole.items()}
     phonon.save(folder / "train.yaml")
@@ -87,6 +86,20 @@ def write_material(source: Path, folder: Path, n: int, replay: Path | None) -> d
         "frames": folder / "frames.xyz",
         "two_heads": folder / "two_heads.xyz",
     }
+
+
+def write_many(sources: Path, upstream: Path, folder: Path) -> dict:
+    """Upstream frames and all displaced supercells, for one head and for two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    old = ase.io.read(upstream, ":")
+    files = {"frames": folder / "frames.xyz", "two_heads": folder / "two_heads.xyz"}
+    for path, head in ((files["frames"], None), (files["two_heads"], "phonon")):
+        new: list[ase.Atoms] = []
+        for source in sorted(sources.glob("*.yaml*")):
+            phonon = phonopy.load(source, produce_fc=False, is_nac=False, log_level=0)
+            new += displaced_frames(phonon, head)
+        ase.io.write(path, [*new, *old], format="extxyz")
+    return files
 
 
 def frequency_mae(model: pft.EnergyModel, sources: list[Path]) -> float:
@@ -160,13 +173,10 @@ def cases(options: argparse.Namespace):
     """(name, files, reference files) of every data set."""
     work = options.work
     if options.question == "many":
-        files = {
-            "train": options.phonons_train,
-            "val": options.phonons_val,
-            "frames": options.upstream_train,
-            "two_heads": options.upstream_train,
-        }
-        yield "many", files, sorted(options.phonons_val.glob("*.yaml*"))
+        train, val = options.phonons_train, options.phonons_val
+        files = write_many(train, options.upstream_train, work / "data" / "many")
+        files |= {"train": train, "val": val}
+        yield "many", files, sorted(val.glob("*.yaml*"))
         return
     for pair in options.materials:
         name, _, source = pair.partition("=")
