@@ -98,6 +98,29 @@ def read(path: Path) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
     return kind, decoded, weights
 
 
+def differences(path: Path, config: dict[str, Any]) -> list[str]:
+    """Names of the arguments that differ from those in a file.
+
+    Args:
+        path: written by ``write``.
+        config: from ``mace_files.extract_config``.
+
+    Raises:
+        CheckpointError: see ``read``.
+    """
+    _, kept, _ = read(path)
+    names = sorted(kept.keys() | config.keys())
+    return [n for n in names if not _agree(kept.get(n), config.get(n))]
+
+
+def _agree(one: Any, other: Any) -> bool:
+    numbers = (int, float, np.ndarray, np.generic, torch.Tensor)
+    if isinstance(one, numbers) and isinstance(other, numbers):
+        # Machines add up in another order; single precision has 1e-7.
+        return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=1e-5)
+    return bool(str(one) == str(other))
+
+
 def _encode(key: str, value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

@@ -63,6 +63,14 @@ class LastCheckpoint(Checkpoint):
         ):
             self._save(trainer)
 
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Save again if the last epoch ended with a validation, which is known now."""
+        if trainer.global_step == self._saved_step and trainer.is_last_batch:
+            self._saved_step = 0
+            self._save(trainer)
+
     def _save(self, trainer: lightning.Trainer) -> None:
         if trainer.global_step != self._saved_step:
             self._saved_step = trainer.global_step

@@ -26,7 +26,7 @@ from pft_lightning.cli.provenance import (
     render_card,
     to_json,
 )
-from pft_lightning.cli.run_folder import RunFolder
+from pft_lightning.cli.run_folder import RunFolder, read_json
 from pft_lightning.cli.train import build_module
 from pft_lightning.errors import CheckpointError, ConfigError
 
@@ -92,7 +92,13 @@ def _from_run(config: DictConfig) -> _Potential:
     if config.weights not in (None, EMA, RAW):
         raise ConfigError(f"weights is {config.weights!r}; expected {EMA} or {RAW}.")
     run_config = folder.read_config()
-    base_model = folder.check_base_model(run_config)
+    built = run_config.copy()
+    if run_config.get("mace_config"):
+        # Its frames and foundation model have made this network; they may be gone.
+        base_model = read_json(folder.base_model)
+        built.model.checkpoint = str(folder.mace_network)
+    else:
+        base_model = folder.check_base_model(run_config)
     checkpoint = _read_checkpoint(path)
     is_averaged = "current_model_state" in checkpoint
     if config.weights == EMA and not is_averaged:
@@ -101,7 +107,7 @@ def _from_run(config: DictConfig) -> _Potential:
             "weights=raw, or leave it out."
         )
     weights = config.weights or (EMA if is_averaged else RAW)
-    module = build_module(run_config)
+    module = build_module(built)
     module.on_load_checkpoint(checkpoint)
     # Lightning puts the average where the weights are otherwise.
     use_other = is_averaged and weights == RAW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -233,8 +234,20 @@ def _sources(data: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _of_mace(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Files of the frames of a mace_run_train configuration."""
-    return {"train": options["train_file"], "val": options["valid_file"]}
+    """Files of the frames of a mace_run_train configuration, of all heads."""
+    heads = options.get("heads")
+    named = ast.literal_eval(heads) if isinstance(heads, str) else {}
+    parts = {"train": ["train_file", "pt_train_file"], "val": ["valid_file"]}
+    parts["val"].append("pt_valid_file")
+    return {
+        part: [
+            str(source)
+            for section in (options, *named.values())
+            for source in (section.get(name) for name in names)
+            if source
+        ]
+        for part, names in parts.items()
+    }
 
 
 def _batches(data: Mapping[str, Any]) -> dict[str, Any]:

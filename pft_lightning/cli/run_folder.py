@@ -53,7 +53,7 @@ class RunFolder:
     (validation of the starting weights), ``base_model.json`` (name and SHA-256 of
     the file that training started from), ``checkpoints/``, the logger's files,
     ``trainable.json`` (names and sizes of what is trained), ``model.*`` (the result)
-    and ``summary.json``.
+    and ``summary.json``; with ``mace_config`` also the network that MACE built.
 
     Args:
         path: The folder; created if it does not exist.
@@ -68,6 +68,7 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.trainable = self.path / "trainable.json"
         self.base_model = self.path / "base_model.json"
+        self.mace_network = self.path / "mace" / "network.safetensors"
         self._wandb_id = self.path / "wandb_id.txt"
         self._config = self.path / "config.yaml"
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -48,11 +46,6 @@ _NEED_LOGGER = ("learning_rate", "throughput", "device_stats")
 
 def build_module(config: DictConfig) -> PhononFineTuning:
     """Load the potential and wrap it."""
-    if config.get("mace_config"):  # of a run folder; train() prepares its own
-        from pft_lightning.integrations.mace import MACERun
-
-        with tempfile.TemporaryDirectory() as folder:
-            return MACERun.recorded(config, Path(folder)).build_module()
     dtypes = {"float32": torch.float32, "float64": torch.float64}
     if config.model.dtype not in dtypes:
         raise ConfigError(
@@ -72,7 +65,7 @@ def build_module(config: DictConfig) -> PhononFineTuning:
         model,
         adaptation=instantiate(config.adaptation),
         phonon_weights=phonon,
-        upstream_weights=dict(loss.upstream),
+        upstream_weights=dict(loss.upstream or {}),  # none beside mace_config
         kinds=kinds,
         reduction=loss.reduction,
         huber_delta=loss.huber_delta,
@@ -163,7 +156,10 @@ def _prepare_mace(
     rank = getattr(rank_zero_only, "rank", 0)
     if rank == 0:
         folder.check_unused(resume=config.resume)
-    return MACERun(config, overrides, folder.path, rank)
+    run = MACERun(config, overrides, folder.path, rank)
+    if rank == 0:
+        run.record_network(folder.mace_network)
+    return run
 
 
 def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pft_lightning.backends import mace_files
+from pft_lightning.backends import mace_files, mace_portable
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.mace import MACEModel
 from pft_lightning.errors import ConfigError
@@ -73,7 +73,11 @@ _OWN = (
     "callbacks",
     "trainer",
 )
-_NOT_OWN = ("callbacks.ema", "trainer.val_check_interval", "trainer")
+_NOT_OWN = (
+    "callbacks.ema",
+    "trainer.val_check_interval",
+    "trainer.num_sanity_val_steps",
+)
 
 _DEVICES = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
@@ -114,23 +118,23 @@ class MACERun:
         self.config = _translate(config, given, arguments, self._prepared)
         self.config.adaptation = adaptation
 
-    @classmethod
-    def recorded(cls, config: DictConfig, folder: Path) -> MACERun:
-        """The same from the configuration that a run has recorded.
+    def record_network(self, path: Path) -> None:
+        """Keep what MACE has built, or compare it with what a resumed run has kept.
 
-        Args:
-            config: ``config`` of the run, resolved.
-            folder: for what MACE writes.
-
-        Raises:
-            ConfigError: MACE cannot prepare it any more; a file may be gone.
+        Statistics of the frames (mean number of neighbours, atomic energies, scale)
+        are a part of the potential that checkpoints of weights do not hold.
         """
-        run = cls.__new__(cls)
-        options = OmegaConf.to_container(config.mace)
-        assert isinstance(options, dict)
-        arguments = argparse.Namespace(**{str(k): v for k, v in options.items()})
-        run._prepared, run.config = prepare(arguments, folder), config
-        return run
+        network = self._prepared.network
+        config = mace_files.extract_config(network)
+        if not (self.config.resume and path.exists()):
+            mace_portable.write(path, network, config)
+            return
+        if changed := mace_portable.differences(path, config):
+            raise ConfigError(
+                f"{self.config.mace_config}: the frames or options have changed since "
+                f"the run in {path.parents[1]} was started: MACE finds another "
+                f"{', '.join(changed)}. Put them back, or start a new run."
+            )
 
     def build_module(self) -> MACEFineTuning:
         """The network that MACE built, rebuilt for second derivatives."""
@@ -180,7 +184,7 @@ def _check_overrides(given: set[str]) -> None:
     for name in sorted(given):
         if name in REPLACES:
             continue
-        if not _within(name, _OWN) or name in _NOT_OWN:
+        if not _within(name, _OWN) or _within(name, _NOT_OWN) or name == "trainer":
             raise ConfigError(
                 f"{name}=... has no effect beside mace_config: the file decides. "
                 "Options of MACE are set as +mace.OPTION=VALUE, e.g. "
@@ -212,8 +216,18 @@ def _changes(config: DictConfig, given: set[str]) -> dict[str, Any]:
 
 
 def _repeat(arguments: argparse.Namespace, changes: Mapping[str, Any]) -> None:
-    """Set what MACE's multihead fine-tuning has overruled without being asked."""
-    for name in ("lr", "ema", "ema_decay", "loss"):
+    """Set what MACE's multihead fine-tuning has overruled without being asked.
+
+    Raises:
+        ConfigError: the loss, which MACE has built by now.
+    """
+    if changes.get("loss", arguments.loss) != arguments.loss:
+        raise ConfigError(
+            f"mace.loss={changes['loss']}: MACE's multihead fine-tuning takes "
+            f"loss={arguments.loss} always. Set multiheads_finetuning=false, or leave "
+            "mace.loss out."
+        )
+    for name in ("lr", "ema", "ema_decay"):
         if name in changes:
             setattr(arguments, name, changes[name])
 
@@ -235,11 +249,7 @@ def _translate(
     completed = prepared.arguments
     phonons = translated.data.phonons
     with open_dict(translated):
-        translated.mace = {
-            name: value
-            for name, value in vars(arguments).items()
-            if isinstance(value, (str, int, float, bool, list, type(None)))
-        }
+        translated.mace = _plain(completed)
         translated.seed = completed.seed
         translated.model.update(
             backend="mace",
@@ -284,6 +294,14 @@ def _translate(
     return translated
 
 
+def _plain(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Options whose values YAML can hold; MACE replaces some texts by objects."""
+    kinds = (str, int, float, bool, list, type(None))
+    return {
+        k: value for k, value in vars(arguments).items() if isinstance(value, kinds)
+    }
+
+
 def _phonon_head(prepared: Prepared) -> str | None:
     """The head that is not replay, where there is one such."""
     heads = [head for head in prepared.valid_loaders if head != "pt_head"]
@@ -304,9 +322,11 @@ def _adaptation(
                 "model without mace_config."
             )
         return config.adaptation
-    if arguments.lora and arguments.freeze:
+    # MACE freezes nothing below one.
+    freeze = max(arguments.freeze or 0, 0)
+    if arguments.lora and freeze:
         raise ConfigError(
-            f"{config.mace_config}: lora and freeze={arguments.freeze} together; "
+            f"{config.mace_config}: lora and freeze={freeze} together; "
             "choose one. adaptation=lora adaptation.targets=[...] on the command line "
             "adapts some layers."
         )
@@ -320,7 +340,7 @@ def _adaptation(
             "targets": ["linear", "radial"],
             "seed": arguments.seed,
         }
-    if arguments.freeze:
+    if freeze:
         frozen = [
             pattern
             for least, pattern in (
@@ -329,7 +349,7 @@ def _adaptation(
                 (6, "network.products.*"),
                 (7, "network.readouts.*"),
             )
-            if arguments.freeze >= least
+            if freeze >= least
         ]
         return {
             "_target_": f"{package}.Freeze",

@@ -24,7 +24,7 @@ with _keep_global_state():
     from mace.tools import build_default_arg_parser
 
 # Names that MACE takes in place of a file of replay data.
-_NAMED_DATA = ("mp", "matpes_pbe", "matpes_r2scan", "omat")
+NAMED_DATA = ("mp", "matpes_pbe", "matpes_r2scan", "omat")
 _FILES = ("train_file", "valid_file", "pt_train_file", "pt_valid_file")
 
 
@@ -130,7 +130,7 @@ def _convert(parser: argparse.ArgumentParser, name: str, value: Any) -> tuple[st
 
 def _check_files(path: Path, arguments: argparse.Namespace) -> None:
     for option, name in _named_files(path, arguments):
-        if name not in _NAMED_DATA and not os.path.exists(name):
+        if name not in NAMED_DATA and not os.path.exists(name):
             raise DataFormatError(
                 f"{path}: {option}={name}: no such file or folder. Relative paths "
                 f"start at {Path.cwd()}, as in mace_run_train."

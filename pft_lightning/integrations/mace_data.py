@@ -58,8 +58,8 @@ class ShuffledEpochs:
             several = f" in each of {n_ranks} processes" if n_ranks > 1 else ""
             raise ConfigError(
                 f"{len(loader.dataset)} training frames make no batch of batch_size="
-                f"{loader.batch_size}{several}: MACE leaves out the incomplete one. "
-                "Lower batch_size."
+                f"{loader.batch_size}{several}: the incomplete one is left out. Lower "
+                "batch_size."
             )
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,6 +112,13 @@ class MACEFineTuning(PhononFineTuning):
             1 if self._schedule.validation_due else present + 2
         )
 
+    def on_train_epoch_end(self) -> None:
+        """End where MACE's count of epochs does."""
+        super().on_train_epoch_end()
+        assert self._schedule is not None
+        if self._schedule.complete:
+            self.trainer.should_stop = True
+
     def _forget_best_losses(self) -> None:
         """The losses of stage two do not compare with those before."""
         for callback in self.trainer.checkpoint_callbacks:
@@ -168,7 +176,9 @@ class MACEFineTuning(PhononFineTuning):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """MACE's optimiser of MACE's groups of parameters."""
-        options = get_params_options(self._arguments, self._network)
+        # What is frozen is the adaptation's to say.
+        arguments = argparse.Namespace(**{**vars(self._arguments), "freeze": None})
+        options = get_params_options(arguments, self._network)
         optimizer: torch.optim.Optimizer = get_optimizer(self._arguments, options)
         self._schedule = EpochSchedule(
             self._arguments,

@@ -58,7 +58,7 @@ GROUPS: tuple[Group, ...] = (
     _group(
         "MACE",
         "a network from scratch; `ScaleShiftMACE` and `MACE`",
-        "r_max radial_type num_radial_basis num_cutoff_basis pair_repulsion "
+        "r_max num_radial_basis num_cutoff_basis pair_repulsion "
         "distance_transform apply_cutoff use_last_readout_only use_embedding_readout "
         "interaction interaction_first max_ell correlation use_reduced_cg use_so3 "
         "use_agnostic_product num_interactions MLP_irreps radial_MLP hidden_irreps "
@@ -208,6 +208,13 @@ GROUPS: tuple[Group, ...] = (
         "`schedulefree`; use `adam` or `adamw`",
         "optimizer",
         ("adam", "adamw"),
+    ),
+    _group(
+        "refused",
+        "`gaussian`, `chebyshev`: MACE cannot tell how such a network is built again; "
+        "use `bessel`",
+        "radial_type",
+        ("bessel",),
     ),
     _group("refused", "full-batch steps; use `optimizer: adam`", "lbfgs", (False,)),
     _group(

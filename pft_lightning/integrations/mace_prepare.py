@@ -19,15 +19,30 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import filelock
 import torch
 
 from pft_lightning.backends.mace_files import _keep_global_state
 from pft_lightning.errors import ConfigError
+from pft_lightning.integrations.mace_arguments import NAMED_DATA
 
 
 with _keep_global_state():
     from mace import tools
     from mace.cli import run_train
+
+
+_FOLDERS = ("work_dir", "log_dir", "model_dir", "checkpoints_dir", "results_dir")
+
+# Options that are not MACE's to act on: adapters, logging, figures, processes, devices.
+_OURS = {
+    "lora": False,
+    "freeze": None,
+    "wandb": False,
+    "plot": False,
+    "distributed": False,
+    "device": "cpu",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +81,18 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
     Raises:
         ConfigError: MACE refuses.
     """
-    arguments = _redirected(arguments, folder)
+    given, arguments = arguments, _redirected(arguments, folder)
     taken: dict[str, Any] = {}
 
     def take(**given: Any) -> None:
         taken.update(given)
         raise _Ready
 
-    with _quarantine() as complaints, mock.patch.object(tools, "train", take):
+    with (
+        _quarantine() as complaints,
+        mock.patch.object(tools, "train", take),
+        _one_at_a_time(arguments),
+    ):
         try:
             run_train.run(arguments)
         except _Ready:
@@ -85,6 +104,8 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
                 f"mace_run_train cannot prepare this training: {reason}. Its log is "
                 f"in {folder}."
             ) from error
+    for name in (*_FOLDERS, "downloads_dir", *_OURS):
+        setattr(arguments, name, getattr(given, name))
     return Prepared(
         arguments=arguments,
         network=taken["model"].cpu(),
@@ -95,19 +116,27 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
     )
 
 
+@contextlib.contextmanager
+def _one_at_a_time(arguments: argparse.Namespace) -> Iterator[None]:
+    """Guard what processes share: replay data that MACE downloads and selects."""
+    if arguments.pt_train_file not in NAMED_DATA:
+        yield
+        return
+    # MACE writes the selection into the working folder, and reads it from there.
+    with filelock.FileLock(".mace_replay.lock"):
+        yield
+
+
 def _redirected(arguments: argparse.Namespace, folder: Path) -> argparse.Namespace:
     """Copy of the options that writes below a folder and leaves out what we do."""
     changed = copy.deepcopy(arguments)
     folder.mkdir(parents=True, exist_ok=True)
-    changed.work_dir = str(folder)
-    for name in ("log_dir", "model_dir", "checkpoints_dir", "results_dir"):
+    for name in _FOLDERS:
         setattr(changed, name, str(folder))
     if changed.downloads_dir is None:  # shared by all runs, as in MACE
         changed.downloads_dir = str(Path(arguments.work_dir) / "downloads")
-    # Adapters, logging and figures are not MACE's here.
-    changed.lora = changed.wandb = changed.plot = False
-    # Processes are Lightning's; each of them prepares everything.
-    changed.distributed = False
+    for name, value in _OURS.items():
+        setattr(changed, name, value)
     return changed
 
 

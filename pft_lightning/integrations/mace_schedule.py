@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pft_lightning.backends.mace_files import _keep_global_state
+from pft_lightning.errors import ConfigError
 from pft_lightning.integrations.mace_prepare import default_dtype
 
 
@@ -95,7 +96,7 @@ class EpochSchedule:
         """Note the loss of the validation frames.
 
         Returns:
-            Whether training ends here, before its last epoch.
+            Whether patience has run out in the last stage.
         """
         present = self._started + self._skipped
         self._valid_loss = valid_loss
@@ -109,9 +110,15 @@ class EpochSchedule:
                     stop = True
         else:
             self._lowest, self._without_progress = valid_loss, 0
-        # The trainer, which does not know of skipped epochs, would go on for longer.
-        last = self._skipped > 0 and self._started + self._skipped >= self._last_epoch
-        return stop or last
+        return stop
+
+    @property
+    def complete(self) -> bool:
+        """Whether the present epoch is the last one, of which some were skipped.
+
+        The trainer, which does not know of skipped epochs, would go on for longer.
+        """
+        return self._skipped > 0 and self._started + self._skipped >= self._last_epoch
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
@@ -126,9 +133,19 @@ class EpochSchedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where a checkpoint stopped."""
+        """Continue where a checkpoint stopped.
+
+        Raises:
+            ConfigError: it has no stage two, or this run has none.
+        """
         for name, value in state["counters"].items():
             setattr(self, f"_{name}", value)
+        if len(self._schedulers) != len(state["schedulers"]):
+            raise ConfigError(
+                "the run was started with stage two or without it, and is resumed the "
+                "other way: MACE has no stage two where start_swa is not below "
+                "max_num_epochs. Keep both, or start a new run."
+            )
         for scheduler, stored in zip(
             self._schedulers, state["schedulers"], strict=True
         ):

@@ -6,6 +6,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 
 from pft_lightning import load_model
 from pft_lightning.cli.export import export
+from pft_lightning.errors import ConfigError
 
 
 pytest.importorskip("mace", reason="mace is not installed here")
@@ -63,6 +65,15 @@ VARIANTS = {
         "scheduler_patience": 0,
         "patience": 2,
         "max_num_epochs": 12,
+        "start_swa": 9,
+    },
+    "patience between seldom validations": {
+        "loss": "universal",
+        "lr": 0.5,
+        "patience": 2,
+        "eval_interval": 2,
+        "max_num_epochs": 12,
+        "swa": True,
         "start_swa": 9,
     },
     "foundation model with replay": {
@@ -137,13 +148,15 @@ def test_phonons_added_to_a_file_lower_the_curvature_error(
     assert errors["after"] < 0.9 * errors["before"]
 
 
-def test_a_resumed_run_ends_with_the_same_bits(write_options, world, tmp_path):
-    # It stops in mid-epoch, before the learning rate falls and stage two begins.
+# In mid-epoch, or at the end of an epoch, after a validation that decides on the
+# learning rate; before stage two begins.
+@pytest.mark.parametrize("stop", ["trainer.max_steps=13", "trainer.max_steps=15"])
+def test_a_resumed_run_ends_with_the_same_bits(write_options, world, tmp_path, stop):
     changes = {"lr": 0.5, "scheduler_patience": 0, "ema_decay": 0.5}
     path = write_options(**VARIANTS["average and stage two"] | changes)
     overrides = with_phonons(world, "export=last")
     run_pft(world, path, tmp_path / "whole", *overrides)
-    run_pft(world, path, tmp_path / "parts", *overrides, "trainer.max_steps=13")
+    run_pft(world, path, tmp_path / "parts", *overrides, stop)
     run_pft(world, path, tmp_path / "parts", *overrides, "resume=true")
     whole, parts = (
         load_model(tmp_path / run / "model.model").state_dict()
@@ -152,7 +165,9 @@ def test_a_resumed_run_ends_with_the_same_bits(write_options, world, tmp_path):
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
 
-    # The checkpoints of such a run can be exported as those of any other.
+    # The checkpoints of such a run can be exported as those of any other, also where
+    # its frames are gone: what they gave the network is kept.
+    path.unlink()
     with initialize_config_module("pft_lightning.conf", version_base="1.3"):
         config = compose(
             "export",
@@ -166,6 +181,69 @@ def test_a_resumed_run_ends_with_the_same_bits(write_options, world, tmp_path):
         assert torch.equal(value, whole[name]), name
     card = (tmp_path / "exported.model.md").read_text()
     assert f"| {world.upstream_train.name} | {world.upstream_val.name} |" in card
+
+
+def test_resuming_with_other_frames_is_refused(write_options, world, tmp_path):
+    path = write_options()
+    overrides = with_phonons(world, "trainer.max_steps=3")
+    run_pft(world, path, tmp_path / "run", *overrides)
+    frames = ase.io.read(world.upstream_train, ":")
+    ase.io.write(tmp_path / "fewer.xyz", frames[1:], format="extxyz")
+    path = write_options(train_file=str(tmp_path / "fewer.xyz"))
+    with pytest.raises(ConfigError, match=r"changed since .* avg_num_neighbors"):
+        run_pft(world, path, tmp_path / "run", *overrides, "resume=true")
+
+
+def test_resuming_into_a_stage_two_that_was_not_there_is_refused(
+    write_options, world, tmp_path
+):
+    path = write_options(swa=True, start_swa=3, max_num_epochs=5)
+    overrides = with_phonons(world)
+    run_pft(world, path, tmp_path / "run", *overrides, "trainer.max_epochs=2")
+    with pytest.raises(ConfigError, match="start_swa is not below"):
+        run_pft(world, path, tmp_path / "run", *overrides, "resume=true")
+
+
+@pytest.mark.parametrize("adaptation", ["none", "lora"])
+def test_an_adaptation_of_the_command_line_wins_over_freezing(
+    write_options, world, tmp_path, adaptation
+):
+    path = write_options(freeze=5, max_num_epochs=1)
+    run_pft(world, path, tmp_path, *with_phonons(world, f"adaptation={adaptation}"))
+    trained = json.loads((tmp_path / "trainable.json").read_text())
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    moved = checkpoint["optimizer_states"][0]["state"]
+    assert len(moved) == len(trained)
+    assert any("interactions" in name for name in trained)
+
+
+def test_the_run_records_the_options_that_mace_has_chosen(
+    write_options, world, foundation, tmp_path
+):
+    path = write_options(
+        foundation_model=str(foundation),
+        foundation_model_elements=True,
+        multiheads_finetuning=True,
+        pt_train_file=str(world.upstream_train),
+        atomic_numbers=str(sorted(E0S)),
+        force_mh_ft_lr=True,
+        lr=0.002,
+        max_num_epochs=1,
+        freeze=5,
+    )
+    run_pft(world, path, tmp_path / "run", "data.phonons.train=null")
+    recorded = OmegaConf.load(tmp_path / "run" / "config.yaml").mace
+    assert recorded.loss == "universal"
+    assert recorded.lr == 0.002
+    assert recorded.freeze == 5
+    with pytest.raises(ConfigError, match="takes loss=universal always"):
+        run_pft(
+            world,
+            path,
+            tmp_path / "other",
+            "data.phonons.train=null",
+            "+mace.loss=stress",
+        )
 
 
 def test_the_command_line_wins_over_the_file(write_options, world, tmp_path):
