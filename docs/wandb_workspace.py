@@ -15,7 +15,10 @@ from typing import Any
 # val0_epoch/... those of nequip-train.
 LAYOUT = {
     "Gain: curvature": {
-        "Hessian-vector products, MAE (eV/Å²)": ["phonon/hvp_mae"],
+        "Hessian-vector products, MAE (eV/Å²)": [
+            "phonon/hvp_mae",
+            "val_phonon_epoch/hvp_mae",
+        ],
         "Frequencies, MAE (THz)": ["phonon/mesh_frequency_mae"],
         "Entropy (J/K/mol)": ["phonon/entropy_error"],
         "Free energy (kJ/mol)": ["phonon/free_energy_error"],
@@ -36,7 +39,7 @@ LAYOUT = {
         "Hessian term": ["train/phonon_hvp", "train/hvp_mae"],
     },
     "Machine": {
-        "Learning rate": ["lr-AdamW", "lr-AdamW/pg1"],
+        "Learning rate": ["lr-AdamW", "lr-AdamW/pg1", "lr-Adam", "lr-Adam/pg1"],
         "Structures per second": ["train/device/samples_per_sec"],
     },
 }

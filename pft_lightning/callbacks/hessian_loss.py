@@ -9,7 +9,7 @@ from torch_geometric.data import Batch
 from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import ConfigError
 from pft_lightning.losses import HessianRequest
-from pft_lightning.training.hessian import HessianObjective
+from pft_lightning.training.hessian import HessianObjective, refuse_closures
 from pft_lightning.training.module import PhononFineTuning
 
 
@@ -51,6 +51,12 @@ class HessianLoss(HessianObjective, Callback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, PhononDataModule):
             data.use_commensurate_cells(self.probe.commensurate_share)
+
+    def on_fit_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Refuse optimisers that the term does not suit."""
+        refuse_closures(trainer)
 
     def teardown(
         self,

@@ -246,6 +246,18 @@ def _to_stress(grad_strain: torch.Tensor, volumes: torch.Tensor) -> torch.Tensor
     return symmetric * inverse[:, None, None]
 
 
+def check_engine(engine: str) -> None:
+    """Refuse a name that is no engine.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if engine not in get_args(Engine):
+        raise ConfigError(
+            f"engine is {engine!r}; expected one of {list(get_args(Engine))}."
+        )
+
+
 def _check_input(
     positions: torch.Tensor,
     volumes: torch.Tensor,
@@ -258,10 +270,7 @@ def _check_input(
             "torch.inference_mode(). Use Trainer(inference_mode=False), or "
             "torch.no_grad() in its place."
         )
-    if engine not in get_args(Engine):
-        raise ConfigError(
-            f"engine is {engine!r}; expected one of {list(get_args(Engine))}."
-        )
+    check_engine(engine)
     if positions.ndim != 2 or positions.shape[1] != 3:
         raise ShapeError(
             f"positions has shape {tuple(positions.shape)}; expected (n_atoms, 3)."

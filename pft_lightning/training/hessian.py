@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
+import lightning
 import numpy as np
 import torch
 from torch_geometric.data import Batch
@@ -47,6 +49,22 @@ def probe_batch(
     )
 
 
+def refuse_closures(trainer: lightning.Trainer) -> None:
+    """Refuse optimisers that evaluate a batch several times.
+
+    Raises:
+        ConfigError: there is one. Every evaluation would draw other tangents, so that
+            it would minimise another function each time.
+    """
+    for optimizer in trainer.optimizers:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ConfigError(
+                "LBFGS evaluates a batch several times, and the Hessian term draws "
+                "other tangents each time. Use Adam, AdamW or another first-order "
+                "optimiser."
+            )
+
+
 class HessianObjective:
     """The probe, the weight with its schedule, how often the term is due, and a count.
 
@@ -78,10 +96,22 @@ class HessianObjective:
         seed: int = 0,
     ) -> None:
         check_kind(kind, name="kind of the Hessian term (loss.kind.hvp in pft-train)")
-        if weight < 0:
+        # Written so that NaN does not pass.
+        if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
             raise ConfigError(
                 "weight of the Hessian term (loss.phonon.hvp in pft-train) is "
-                f"{weight}; at least 0."
+                f"{weight}; expected a number of at least 0."
+            )
+        if huber_delta <= 0:
+            raise ConfigError(
+                f"huber_delta is {huber_delta}; expected an error in eV/Å² above 0."
+            )
+        if probe is not None and not isinstance(probe, Probe):
+            raise ConfigError(
+                f"probe is {probe!r}; expected a Probe. In configurations of other "
+                "tools than pft-train write {_target_: CLASS}, e.g. "
+                "pft_lightning.physics.probes.RademacherProbe; docs/probes.md names "
+                "them."
             )
         if schedule not in get_args(Schedule):
             raise ConfigError(

@@ -45,6 +45,13 @@ def jobs_with_and_without_the_lines(runs: Runs) -> list[dict]:
         runs.job("plain", **common),
         runs.job("zero", {**entry, "weight": 0.0}, **common),
         runs.job("lines", entry, **common),
+        runs.job(
+            "precision",
+            {**entry, "weight": 0.0},
+            exit_code=1,
+            training_module={"model": {"model_dtype": "float32"}},
+            trainer={"precision": "64-true"},
+        ),
     ]
 
 
@@ -171,6 +178,11 @@ def test_at_weight_zero_the_trajectory_is_bitwise_that_without_the_callback(runs
         assert_same_bits(plain[part], zero[part], part)
     for metric in ("train_loss_step/weighted_sum", "val0_epoch/weighted_sum"):
         assert runs.logged("plain", metric) == runs.logged("zero", metric)
+
+
+def test_a_precision_that_would_change_the_network_is_refused(runs):
+    """NequIP alone stops too; a callback of weight zero must not repair it silently."""
+    assert "trainer.precision=64-true converts the network" in runs.output("precision")
 
 
 def test_a_restart_continues_the_same_trajectory_bitwise(runs):

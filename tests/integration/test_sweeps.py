@@ -13,7 +13,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 
 from pft_lightning.evaluation.metrics import COLUMNS
-from pft_lightning.training.module import METRICS
+from pft_lightning.integrations.nequip.term import VALIDATION_METRIC
+from pft_lightning.training.module import METRICS, MONITOR
 
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -110,6 +111,9 @@ def test_the_dashboard_shows_metrics_that_are_logged():
     known = {*METRICS, *(f"phonon/{column}" for column in COLUMNS)}
     unknown = {m for m in shown if m.startswith(("phonon/", "upstream/"))} - known
     assert not unknown
+    # Of pft-train and of nequip-train.
+    gains = layout["Gain: curvature"]["Hessian-vector products, MAE (eV/Å²)"]
+    assert gains == [MONITOR, VALIDATION_METRIC]
 
 
 @pytest.mark.skipif(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pft_lightning.data.batching import BatchLimits, BatchStream
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.errors import ConfigError
+from pft_lightning.integrations.nequip.options import read_options
 from pft_lightning.integrations.nequip.phonons import PhononBatches, open_batches
 from pft_lightning.integrations.nequip.term import HessianTerm
 from pft_lightning.losses.terms import LossKind, Reduction
@@ -87,7 +89,7 @@ class HessianLoss(HessianTerm, Callback):
         every_n_steps: int = 1,
         seed: int = 0,
         engine: Engine = "forward_over_reverse",
-        options: PhononReadOptions | None = None,
+        options: PhononReadOptions | Mapping[str, Any] | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__(
@@ -105,7 +107,7 @@ class HessianLoss(HessianTerm, Callback):
         self.phonons = phonons
         self.val_phonons = val_phonons
         self.limits = BatchLimits(batch_size, max_atoms, max_edges)
-        self.options = options or PhononReadOptions()
+        self.options = read_options(options)
         self.cache_dir = cache_dir
         self._train: PhononBatches | None = None
         self._stream: BatchStream | None = None
@@ -178,7 +180,7 @@ class HessianLoss(HessianTerm, Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Follow the network to its device."""
-        self.model.to(pl_module.device)
+        self.start(trainer, pl_module)
 
     def on_validation_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

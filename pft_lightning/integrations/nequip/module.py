@@ -80,7 +80,7 @@ class PhononLightningModule(NequIPLightningModule):
     def on_fit_start(self) -> None:
         """Follow the network to its device."""
         super().on_fit_start()
-        self.hessian_term.model.to(self.device)
+        self.hessian_term.start(self.trainer, self)
 
     def training_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0

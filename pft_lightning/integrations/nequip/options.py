@@ -9,6 +9,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.errors import ConfigError
 
 
@@ -45,3 +46,21 @@ def build_options(
         else value
         for key, value in content.items()
     }
+
+
+def read_options(
+    block: PhononReadOptions | Mapping[str, Any] | None,
+) -> PhononReadOptions:
+    """Make options of reading from a block without ``_target_``.
+
+    Args:
+        block: as in the configuration; None for the defaults.
+
+    Raises:
+        ConfigError: An option is unknown.
+    """
+    if isinstance(block, PhononReadOptions):
+        return block
+    return PhononReadOptions(
+        **build_options(PhononReadOptions, block or {}, name="options")
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from ase.data import chemical_symbols
 from lightning.pytorch.utilities import rank_zero_warn
 from platformdirs import user_cache_path
@@ -27,6 +28,7 @@ from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.store import PhononStore, cached_store
 from pft_lightning.errors import ConfigError
+from pft_lightning.graphs import build_batch
 
 
 # Files that a message names; the others are counted.
@@ -52,7 +54,8 @@ def open_phonons(
 
     Raises:
         DataFormatError: A path is missing, or nothing in it could be read.
-        ConfigError: A structure holds an element that the model lacks.
+        ConfigError: A structure holds an element that the model lacks, or one for
+            which it has no finite energy.
     """
     store = cached_store(
         spec,
@@ -64,6 +67,7 @@ def open_phonons(
     if store.report.skipped:
         rank_zero_warn(f"Phonon sources: {store.report.summary()}")
     _check_elements(store, model)
+    _check_energies(store, model)
     return store
 
 
@@ -88,6 +92,26 @@ def _check_elements(store: PhononStore, model: EnergyModel) -> None:
         "out, or add the elements to the model's type_names and to its data:\n"
         + "\n".join(lines)
     )
+
+
+def _check_energies(store: PhononStore, model: EnergyModel) -> None:
+    """Find elements whose statistics are NaN: those that the frames do not hold."""
+    seen: set[int] = set()
+    for index, elements in enumerate(store.elements):
+        if seen >= set(elements):
+            continue
+        seen |= set(elements)
+        batch = build_batch([store.data(index)]).to(model.device)
+        with torch.no_grad():
+            energy = model.derivatives(batch, forces=False, stress=False).energy
+        if not energy.isfinite().all():
+            raise ConfigError(
+                f"the energy of {store.record(index).info['source']} "
+                f"({_symbols(elements)}) is {float(energy)}: an element is among the "
+                "model's type_names but not in its training frames, so that its "
+                "statistics are not numbers. Give numbers for its scale and shift, or "
+                "leave such files out."
+            )
 
 
 def _symbols(numbers: tuple[int, ...] | list[int]) -> str:

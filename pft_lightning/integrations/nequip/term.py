@@ -16,8 +16,13 @@ from pft_lightning.errors import ConfigError
 from pft_lightning.integrations.nequip.phonons import PhononBatches
 from pft_lightning.losses import global_mean
 from pft_lightning.losses.terms import LossKind, Reduction, check_reduction
+from pft_lightning.physics.hvp import check_engine
 from pft_lightning.physics.probes import Probe
-from pft_lightning.training.hessian import HessianObjective, Schedule
+from pft_lightning.training.hessian import (
+    HessianObjective,
+    Schedule,
+    refuse_closures,
+)
 from pft_lightning.training.validation import hvp_errors
 from pft_lightning.types import Engine
 
@@ -66,6 +71,7 @@ class HessianTerm(HessianObjective):
         if every_n_steps < 1:
             raise ConfigError(f"every_n_steps is {every_n_steps}; at least 1.")
         check_reduction(reduction)
+        check_engine(engine)
         super().__init__(
             probe,
             weight=weight,
@@ -79,6 +85,7 @@ class HessianTerm(HessianObjective):
         self.reduction: Reduction = reduction
         self.engine: Engine = engine
         self._model: NequIPModel | None = None
+        self._dtypes: dict[str, torch.dtype] = {}
         self._sequence: dict[str, Any] | None = None
 
     @property
@@ -95,6 +102,25 @@ class HessianTerm(HessianObjective):
                 holds several networks.
         """
         self._model = energy_model(pl_module)
+        self._dtypes = _dtypes(self.model)
+
+    def start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Follow the network to its device, once the trainer has prepared it.
+
+        Raises:
+            ConfigError: The trainer has changed the dtype of the network, or an
+                optimiser takes several looks at a batch.
+        """
+        if _dtypes(self.model) != self._dtypes:
+            raise ConfigError(
+                f"trainer.precision={trainer.precision} converts the network, whose "
+                f"model_dtype is {self.model.dtype}. Leave trainer.precision out, and "
+                "choose model_dtype."
+            )
+        refuse_closures(trainer)
+        self.model.to(pl_module.device)
 
     def detach(self) -> None:
         """Let go of network and structures."""
@@ -146,6 +172,12 @@ class HessianTerm(HessianObjective):
         ).hvp
         assert hvp is not None
         # Unlike nequip's, this mean takes the average over processes into account.
+        if step == 0 and not hvp.isfinite().all():
+            raise ConfigError(
+                "Hessian-vector products of the first phonon batch are not finite: the "
+                "potential that training starts from is no potential for these "
+                "structures."
+            )
         term = request.term(hvp, batch, self.reduction)
         mean = global_mean({"hvp": term})["hvp"]
         value = trainer.strategy.reduce(mean.detach(), reduce_op="mean")
@@ -188,6 +220,10 @@ class HessianTerm(HessianObjective):
         super().load_state_dict(state_dict)
         if self._sequence is not None:
             check_continuation(state_dict["batches"], self._sequence)
+
+
+def _dtypes(model: torch.nn.Module) -> dict[str, torch.dtype]:
+    return {name: weight.dtype for name, weight in model.named_parameters()}
 
 
 def energy_model(pl_module: lightning.LightningModule) -> NequIPModel:

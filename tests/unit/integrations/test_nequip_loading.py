@@ -94,6 +94,13 @@ def test_numbers_out_of_range_stop_the_data_module_when_it_is_built():
             PhononASEDataModule(phonons={"train": "x", option: value}, seed=1)
 
 
+def test_options_of_reading_are_a_block_in_a_block():
+    data = PhononASEDataModule(
+        phonons={"train": "x", "options": {"relaxed": "none"}}, seed=1
+    )
+    assert data.phonons.options.relaxed == "none"
+
+
 def test_a_data_module_without_a_trainer_gives_frames_alone(world):
     """What the statistics of NequIP and nequip-package ask for; no phonon is read."""
     data = PhononASEDataModule(

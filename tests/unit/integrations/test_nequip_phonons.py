@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lightning
 import pytest
+import torch
 
 import pft_lightning
 from pft_lightning import keys
@@ -15,6 +16,7 @@ from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.integrations.nequip import HessianLoss
 from pft_lightning.integrations.nequip.phonons import PhononBatches, open_phonons
 from pft_lightning.testing import PairPotential
+from pft_lightning.training.hessian import refuse_closures
 
 
 ELEMENTS = (3, 8, 9, 11, 12, 14, 17)
@@ -43,6 +45,37 @@ def test_absent_elements_are_named_with_their_files(world, opened):
     assert "2 of 4" in message
     assert "it knows O, Na, Mg, Cl" in message
     assert "type_names" in message
+
+
+def test_elements_without_a_finite_energy_are_named_with_a_file(world, tmp_path):
+    """In a network of NequIP: types whose statistics are NaN, as no frame has them."""
+
+    class Hollow(PairPotential):
+        def energy(self, batch, positions, strain):
+            energies = super().energy(batch, positions, strain)
+            silicon = (batch[keys.ATOMIC_NUMBERS] == 14).any()
+            return energies * (float("nan") if silicon else 1.0)
+
+    with pytest.raises(ConfigError, match=r"Si\.yaml \(Si\) is nan: .*type_names"):
+        open_phonons(
+            world.phonons_train,
+            Hollow(4.0, ELEMENTS),
+            options=PhononReadOptions(),
+            cache_dir=tmp_path,
+            progress=False,
+        )
+
+
+def test_options_of_reading_are_a_plain_block():
+    callback = HessianLoss("phonons", weight=1.0, options={"relaxed": "none"})
+    assert callback.options == PhononReadOptions(relaxed="none")
+
+
+def test_an_optimiser_that_looks_at_a_batch_several_times_is_refused():
+    trainer = lightning.Trainer(logger=False)
+    trainer.optimizers = [torch.optim.LBFGS([torch.zeros(1, requires_grad=True)])]
+    with pytest.raises(ConfigError, match="LBFGS evaluates a batch several times"):
+        refuse_closures(trainer)
 
 
 def test_a_missing_path_is_named(opened, tmp_path):
@@ -74,6 +107,12 @@ def test_the_callback_of_the_package_itself_points_to_this_one():
         ({"kind": "rmse"}, "'rmse'"),
         ({"reduction": "none"}, "'none'"),
         ({"batch_size": 0}, "is 0; at least 1"),
+        ({"engine": "backwards"}, "'backwards'; expected one of"),
+        ({"huber_delta": -1.0}, "huber_delta is -1"),
+        ({"weight": None}, "is None; expected a number"),
+        ({"weight": float("nan")}, "is nan; expected a number"),
+        ({"probe": "commensurate"}, "probe is 'commensurate'; .*_target_"),
+        ({"options": {"unit": "vasp"}}, "options has unknown options: unit"),
     ],
 )
 def test_a_setting_without_meaning_is_refused(settings, message):
