@@ -10,6 +10,8 @@ is noise that a training must average away. Per probe and kind of loss:
 - ``shared_as_adam``: the same after every component was divided by its own root mean
   square over the materials;
 - ``cosine``: mean cosine between the gradients of two materials;
+- ``cosine_same``: the same between two draws of the probe at one material: what is left
+  of 1 is the probe's own noise, the rest differs from material to material;
 - ``seconds``: of one gradient.
 """
 
@@ -40,7 +42,10 @@ from pft_lightning.physics.probes import (
     RademacherProbe,
     SparseProbe,
 )
-from pft_lightning.physics.wave_probes import CommensurateProbe
+from pft_lightning.physics.wave_probes import (
+    CommensurateProbe,
+    CommensurateRademacherProbe,
+)
 
 
 PROBES: dict[str, Probe] = {
@@ -50,12 +55,18 @@ PROBES: dict[str, Probe] = {
     "sparse": SparseProbe(),
     "rademacher": RademacherProbe(),
     "commensurate": CommensurateProbe(),
+    "commensurate_rademacher": CommensurateRademacherProbe(),
 }
 KINDS = ("mae", "mse")
 
 
 def gradients(
-    model: pft.EnergyModel, store: PhononStore, indices: np.ndarray, probe: Probe, kind
+    model: pft.EnergyModel,
+    store: PhononStore,
+    indices: np.ndarray,
+    probe: Probe,
+    kind: str,
+    draw: int,
 ) -> torch.Tensor:
     """(n_materials, n_weights), of the Hessian loss of one material each."""
     loss = pft.HessianLoss(probe, weight=1.0, kind=kind)
@@ -63,11 +74,11 @@ def gradients(
     draws = cell_draws(store, share=probe.commensurate_share, seed=0)
     structures = Structures({keys.PHONON: store})
     found = []
-    for step, index in enumerate(tqdm(indices, leave=False, disable=None)):
-        q_point = WHOLE if draws is None else int(draws(0).q_points[index])
+    for index in tqdm(indices, leave=False, disable=None):
+        q_point = WHOLE if draws is None else int(draws(draw).q_points[index])
         key = BatchKey(keys.PHONON, int(index), q_point)
         batch = Collate()([structures[key]])[keys.PHONON]
-        request = loss.request(batch, step)
+        request = loss.request(batch, draw)
         hvp = model.derivatives(
             batch, tangents=request.tangents, forces=False, stress=False
         ).hvp
@@ -91,7 +102,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("phonons", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--materials", type=int, default=40)
+    parser.add_argument("--materials", type=int, default=32)
     parser.add_argument("--cache", type=Path, default=Path("cache"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -102,9 +113,12 @@ def main() -> None:
     for name, probe in PROBES.items():
         for kind in KINDS:
             started = time.perf_counter()
-            found = gradients(model, store, indices, probe, kind)
-            seconds = (time.perf_counter() - started) / len(indices)
-            norms = found.norm(dim=1, keepdim=True)
+            both = [
+                gradients(model, store, indices, probe, kind, draw) for draw in (0, 1)
+            ]
+            seconds = (time.perf_counter() - started) / len(indices) / 2
+            found = both[0]
+            units = [one / one.norm(dim=1, keepdim=True) for one in both]
             scale = (found**2).mean(0).sqrt().clamp(min=torch.finfo(found.dtype).tiny)
             row = {
                 "probe": name,
@@ -112,7 +126,8 @@ def main() -> None:
                 "shared": shared(found),
                 "shared_as_adam": shared(found / scale),
                 # Of unit vectors the two means are one.
-                "cosine": shared(found / norms),
+                "cosine": shared(units[0]),
+                "cosine_same": float((units[0] * units[1]).sum(1).mean()),
                 "seconds": seconds,
             }
             rows.append(row)
