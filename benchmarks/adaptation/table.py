@@ -63,22 +63,23 @@ def mean(rows: list[dict], name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 
-def frequency(rows: list[dict]) -> float:
-    """Mean frequency error after training, THz."""
-    return float(np.mean([row["frequency_mae_thz"]["after"] for row in rows]))
-
-
 def print_frequencies(rows: list[dict]) -> None:
-    """Frequency error by method, loss and number of structures."""
-    sizes = sorted({row["structures"] for row in rows}, key=lambda n: n or 0)
-    print("| method | loss |", *(f" {n or 'all'} |" for n in sizes), sep="")
-    print("|---|---|" + "---|" * len(sizes))
-    for method, loss, chosen in groups(rows):
-        cells = [
-            f" {frequency([r for r in chosen if r['structures'] == n]):.3f} |"
-            for n in sizes
-        ]
-        print(f"| {method} | {loss} |", *cells, sep="")
+    """Frequency error after training, THz, of each material; a table for each size."""
+    for size in sorted({row["structures"] or 0 for row in rows}):
+        chosen = [row for row in rows if (row["structures"] or 0) == size]
+        materials = sorted({row["material"] for row in chosen})
+        before = {r["material"]: r["frequency_mae_thz"]["before"] for r in chosen}
+        print(f"{size or 'all'} structures\n")
+        print(f"| method | loss | {' | '.join(materials)} |")
+        print("|---|---|" + "---|" * len(materials))
+        print(f"| before | | {' | '.join(f'{before[m]:.2f}' for m in materials)} |")
+        for method, loss, found in groups(chosen):
+            after = {r["material"]: r["frequency_mae_thz"]["after"] for r in found}
+            cells = " | ".join(
+                f"{after[m]:.2f}" if m in after else "" for m in materials
+            )
+            print(f"| {method} | {loss} | {cells} |")
+        print()
 
 
 def groups(rows: list[dict]) -> list[tuple[str, str, list[dict]]]:
@@ -143,7 +144,6 @@ def main() -> None:
     options = parser.parse_args()
     rows = read(options.results)
     print_frequencies(rows)
-    print()
     print_costs(rows)
     print()
     print_comparisons(rows)
