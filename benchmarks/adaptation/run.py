@@ -34,13 +34,14 @@ from pft_lightning.cli.train import train as run_training
 
 
 METHODS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "lora": ("adaptation.rank=8",),
+    "none": ("adaptation=none",),
+    "none_1e-2": ("adaptation=none", "optimizer.lr=0.01"),  # as fast as delta
+    "lora": ("adaptation=lora", "adaptation.rank=8"),
     # Equitrain's decay and learning rate.
-    "delta": ("adaptation.decay=10", "optimizer.lr=0.01"),
-    "freeze": ("adaptation.freeze=[embedding,interaction_0]",),
-    "multihead": ("adaptation.new_head=phonon",),
-    "scratch": (),
+    "delta": ("adaptation=delta", "adaptation.decay=10", "optimizer.lr=0.01"),
+    "freeze": ("adaptation=freeze", "adaptation.freeze=[embedding,interaction_0]"),
+    "multihead": ("adaptation=multihead", "adaptation.new_head=phonon"),
+    "scratch": ("adaptation=scratch",),
 }
 # The reference structure counts in both, so that both see the same data.
 LOSSES = {"efs": ("loss.phonon.hvp=0",), "efs+hessian": ("loss.phonon.hvp=500",)}
@@ -212,7 +213,6 @@ def run(options: argparse.Namespace) -> None:
                     f"data.upstream.val={options.upstream_val}",
                     f"data.upstream.batch_size={options.batch_size}",
                     "data.mode=joint",
-                    f"adaptation={method}",
                     "optimizer.lr=1e-3",
                     "optimizer.weight_decay=0",
                     "engine=reverse_over_reverse",

@@ -19,7 +19,9 @@ import psutil
 from pft_lightning.cli.run_folder import write_json
 
 
-METHODS = ("none", "delta", "lora", "freeze", "multihead", "scratch")
+METHODS = (
+    "none", "none_1e-2", "delta", "lora", "freeze", "multihead", "scratch",
+)  # fmt: skip
 LOSSES = ("efs", "efs+hessian")
 
 
@@ -64,22 +66,17 @@ def mean(rows: list[dict], name: str) -> float:
 
 
 def print_frequencies(rows: list[dict]) -> None:
-    """Frequency error after training, THz, of each material; a table for each size."""
-    for size in sorted({row["structures"] or 0 for row in rows}):
-        chosen = [row for row in rows if (row["structures"] or 0) == size]
-        materials = sorted({row["material"] for row in chosen})
-        before = {r["material"]: r["frequency_mae_thz"]["before"] for r in chosen}
-        print(f"{size or 'all'} structures\n")
-        print(f"| method | loss | {' | '.join(materials)} |")
-        print("|---|---|" + "---|" * len(materials))
-        print(f"| before | | {' | '.join(f'{before[m]:.2f}' for m in materials)} |")
-        for method, loss, found in groups(chosen):
-            after = {r["material"]: r["frequency_mae_thz"]["after"] for r in found}
-            cells = " | ".join(
-                f"{after[m]:.2f}" if m in after else "" for m in materials
-            )
-            print(f"| {method} | {loss} | {cells} |")
-        print()
+    """Frequency error after training, THz, of each material."""
+    materials = sorted({row["material"] for row in rows})
+    before = {r["material"]: r["frequency_mae_thz"]["before"] for r in rows}
+    print(f"| method | loss | {' | '.join(materials)} |")
+    print("|---|---|" + "---|" * len(materials))
+    print(f"| before | | {' | '.join(f'{before[m]:.2f}' for m in materials)} |")
+    for method, loss, found in groups(rows):
+        after = {r["material"]: r["frequency_mae_thz"]["after"] for r in found}
+        cells = " | ".join(f"{after[m]:.2f}" if m in after else "" for m in materials)
+        print(f"| {method} | {loss} | {cells} |")
+    print()
 
 
 def groups(rows: list[dict]) -> list[tuple[str, str, list[dict]]]:
@@ -143,9 +140,12 @@ def main() -> None:
     parser.add_argument("--command", required=True, help="that made them")
     options = parser.parse_args()
     rows = read(options.results)
-    print_frequencies(rows)
-    print_costs(rows)
-    print()
+    for size in sorted({row["structures"] or 0 for row in rows}):
+        chosen = [row for row in rows if (row["structures"] or 0) == size]
+        print(f"{size or 'all'} structures\n")
+        print_frequencies(chosen)
+        print_costs(chosen)
+        print()
     print_comparisons(rows)
     versions = rows[0]["versions"]
     write_json(
