@@ -17,9 +17,14 @@ from pft_lightning.backends.base import (
     edge_vectors,
     element_table,
 )
+from pft_lightning.backends.nequix_messages import can_fuse, sort_edges
 from pft_lightning.backends.nequix_network import NequixNetwork, group_neighbours
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import ConfigError
+
+
+# Where a prepared batch holds its ``Edges``.
+_SORTED_EDGES = "nequix_sorted_edges"
 
 
 class NequixModel(EnergyModel):
@@ -58,21 +63,31 @@ class NequixModel(EnergyModel):
         """See ``EnergyModel.export_suffixes``."""
         return (nequix_files.TORCH_SUFFIX, nequix_files.JAX_SUFFIX)
 
+    def prepare(self, batch: Batch) -> Batch:
+        """See ``EnergyModel.prepare``; sorts edges for the compiled messages."""
+        batch = super().prepare(batch)
+        if can_fuse(batch[keys.POSITIONS]):
+            batch = copy.copy(batch)
+            batch[_SORTED_EDGES] = sort_edges(
+                batch[keys.EDGE_INDEX], batch[keys.EDGE_SHIFTS], batch.num_nodes
+            )
+        return batch
+
     def energy(
         self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
     ) -> torch.Tensor:
         """See ``EnergyModel.energy``."""
         moved, cell = apply_strain(batch, positions, strain)
-        centre, neighbour = batch[keys.EDGE_INDEX]
         species = self._element_index[batch[keys.ATOMIC_NUMBERS]]
-        neighbours = group_neighbours(
-            centre,
-            neighbour,
-            edge_vectors(batch, moved, cell),
-            len(species),
-            self.cutoff,
-        )
-        energies = self.network(species, neighbours)
+        vectors = edge_vectors(batch, moved, cell)
+        if (edges := batch.get(_SORTED_EDGES)) is not None:
+            energies = self.network(species, vectors[edges.order], edges)
+        else:
+            centre, neighbour = batch[keys.EDGE_INDEX]
+            groups = group_neighbours(
+                centre, neighbour, vectors, len(species), self.cutoff
+            )
+            energies = self.network(species, groups.vectors, groups)
         total = energies.new_zeros(strain.shape[0])
         return total.index_add(0, batch[keys.STRUCTURE_INDEX], energies)
 

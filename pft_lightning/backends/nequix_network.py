@@ -4,8 +4,9 @@ It stands here because ``import nequix`` imports JAX, and because a Hessian loss
 three derivatives of it. Parameters are called as in Nequix's own torch form, so that
 state dicts fit. Features are lists with one tensor (n_atoms, 2l+1, channels) for each
 irreducible representation. Where Nequix makes one long message per edge and then adds
-up, messages are contracted with the spherical harmonics while they are added up over
-groups of neighbours of an atom, by matrix products: the same sums, some times faster.
+up, messages are contracted with the spherical harmonics while they are added up: on the
+CPU by compiled code (``nequix_messages``), elsewhere by matrix products over groups of
+neighbours of an atom. The same sums, some times faster.
 
 Source: arXiv:2508.16067 (Nequix); arXiv:2101.03164 (NequIP, its architecture).
 """
@@ -13,6 +14,7 @@ Source: arXiv:2508.16067 (Nequix); arXiv:2101.03164 (NequIP, its architecture).
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +24,16 @@ import torch
 from torch.nn.functional import silu
 
 from pft_lightning.backends.nequix_layers import IrrepsLinear, RadialMLP, RMSNorm
+from pft_lightning.backends.nequix_messages import (
+    Edges,
+    Layout,
+    make_layout,
+    messages,
+)
 from pft_lightning.backends.nequix_paths import (
     coupling_matrix,
     coupling_name,
+    coupling_table,
     find_paths,
     o3,
 )
@@ -99,6 +108,8 @@ class Convolution(torch.nn.Module):
         norm: whether there is a ``RMSNorm``.
     """
 
+    layout: Layout  # set by the network, which shares couplings among layers
+
     def __init__(
         self,
         irreps_in: o3.Irreps,
@@ -127,20 +138,55 @@ class Convolution(torch.nn.Module):
         self,
         features: list[torch.Tensor],
         radial: torch.Tensor,
-        couplings: Mapping[tuple[int, int, int], torch.Tensor],
-        neighbours: Neighbours,
+        couplings: Any,
+        neighbours: Neighbours | Edges,
     ) -> list[torch.Tensor]:
         """Features of the next layer.
 
         Args:
             features: (n_atoms, 2l+1, channels) per representation.
-            radial: (n_groups * size, n_radial).
-            couplings: see ``NequixNetwork.couplings``.
+            radial: (n_edges or n_pairs, n_radial), in the order of ``neighbours``.
+            couplings: see ``NequixNetwork.couplings`` and ``coupling_rows``.
             neighbours: who they are.
         """
+        sent = self.linear_1(features)
+        if isinstance(neighbours, Edges):
+            received = self._fused(sent, radial, couplings, neighbours)
+        else:
+            received = self._grouped(sent, radial, couplings, neighbours)
+        mixed = self.linear_2([x * self.scale for x in received])
+        # The one-hot elements before the first layer reach the scalars only.
+        for place, skipped in enumerate(self.skip(features)):
+            mixed[place] = mixed[place] + skipped
+        return self._gate(self.layer_norm(mixed) if self.layer_norm else mixed)
+
+    def _fused(
+        self,
+        features: list[torch.Tensor],
+        radial: torch.Tensor,
+        couplings: torch.Tensor,
+        edges: Edges,
+    ) -> list[torch.Tensor]:
+        layout = self.layout
+        (weights,) = self.radial_mlp(radial, [sum(path.channels for path in self.paths)])
+        rows = torch.cat([x.flatten(1) for x in features], dim=1)
+        received = messages(layout, edges, couplings, rows, weights)
+        parts = received.split([m * n for m, n in layout.message_shapes], dim=1)
+        return [
+            part.unflatten(1, shape)
+            for part, shape in zip(parts, layout.message_shapes, strict=True)
+        ]
+
+    def _grouped(
+        self,
+        features: list[torch.Tensor],
+        radial: torch.Tensor,
+        couplings: Mapping[tuple[int, int, int], torch.Tensor],
+        neighbours: Neighbours,
+    ) -> list[torch.Tensor]:
         n_groups = len(neighbours.owner)
         weights = self.radial_mlp(radial, [path.channels for path in self.paths])
-        sent = [x.index_select(0, neighbours.index) for x in self.linear_1(features)]
+        sent = [x.index_select(0, neighbours.index) for x in features]
         received: dict[int, list[torch.Tensor]] = {}
         for path, weight in zip(self.paths, weights, strict=True):
             rows = _GROUP_SIZE * (2 * path.degree + 1)
@@ -152,16 +198,12 @@ class Convolution(torch.nn.Module):
             received.setdefault(path.target, []).append(
                 torch.bmm(coupling.transpose(1, 2), message)
             )
-        messages = []
+        summed = []
         for _, parts in sorted(received.items()):
-            groups = torch.cat(parts, dim=2) * self.scale
+            groups = torch.cat(parts, dim=2)
             zeros = groups.new_zeros(len(features[0]), *groups.shape[1:])
-            messages.append(zeros.index_add(0, neighbours.owner, groups))
-        mixed = self.linear_2(messages)
-        # The one-hot elements before the first layer reach the scalars only.
-        for place, skipped in enumerate(self.skip(features)):
-            mixed[place] = mixed[place] + skipped
-        return self._gate(self.layer_norm(mixed) if self.layer_norm else mixed)
+            summed.append(zeros.index_add(0, neighbours.owner, groups))
+        return summed
 
     def _gate(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
         scalars, *others = features
@@ -195,6 +237,7 @@ class NequixNetwork(torch.nn.Module):
     """
 
     layers: Any
+    coupling_table: torch.Tensor
     atom_energies: torch.Tensor
     bessel_weights: torch.Tensor
 
@@ -249,21 +292,40 @@ class NequixNetwork(torch.nn.Module):
         )
         for triple in self._triples:
             self._constants[coupling_name(triple)] = coupling_matrix(*triple)
+        self._constants["coupling_table"] = coupling_table(self._triples, lmax)
+        ends = itertools.accumulate((2 * a + 1) * (2 * b + 1) for a, _, b in self._triples)
+        offsets = dict(zip(self._triples, [0, *ends][:-1], strict=True))
+        for i, layer in enumerate(self.layers):
+            irreps = species if i == 0 else hidden
+            shapes = [(irrep.dim, n) for n, irrep in irreps]
+            layer.layout = make_layout(
+                layer.paths, shapes, offsets, self._constants["coupling_table"].shape[1]
+            )
         for name, value in self._constants.items():
             self.register_buffer(
                 name, value.to(self.atom_energies.dtype), persistent=False
             )
 
-    def forward(self, species: torch.Tensor, neighbours: Neighbours) -> torch.Tensor:
+    def forward(
+        self,
+        species: torch.Tensor,
+        vectors: torch.Tensor,
+        neighbours: Neighbours | Edges,
+    ) -> torch.Tensor:
         """Energies (n_atoms,), eV.
 
         Args:
             species: (n_atoms,), int64, place of the element in the list.
+            vectors: (n_edges, 3), Å, to the neighbours in the order of these.
             neighbours: of each atom.
         """
-        lengths = torch.linalg.vector_norm(neighbours.vectors, dim=-1)
-        radial = self.radial_basis(lengths)
-        couplings = self.couplings(neighbours.vectors)
+        couplings: Any
+        if isinstance(neighbours, Edges):
+            couplings = self.coupling_rows(vectors)
+            vectors = vectors[neighbours.first_of_pair]
+        else:
+            couplings = self.couplings(vectors)
+        radial = self.radial_basis(torch.linalg.vector_norm(vectors, dim=-1))
         one_hot = torch.nn.functional.one_hot(species, len(self.atom_energies))
         features = [one_hot.to(radial.dtype)[:, None, :]]
         for layer in self.layers:
@@ -308,16 +370,28 @@ class NequixNetwork(torch.nn.Module):
             For each (degree of the features, of the harmonics, of the messages) an
             array (n_edges, 2 * degree in + 1, 2 * degree out + 1).
         """
-        degrees = list(range(self.lmax + 1))
-        harmonics = o3.spherical_harmonics(
-            degrees, vectors, normalize=True, normalization="component"
-        ).split([2 * degree + 1 for degree in degrees], dim=1)
+        degrees = range(self.lmax + 1)
+        harmonics = self._harmonics(vectors).split([2 * l + 1 for l in degrees], dim=1)
         return {
             triple: (harmonics[triple[1]] @ getattr(self, coupling_name(triple))).view(
                 -1, 2 * triple[0] + 1, 2 * triple[2] + 1
             )
             for triple in self._triples
         }
+
+
+    def coupling_rows(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The same arrays side by side in the rows of one, (n_edges, all)."""
+        return self._harmonics(vectors) @ self.coupling_table
+
+    def _harmonics(self, vectors: torch.Tensor) -> torch.Tensor:
+        harmonics: torch.Tensor = o3.spherical_harmonics(
+            list(range(self.lmax + 1)),
+            vectors,
+            normalize=True,
+            normalization="component",
+        )
+        return harmonics
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,3 +87,19 @@ def coupling_matrix(degree: int, harmonic: int, target: int) -> torch.Tensor:
     symbols = o3.wigner_3j(degree, harmonic, target, dtype=torch.float64)
     scaled = symbols * math.sqrt(2 * target + 1)
     return scaled.transpose(0, 1).reshape(2 * harmonic + 1, -1).contiguous()
+
+
+def coupling_table(triples: Sequence[tuple[int, int, int]], lmax: int) -> torch.Tensor:
+    """Matrices of several triples side by side, ((lmax + 1)², columns), float64.
+
+    Rows are those of all harmonics up to ``lmax``; a block has only those of its own.
+    """
+    blocks = []
+    for degree, harmonic, target in triples:
+        block = torch.zeros(
+            (lmax + 1) ** 2, (2 * degree + 1) * (2 * target + 1), dtype=torch.float64
+        )
+        rows = slice(harmonic**2, (harmonic + 1) ** 2)
+        block[rows] = coupling_matrix(degree, harmonic, target)
+        blocks.append(block)
+    return torch.cat(blocks, dim=1)

@@ -1,0 +1,81 @@
+"""Compile the package's C sources for the processor at hand, once."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import platformdirs
+
+
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+
+_SLOWER = "Nequix models run without it on the CPU, with the same numbers but slower."
+
+
+@functools.cache
+def load_library(name: str) -> ctypes.CDLL | None:
+    """Compile ``name.c`` with its ``name.h`` and load it; None where that fails.
+
+    The result is kept in the user's cache, under the hash of sources, compiler and
+    processor. ``PFT_LIGHTNING_COMPILE=0`` turns compiling off.
+
+    Args:
+        name: of the sources beside this file.
+    """
+    if os.environ.get("PFT_LIGHTNING_COMPILE") == "0":
+        return None
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or platform.system() == "Windows":
+        warnings.warn(f"No C compiler (cc, gcc or $CC) found. {_SLOWER}", stacklevel=2)
+        return None
+    source = Path(__file__).with_name(f"{name}.c")
+    parts = [source.read_bytes(), source.with_suffix(".h").read_bytes()]
+    parts += [compiler.encode(), _processor().encode(), " ".join(_FLAGS).encode()]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    folder = Path(platformdirs.user_cache_dir("pft_lightning")) / "compiled"
+    library = folder / f"{name.strip('_')}-{digest}.so"
+    try:
+        if not library.exists():
+            _compile(compiler, source, library)
+        return ctypes.CDLL(str(library))
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        warnings.warn(
+            f"{source.name} could not be compiled with {compiler}: "
+            f"{reason.strip()[:500]}. {_SLOWER}",
+            stacklevel=2,
+        )
+        return None
+
+
+def _compile(compiler: str, source: Path, library: Path) -> None:
+    """Write the library in one step: several processes may do so at a time."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        subprocess.run(
+            [compiler, *_FLAGS, "-o", str(made), str(source)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        made.replace(library)
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on: home folders are shared among machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() + platform.machine()
+    kinds = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(kinds)}))

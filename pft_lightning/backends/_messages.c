@@ -1,0 +1,71 @@
+/* Messages of a tensor-product convolution and every derivative of them.
+
+   With couplings K (harmonics times coupling coefficients), features s, radial weights
+   w and cotangents G of the messages, all layers of all derivatives need one form,
+
+       F = sum over paths, edges e, a, b, c of
+           K[e, a, b] s[neighbour(e), a, c] w[pair(e), c] G[centre(e), b, c],
+
+   differentiated by one of its four arguments: by G it is the messages, by the others
+   what backpropagation asks for, and since F is linear in each argument the derivatives
+   of these are such forms again. Nothing as large as (edges, components, channels) is
+   ever in memory.
+
+   Compiled by _compiled.py, called by nequix_messages.py. */
+
+#include <stdint.h>
+#include <string.h>
+
+enum slot { COUPLING, FEATURE, WEIGHT, MESSAGE };
+enum { MAX_M = 15 }; /* components of the highest degree */
+#define UNROLL _Pragma("GCC unroll 8")
+
+/* A product of features and harmonics: components of features (m1) and messages (m3),
+   and where its block begins in a row of K, s, w and G; stride: of components in G. */
+struct path {
+    int32_t m1, m3, channels, coupling, feature, weight, message, stride;
+};
+
+/* Edges in groups, by centre, neighbour or pair, so that no two threads add to one row:
+   those of group i are order[start[i]] .. order[start[i + 1] - 1]. */
+struct edges {
+    const int64_t *start, *order, *centre, *neighbour, *pair;
+};
+
+/* Lengths of rows. */
+struct widths {
+    int64_t couplings, features, weights, messages;
+};
+
+#define SHUFFLE __builtin_shufflevector
+
+#define REAL float
+#define NAME(x) x##_f32
+#define LOW_1(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+#define HIGH_1(a, b) \
+    SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
+#define LOW_2(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+#define HIGH_2(a, b) \
+    SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
+#define LOW_3(a, b) SHUFFLE(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29)
+#define HIGH_3(a, b) \
+    SHUFFLE(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31)
+#include "_messages.h"
+#undef REAL
+#undef NAME
+#undef LOW_1
+#undef HIGH_1
+#undef LOW_2
+#undef HIGH_2
+#undef LOW_3
+#undef HIGH_3
+
+#define REAL double
+#define NAME(x) x##_f64
+#define LOW_1(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
+#define HIGH_1(a, b) SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+#define LOW_2(a, b) SHUFFLE(a, b, 0, 1, 4, 5, 8, 9, 12, 13)
+#define HIGH_2(a, b) SHUFFLE(a, b, 2, 3, 6, 7, 10, 11, 14, 15)
+#define LOW_3(a, b) SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
+#define HIGH_3(a, b) SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15)
+#include "_messages.h"
