@@ -17,8 +17,9 @@ from pft_lightning.backends.base import (
     edge_vectors,
     element_table,
 )
+from pft_lightning.backends.nequix_groups import group_neighbours
 from pft_lightning.backends.nequix_messages import can_fuse, sort_edges
-from pft_lightning.backends.nequix_network import NequixNetwork, group_neighbours
+from pft_lightning.backends.nequix_network import NequixNetwork
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import ConfigError
 

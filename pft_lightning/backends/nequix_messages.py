@@ -1,4 +1,4 @@
-"""Messages of a Nequix layer as one fused operation, differentiable any number of times.
+"""Messages of a Nequix layer as one fused operation, differentiable at will.
 
 On a CPU most of the time of a Hessian step went into arrays with a row for each edge
 and component, which are long and used once. Here the product of couplings, features and
@@ -190,8 +190,10 @@ def messages(
         features: (n_atoms, row of features).
         weights: (n_pairs, row of weights).
     """
-    result = _Form.apply(layout, edges, MESSAGE, couplings, features, weights)
-    return result  # type: ignore[no-any-return]
+    received: torch.Tensor = _Form.apply(
+        layout, edges, MESSAGE, couplings, features, weights
+    )
+    return received
 
 
 class _Form(torch.autograd.Function):

@@ -14,17 +14,18 @@ Source: arXiv:2508.16067 (Nequix); arXiv:2101.03164 (NequIP, its architecture).
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import silu
 
+from pft_lightning.backends.nequix_groups import Neighbours, grouped_messages
 from pft_lightning.backends.nequix_layers import IrrepsLinear, RadialMLP, RMSNorm
 from pft_lightning.backends.nequix_messages import (
+    WEIGHT,
     Edges,
     Layout,
     make_layout,
@@ -37,62 +38,6 @@ from pft_lightning.backends.nequix_paths import (
     find_paths,
     o3,
 )
-
-
-# Neighbours in a group. Larger ones make fewer sums and larger matrices, but more of
-# their places stay empty: half a group per atom, which has some 60 neighbours.
-_GROUP_SIZE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """Neighbours in groups of one size; all of a group belong to one atom.
-
-    Attributes:
-        vectors: (n_groups * size, 3), Å. Empty places hold vectors longer than the
-            cutoff, so that their messages are exactly zero.
-        index: (n_groups * size,), int64, atom at the end of each vector.
-        owner: (n_groups,), int64, atom that a group belongs to.
-    """
-
-    vectors: torch.Tensor
-    index: torch.Tensor
-    owner: torch.Tensor
-
-
-def group_neighbours(
-    centre: torch.Tensor,
-    neighbour: torch.Tensor,
-    vectors: torch.Tensor,
-    n_atoms: int,
-    cutoff: float,
-) -> Neighbours:
-    """Arrange edges in groups of one centre.
-
-    Args:
-        centre: (n_edges,), int64.
-        neighbour: (n_edges,), int64.
-        vectors: (n_edges, 3), Å.
-        n_atoms: number of atoms.
-        cutoff: Å.
-    """
-    n_edges, device = len(centre), centre.device
-    counts = torch.bincount(centre, minlength=n_atoms)
-    n_groups = (counts + _GROUP_SIZE - 1) // _GROUP_SIZE
-    order = torch.argsort(centre, stable=True)
-    centre = centre[order]
-    rank = torch.arange(n_edges, device=device) - (counts.cumsum(0) - counts)[centre]
-    place = (n_groups.cumsum(0) - n_groups)[centre] * _GROUP_SIZE + rank
-    owner = torch.repeat_interleave(n_groups)
-    # Empty places point at one more vector, behind the last edge.
-    edge = torch.full((len(owner) * _GROUP_SIZE,), n_edges, device=device)
-    edge[place] = order
-    distant = vectors.new_tensor([[2.0 * cutoff, 0.0, 0.0]])
-    return Neighbours(
-        vectors=torch.cat([vectors, distant]).index_select(0, edge),
-        index=torch.cat([neighbour, neighbour.new_zeros(1)])[edge],
-        owner=owner,
-    )
 
 
 class Convolution(torch.nn.Module):
@@ -153,7 +98,11 @@ class Convolution(torch.nn.Module):
         if isinstance(neighbours, Edges):
             received = self._fused(sent, radial, couplings, neighbours)
         else:
-            received = self._grouped(sent, radial, couplings, neighbours)
+            sizes = [path.channels for path in self.paths]
+            weights = self.radial_mlp(radial, sizes)
+            received = grouped_messages(
+                self.paths, neighbours, couplings, sent, weights
+            )
         mixed = self.linear_2([x * self.scale for x in received])
         # The one-hot elements before the first layer reach the scalars only.
         for place, skipped in enumerate(self.skip(features)):
@@ -168,7 +117,7 @@ class Convolution(torch.nn.Module):
         edges: Edges,
     ) -> list[torch.Tensor]:
         layout = self.layout
-        (weights,) = self.radial_mlp(radial, [sum(path.channels for path in self.paths)])
+        (weights,) = self.radial_mlp(radial, [layout.widths[WEIGHT]])
         rows = torch.cat([x.flatten(1) for x in features], dim=1)
         received = messages(layout, edges, couplings, rows, weights)
         parts = received.split([m * n for m, n in layout.message_shapes], dim=1)
@@ -176,34 +125,6 @@ class Convolution(torch.nn.Module):
             part.unflatten(1, shape)
             for part, shape in zip(parts, layout.message_shapes, strict=True)
         ]
-
-    def _grouped(
-        self,
-        features: list[torch.Tensor],
-        radial: torch.Tensor,
-        couplings: Mapping[tuple[int, int, int], torch.Tensor],
-        neighbours: Neighbours,
-    ) -> list[torch.Tensor]:
-        n_groups = len(neighbours.owner)
-        weights = self.radial_mlp(radial, [path.channels for path in self.paths])
-        sent = [x.index_select(0, neighbours.index) for x in features]
-        received: dict[int, list[torch.Tensor]] = {}
-        for path, weight in zip(self.paths, weights, strict=True):
-            rows = _GROUP_SIZE * (2 * path.degree + 1)
-            message = (sent[path.source] * weight[:, None]).view(
-                n_groups, rows, path.channels
-            )
-            coupling = couplings[path.degree, path.harmonic, path.target_degree]
-            coupling = coupling.view(n_groups, rows, 2 * path.target_degree + 1)
-            received.setdefault(path.target, []).append(
-                torch.bmm(coupling.transpose(1, 2), message)
-            )
-        summed = []
-        for _, parts in sorted(received.items()):
-            groups = torch.cat(parts, dim=2)
-            zeros = groups.new_zeros(len(features[0]), *groups.shape[1:])
-            summed.append(zeros.index_add(0, neighbours.owner, groups))
-        return summed
 
     def _gate(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
         scalars, *others = features
@@ -293,14 +214,12 @@ class NequixNetwork(torch.nn.Module):
         for triple in self._triples:
             self._constants[coupling_name(triple)] = coupling_matrix(*triple)
         self._constants["coupling_table"] = coupling_table(self._triples, lmax)
-        ends = itertools.accumulate((2 * a + 1) * (2 * b + 1) for a, _, b in self._triples)
-        offsets = dict(zip(self._triples, [0, *ends][:-1], strict=True))
+        sizes = [(2 * a + 1) * (2 * b + 1) for a, _, b in self._triples]
+        offsets = dict(zip(self._triples, np.cumsum([0, *sizes[:-1]]), strict=True))
         for i, layer in enumerate(self.layers):
             irreps = species if i == 0 else hidden
             shapes = [(irrep.dim, n) for n, irrep in irreps]
-            layer.layout = make_layout(
-                layer.paths, shapes, offsets, self._constants["coupling_table"].shape[1]
-            )
+            layer.layout = make_layout(layer.paths, shapes, offsets, sum(sizes))
         for name, value in self._constants.items():
             self.register_buffer(
                 name, value.to(self.atom_energies.dtype), persistent=False
@@ -370,15 +289,14 @@ class NequixNetwork(torch.nn.Module):
             For each (degree of the features, of the harmonics, of the messages) an
             array (n_edges, 2 * degree in + 1, 2 * degree out + 1).
         """
-        degrees = range(self.lmax + 1)
-        harmonics = self._harmonics(vectors).split([2 * l + 1 for l in degrees], dim=1)
+        components = [2 * degree + 1 for degree in range(self.lmax + 1)]
+        harmonics = self._harmonics(vectors).split(components, dim=1)
         return {
             triple: (harmonics[triple[1]] @ getattr(self, coupling_name(triple))).view(
                 -1, 2 * triple[0] + 1, 2 * triple[2] + 1
             )
             for triple in self._triples
         }
-
 
     def coupling_rows(self, vectors: torch.Tensor) -> torch.Tensor:
         """The same arrays side by side in the rows of one, (n_edges, all)."""
