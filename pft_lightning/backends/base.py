@@ -157,7 +157,7 @@ class EnergyModel(torch.nn.Module, ABC):
         tangents: torch.Tensor | None = None,
         forces: bool = True,
         stress: bool = True,
-        engine: Engine = "forward_over_reverse",
+        engine: Engine | None = None,
     ) -> Derivatives:
         """Energy, forces, stress and Hessian-vector products of a neutral batch.
 

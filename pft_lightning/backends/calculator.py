@@ -59,7 +59,7 @@ def hessian_vector_product(
     atoms: ase.Atoms,
     tangents: np.ndarray,
     *,
-    engine: Engine = "forward_over_reverse",
+    engine: Engine | None = None,
 ) -> np.ndarray:
     """Multiply the energy Hessian of a structure with given directions.
 

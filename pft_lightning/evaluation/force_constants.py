@@ -82,8 +82,7 @@ def force_constants(
         method: ``hvp``, ``finite_displacement`` or ``full``.
         displacement: Å, of ``finite_displacement``.
         max_atoms: Atoms of a pass, counted once per direction; what bounds memory.
-        engine: see ``pft_lightning.physics.hvp.compute_derivatives``; None is
-            ``default_engine`` of the model's device.
+        engine: see ``pft_lightning.physics.hvp.compute_derivatives``.
         progress: Show a progress bar.
 
     Returns:
@@ -188,15 +187,6 @@ def in_float64(model: EnergyModel) -> EnergyModel:
     return copy.deepcopy(model).to(torch.float64)
 
 
-def default_engine(device: torch.device) -> Engine:
-    """Choose how Hessian-vector products of an evaluation are differentiated.
-
-    On the CPU reverse over reverse took 3 times less time than forward over reverse
-    for one direction a pass and 1.1 to 1.3 times less for eight (MACE, 16 atoms).
-    """
-    return "reverse_over_reverse" if device.type == "cpu" else "forward_over_reverse"
-
-
 def _check(
     model: Potential, phonon: Phonopy, method: str, displacement: float, max_atoms: int
 ) -> None:
@@ -254,7 +244,7 @@ def _products(
                 tangents=tangents.to(model.device).transpose(0, 1),
                 forces=False,
                 stress=False,
-                engine=engine or default_engine(model.device),
+                engine=engine,
             )
         assert result.hvp is not None
         found.append(result.hvp.transpose(0, 1).cpu().numpy())

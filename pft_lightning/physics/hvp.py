@@ -30,15 +30,15 @@ def compute_derivatives(
     tangents: torch.Tensor | None = None,
     forces: bool = True,
     stress: bool = True,
-    engine: Engine = "forward_over_reverse",
+    engine: Engine | None = None,
 ) -> Derivatives:
     """Differentiate an energy in one pass.
 
-    With tangents and the default engine everything comes out of
-    ``jvp(grad(energy), positions, tangent)``; several probes are mapped over the
-    tangents only, so that energy and forces are computed once. Without tangents
-    it is one reverse pass. The graph to the parameters of ``energy`` is kept
-    where grad mode is on and never under ``torch.no_grad()``.
+    With tangents everything comes out of ``jvp(grad(energy), positions, tangent)``
+    (``forward_over_reverse``) or out of differentiating the gradient once more
+    (``reverse_over_reverse``); energy and forces are computed once for all probes.
+    Without tangents it is one reverse pass. The graph to the parameters of ``energy``
+    is kept where grad mode is on and never under ``torch.no_grad()``.
 
     Sign: the product is ``+d2E/dR2 @ v = -d(forces)/dR @ v``, so that a stable
     crystal gives ``v . Hv >= 0``.
@@ -51,7 +51,8 @@ def compute_derivatives(
         tangents: (n_atoms, n_probes, 3), directions v; not normalised here.
         forces: return forces.
         stress: return the stress; without it the strain is not differentiated.
-        engine: ``forward_over_reverse`` or ``reverse_over_reverse``.
+        engine: ``forward_over_reverse`` or ``reverse_over_reverse``, with the same
+            result; None chooses, see ``default_engine``.
 
     Returns:
         Energies, and what was asked for: forces in eV/Å, stress (symmetric; zero
@@ -66,6 +67,7 @@ def compute_derivatives(
 
     Source: arXiv:2601.07742 (phonon fine-tuning).
     """
+    engine = engine or default_engine(positions.device)
     _check_input(positions, volumes, tangents, engine)
     keep_graph = torch.is_grad_enabled()
     # A tensor made under inference mode cannot be saved for backward; a clone can.
@@ -246,13 +248,22 @@ def _to_stress(grad_strain: torch.Tensor, volumes: torch.Tensor) -> torch.Tensor
     return symmetric * inverse[:, None, None]
 
 
-def check_engine(engine: str) -> None:
-    """Refuse a name that is no engine.
+def default_engine(device: torch.device) -> Engine:
+    """Choose how Hessian-vector products are differentiated.
+
+    On the CPU reverse over reverse took less time for all backends: 1.2 to 3 times less
+    with one probe, 1.1 to 1.3 times less with eight (``benchmarks/hvp_cost``).
+    """
+    return "reverse_over_reverse" if device.type == "cpu" else "forward_over_reverse"
+
+
+def check_engine(engine: str | None) -> None:
+    """Refuse a name that is no engine; None leaves the choice to ``default_engine``.
 
     Raises:
         ConfigError: it is none.
     """
-    if engine not in get_args(Engine):
+    if engine is not None and engine not in get_args(Engine):
         raise ConfigError(
             f"engine is {engine!r}; expected one of {list(get_args(Engine))}."
         )
@@ -262,7 +273,7 @@ def _check_input(
     positions: torch.Tensor,
     volumes: torch.Tensor,
     tangents: torch.Tensor | None,
-    engine: str,
+    engine: Engine,
 ) -> None:
     if torch.is_inference_mode_enabled():
         raise NotDifferentiableError(

@@ -100,8 +100,8 @@ class PhononFineTuning(lightning.LightningModule):
             left out, the published recipe.
         scheduler: Takes the optimizer; constant learning rate if left out.
         no_decay: Shell patterns of parameters without weight decay.
-        engine: How Hessian-vector products are differentiated. On the CPU
-            ``reverse_over_reverse`` takes less time for one or two probes.
+        engine: How Hessian-vector products are differentiated; None is the faster way
+            on the device.
         validation_seed: Of the fixed tangents of the validation.
 
     Attributes:
@@ -122,7 +122,7 @@ class PhononFineTuning(lightning.LightningModule):
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         no_decay: Sequence[str] = (),
-        engine: Engine = "forward_over_reverse",
+        engine: Engine | None = None,
         validation_seed: int = 0,
     ) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ def hvp_errors(
     model: EnergyModel,
     batch: Batch,
     seed: int,
-    engine: Engine = "forward_over_reverse",
+    engine: Engine | None = None,
 ) -> torch.Tensor:
     """Mean absolute error of H v of each structure over all inequivalent atoms.
 

@@ -65,8 +65,7 @@ class HessianLoss(HessianTerm, Callback):
         warmup_steps: Optimiser steps of the linear warm-up.
         every_n_steps: The term is due at every n-th training batch.
         seed: Of the order of the structures, of tangents and of the validation.
-        engine: How products are differentiated. On the CPU ``reverse_over_reverse``
-            takes less time for one or two probes.
+        engine: How products are differentiated; None is the faster way on the device.
         options: How phonon files are read.
         cache_dir: Where stores are built on first use; None is the user's cache.
     """
@@ -88,7 +87,7 @@ class HessianLoss(HessianTerm, Callback):
         warmup_steps: int = 0,
         every_n_steps: int = 1,
         seed: int = 0,
-        engine: Engine = "forward_over_reverse",
+        engine: Engine | None = None,
         options: PhononReadOptions | Mapping[str, Any] | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:

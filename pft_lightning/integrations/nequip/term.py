@@ -66,7 +66,7 @@ class HessianTerm(HessianObjective):
         warmup_steps: int = 0,
         every_n_steps: int = 1,
         seed: int = 0,
-        engine: Engine = "forward_over_reverse",
+        engine: Engine | None = None,
     ) -> None:
         if every_n_steps < 1:
             raise ConfigError(f"every_n_steps is {every_n_steps}; at least 1.")
@@ -83,7 +83,7 @@ class HessianTerm(HessianObjective):
             seed=seed,
         )
         self.reduction: Reduction = reduction
-        self.engine: Engine = engine
+        self.engine = engine
         self._model: NequIPModel | None = None
         self._dtypes: dict[str, torch.dtype] = {}
         self._sequence: dict[str, Any] | None = None

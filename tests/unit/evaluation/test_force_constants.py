@@ -15,7 +15,6 @@ import pft_lightning as pft
 from pft_lightning.errors import ConfigError, NotDifferentiableError
 from pft_lightning.evaluation.force_constants import (
     compute_force_constants,
-    default_engine,
     inequivalent_displacements,
 )
 from pft_lightning.testing import PairPotential
@@ -96,21 +95,6 @@ def test_both_engines_give_the_same(rocksalt, potential, engine):
     expected = pft.force_constants(potential, rocksalt, method="full")
     found = pft.force_constants(potential, rocksalt, engine=engine)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-
-
-def test_the_engine_is_chosen_by_device(rocksalt, potential, monkeypatch):
-    asked = []
-    derivatives = PairPotential.derivatives
-
-    def listening(self, *args, engine, **options):
-        asked.append(engine)
-        return derivatives(self, *args, engine=engine, **options)
-
-    monkeypatch.setattr(PairPotential, "derivatives", listening)
-    pft.force_constants(potential, rocksalt)
-    pft.force_constants(potential, rocksalt, engine="forward_over_reverse")
-    assert asked == ["reverse_over_reverse", "forward_over_reverse"]
-    assert default_engine(torch.device("cuda")) == "forward_over_reverse"
 
 
 def test_single_precision_weights_are_evaluated_in_double(rocksalt, potential):

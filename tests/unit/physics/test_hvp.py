@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pft_lightning.errors import ConfigError, NotDifferentiableError, ShapeError
-from pft_lightning.physics.hvp import compute_derivatives
+from pft_lightning.physics import hvp
+from pft_lightning.physics.hvp import compute_derivatives, default_engine
 
 
 ENGINES = ["forward_over_reverse", "reverse_over_reverse"]
@@ -176,7 +177,9 @@ def test_missing_rule_names_the_other_engine(positions, tangents):
         return _NoForwardRule.apply(positions).reshape(2, -1).sum(dim=1)
 
     with pytest.raises(NotDifferentiableError, match="engine='reverse_over_reverse'"):
-        compute_derivatives(energy, positions, VOLUMES, tangents=tangents)
+        compute_derivatives(
+            energy, positions, VOLUMES, tangents=tangents, engine="forward_over_reverse"
+        )
     result = compute_derivatives(
         energy, positions, VOLUMES, tangents=tangents, engine="reverse_over_reverse"
     )
@@ -205,6 +208,26 @@ def test_wrong_shapes(energy, positions, change, message):
     arguments = {"positions": positions, "volumes": VOLUMES, **change}
     with pytest.raises(ShapeError, match=message):
         compute_derivatives(energy, **arguments)
+
+
+def test_the_engine_is_chosen_by_device(energy, positions, tangents, monkeypatch):
+    taken = []
+    for name in ("_forward_over_reverse", "_reverse_over_reverse"):
+        compute = getattr(hvp, name)
+        monkeypatch.setattr(
+            hvp,
+            name,
+            lambda *args, name=name, compute=compute: (
+                taken.append(name),
+                compute(*args),
+            )[1],
+        )
+    for engine in (None, "forward_over_reverse"):
+        compute_derivatives(
+            energy, positions, VOLUMES, tangents=tangents, engine=engine
+        )
+    assert taken == ["_reverse_over_reverse", "_forward_over_reverse"]
+    assert default_engine(torch.device("cuda")) == "forward_over_reverse"
 
 
 def test_unknown_engine(energy, positions):
