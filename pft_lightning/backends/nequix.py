@@ -67,7 +67,7 @@ class NequixModel(EnergyModel):
     def prepare(self, batch: Batch) -> Batch:
         """See ``EnergyModel.prepare``; sorts edges for the compiled messages."""
         batch = super().prepare(batch)
-        if can_fuse(batch[keys.POSITIONS]):
+        if can_fuse(batch[keys.POSITIONS], self.network.lmax):
             batch = copy.copy(batch)
             batch[_SORTED_EDGES] = sort_edges(
                 batch[keys.EDGE_INDEX], batch[keys.EDGE_SHIFTS], batch.num_nodes

@@ -26,6 +26,9 @@ from pft_lightning.backends.nequix_paths import ProductPath
 # The arguments of the form, in the order of ``_messages.c``.
 COUPLING, FEATURE, WEIGHT, MESSAGE = range(4)
 
+# ``MAX_M`` of ``_messages.c`` holds its components.
+_HIGHEST_DEGREE = 7
+
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 
 
@@ -165,10 +168,16 @@ def make_layout(
     )
 
 
-def can_fuse(reference: torch.Tensor) -> bool:
-    """Whether the compiled form takes tensors of this dtype on this device."""
+def can_fuse(reference: torch.Tensor, degree: int) -> bool:
+    """Whether the compiled form is to be had.
+
+    Args:
+        reference: of the dtype and on the device in question.
+        degree: highest one of features and messages.
+    """
     return (
         reference.dtype in _SUFFIXES
+        and degree <= _HIGHEST_DEGREE
         and reference.device.type == "cpu"
         and load_library("_messages") is not None
     )

@@ -21,7 +21,7 @@ from pft_lightning.backends.nequix_paths import ProductPath
 
 
 needs_compiler = pytest.mark.skipif(
-    not nequix_messages.can_fuse(torch.zeros(1)), reason="no C compiler here"
+    not nequix_messages.can_fuse(torch.zeros(1), 3), reason="no C compiler here"
 )
 
 ELEMENTS = [11, 17]
@@ -98,7 +98,7 @@ def test_compiled_messages_give_the_numbers_of_matrix_products(
     model, batch, engine, monkeypatch
 ):
     compiled = derivatives(model, batch, engine)
-    monkeypatch.setattr(nequix, "can_fuse", lambda reference: False)
+    monkeypatch.setattr(nequix, "can_fuse", lambda *_: False)
     products = derivatives(model, batch, engine)
     for mine, other in zip(compiled, products, strict=True):
         # Sums of some hundred terms in another order, three derivatives deep.
@@ -107,7 +107,7 @@ def test_compiled_messages_give_the_numbers_of_matrix_products(
 
 @pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiler), False])
 def test_both_ways_satisfy_what_every_backend_must(compiled, monkeypatch):
-    monkeypatch.setattr(nequix, "can_fuse", lambda reference: compiled)
+    monkeypatch.setattr(nequix, "can_fuse", lambda *_: compiled)
     model = make_model("three degrees")
     check_backend_conformance(model, build_tiny_crystals(ELEMENTS, model.cutoff))
 
@@ -247,17 +247,24 @@ def test_without_a_compiler_models_run_and_say_so(batch, monkeypatch, tmp_path):
     _compiled.load_library.cache_clear()
     try:
         with pytest.warns(UserWarning, match=r"could not be compiled.*slower"):
-            assert not nequix_messages.can_fuse(torch.zeros(1))
+            assert not nequix_messages.can_fuse(torch.zeros(1), 3)
         energy = make_model("two degrees").derivatives(batch).energy
     finally:
         _compiled.load_library.cache_clear()
     assert torch.isfinite(energy).all()
 
 
+@needs_compiler
+def test_what_the_compiled_form_does_not_take_goes_the_other_way():
+    assert not nequix_messages.can_fuse(torch.zeros(1, dtype=torch.bfloat16), 3)
+    assert not nequix_messages.can_fuse(torch.zeros(1, device="meta"), 3)
+    assert not nequix_messages.can_fuse(torch.zeros(1), 8)
+
+
 def test_compiling_can_be_turned_off(monkeypatch):
     monkeypatch.setenv("PFT_LIGHTNING_COMPILE", "0")
     _compiled.load_library.cache_clear()
     try:
-        assert not nequix_messages.can_fuse(torch.zeros(1))
+        assert not nequix_messages.can_fuse(torch.zeros(1), 3)
     finally:
         _compiled.load_library.cache_clear()
