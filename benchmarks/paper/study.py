@@ -6,7 +6,8 @@ DATA and WORK are those of run.sh, which fills WORK. Every training starts at Ne
 follows ``experiment=pft_paper_nequix_cpu`` but for what its name says, at a constant
 learning rate, and stops after the same wall time, in which nothing is validated; so run
 it on a machine without other jobs. The recipe itself, to compare with, is
-``probe/commensurate_rademacher``. A training whose result is there already is not
+``probe/commensurate_rademacher``. The error is that of ``H v`` on the whole validation
+pack, one and the same random ``v`` in a commensurate cell of each material. A training whose result is there already is not
 repeated.
 Results go to ``../results/paper/studies.json``.
 """
@@ -22,11 +23,19 @@ import sys
 from pathlib import Path
 
 import psutil
+import torch
+from tqdm import tqdm
+
+import pft_lightning as pft
+from pft_lightning import keys
+from pft_lightning.data.batching import BatchKey
+from pft_lightning.data.loading import Collate, Structures, cell_draws
+from pft_lightning.data.store import cached_store
+from pft_lightning.physics.wave_probes import CommensurateRademacherProbe
 
 
 RESULTS = Path(__file__).parents[1] / "results" / "paper" / "studies.json"
 METRICS = (
-    "phonon/hvp_mae",
     "upstream/energy_mae",
     "upstream/forces_mae",
     "upstream/stress_mae",
@@ -83,9 +92,43 @@ def overrides(options: argparse.Namespace, folder: Path) -> list[str]:
     ]
 
 
+class Validation:
+    """Mean absolute error of ``H v``, eV/Å², one draw for each validation material."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._base = options.data / "models" / "nequix-mp-1.pt"
+        model = pft.load_model(self._base, dtype="float32")
+        store = cached_store(
+            options.work / "val", cutoff=model.cutoff, cache_dir=options.work / "cache"
+        )
+        draws = cell_draws(store, share=1.0, seed=0)(0).q_points
+        structures = Structures({keys.PHONON: store})
+        loss = pft.HessianLoss(CommensurateRademacherProbe(), weight=1.0)
+        self._work = []
+        for index in range(len(store)):
+            key = BatchKey(keys.PHONON, index, int(draws[index]))
+            batch = Collate()([structures[key]])[keys.PHONON]
+            self._work.append((batch, loss.request(batch, 0)))
+        self.before = self.error(self._base)
+
+    def error(self, path: Path) -> float:
+        """Mean over the materials."""
+        model = pft.load_model(path, dtype="float32")
+        total = 0.0
+        for batch, request in tqdm(self._work, leave=False, disable=None):
+            with torch.no_grad():
+                hvp = model.derivatives(
+                    batch, tangents=request.tangents, forces=False, stress=False
+                ).hvp
+            total += float(request.term(hvp, batch, "structures").total)
+        return total / len(self._work)
+
+
 def run(options: argparse.Namespace) -> None:
     """Train what is missing."""
+    torch.set_num_threads(1)
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    validation = Validation(options)
     command = str(Path(sys.executable).with_name("pft-train"))
     for study in options.only:
         for variant, own in STUDIES[study].items():
@@ -104,14 +147,23 @@ def run(options: argparse.Namespace) -> None:
                     env=os.environ | {"OMP_NUM_THREADS": "1"},
                 )
             summary = json.loads((folder / "summary.json").read_text())
+            metrics = {metric: summary[metric] for metric in METRICS}
+            metrics["hvp_error"] = {
+                "before": validation.before,
+                "after": validation.error(folder / summary["model"]),
+            }
             known[name] = {
                 "overrides": list(own),
                 "steps": summary["steps"],
-                "metrics": {metric: summary[metric] for metric in METRICS},
+                "metrics": metrics,
                 "versions": summary["versions"],
                 "hardware": f"{psutil.cpu_count()} x {platform.machine()}, one thread",
             }
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
+            # Another process may have added its own.
+            known = (
+                json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            ) | known
             RESULTS.write_text(json.dumps(known, indent=1) + "\n")
             changes = (
                 f"{metric} {100 * (m['after'] / m['before'] - 1):+.1f} %"
