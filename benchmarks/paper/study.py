@@ -7,9 +7,9 @@ follows ``experiment=pft_paper_nequix_cpu`` but for what its name says, at a con
 learning rate, and stops after the same wall time, in which nothing is validated; so run
 it on a machine without other jobs. The recipe itself, to compare with, is
 ``probe/commensurate_rademacher``. The error is that of ``H v`` on the whole validation
-pack, one and the same random ``v`` in a commensurate cell of each material. A training whose result is there already is not
-repeated.
-Results go to ``../results/paper/studies.json``.
+pack, one and the same random ``v`` in a commensurate cell of each material. A training
+whose result is there already is not repeated. Results go to
+``../results/paper/studies.json``.
 """
 
 from __future__ import annotations
