@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +17,9 @@ from pathlib import Path
 import platformdirs
 
 
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
+# Older compilers for Arm do not know it.
+_NATIVE = "-march=native"
 
 _SLOWER = "Nequix models run without it on the CPU, with the same numbers but slower."
 
@@ -45,7 +48,11 @@ def load_library(name: str) -> ctypes.CDLL | None:
     library = folder / f"{name.strip('_')}-{digest}.so"
     try:
         if not library.exists():
-            _compile(compiler, source, library)
+            command = [*shlex.split(compiler), *_FLAGS]
+            try:
+                _compile([*command, _NATIVE], source, library)
+            except subprocess.CalledProcessError:
+                _compile(command, source, library)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
@@ -57,16 +64,17 @@ def load_library(name: str) -> ctypes.CDLL | None:
         return None
 
 
-def _compile(compiler: str, source: Path, library: Path) -> None:
+def _compile(command: list[str], source: Path, library: Path) -> None:
     """Write the library in one step: several processes may do so at a time."""
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
         subprocess.run(
-            [compiler, *_FLAGS, "-o", str(made), str(source)],
+            [*command, "-o", str(made), str(source)],
             check=True,
             capture_output=True,
             text=True,
+            errors="replace",
         )
         made.replace(library)
 
@@ -75,7 +83,7 @@ def _processor() -> str:
     """What ``-march=native`` depends on: home folders are shared among machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() + platform.machine()
+    except OSError:  # not Linux; such computers rarely share a home folder
+        return platform.processor() + platform.machine() + platform.node()
     kinds = ("model name", "flags", "Features", "CPU part")
     return "\n".join(sorted({line for line in lines if line.startswith(kinds)}))

@@ -37,9 +37,16 @@ struct widths {
     int64_t couplings, features, weights, messages;
 };
 
+#if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE __builtin_shufflevector
+#else /* older ones take the order as a vector of integers */
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ORDER){__VA_ARGS__})
+#endif
+typedef int32_t order_f32 __attribute__((vector_size(64)));
+typedef int64_t order_f64 __attribute__((vector_size(64)));
 
 #define REAL float
+#define ORDER order_f32
 #define NAME(x) x##_f32
 #define LOW_1(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
 #define HIGH_1(a, b) \
@@ -52,6 +59,7 @@ struct widths {
     SHUFFLE(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31)
 #include "_messages.h"
 #undef REAL
+#undef ORDER
 #undef NAME
 #undef LOW_1
 #undef HIGH_1
@@ -61,6 +69,7 @@ struct widths {
 #undef HIGH_3
 
 #define REAL double
+#define ORDER order_f64
 #define NAME(x) x##_f64
 #define LOW_1(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
 #define HIGH_1(a, b) SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15)

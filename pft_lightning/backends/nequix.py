@@ -18,7 +18,7 @@ from pft_lightning.backends.base import (
     element_table,
 )
 from pft_lightning.backends.nequix_groups import group_neighbours
-from pft_lightning.backends.nequix_messages import can_fuse, sort_edges
+from pft_lightning.backends.nequix_messages import MOST_ATOMS, can_fuse, sort_edges
 from pft_lightning.backends.nequix_network import NequixNetwork
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import ConfigError
@@ -67,7 +67,8 @@ class NequixModel(EnergyModel):
     def prepare(self, batch: Batch) -> Batch:
         """See ``EnergyModel.prepare``; sorts edges for the compiled messages."""
         batch = super().prepare(batch)
-        if can_fuse(batch[keys.POSITIONS], self.network.lmax):
+        few = batch.num_nodes <= MOST_ATOMS
+        if few and can_fuse(batch[keys.POSITIONS], self.network.lmax):
             batch = copy.copy(batch)
             batch[_SORTED_EDGES] = sort_edges(
                 batch[keys.EDGE_INDEX], batch[keys.EDGE_SHIFTS], batch.num_nodes

@@ -21,10 +21,14 @@ import torch
 
 from pft_lightning.backends._compiled import load_library
 from pft_lightning.backends.nequix_paths import ProductPath
+from pft_lightning.errors import ShapeError
 
 
 # The arguments of the form, in the order of ``_messages.c``.
 COUPLING, FEATURE, WEIGHT, MESSAGE = range(4)
+
+# Atoms of a batch whose pairs have names of their own; see ``_pair_names``.
+MOST_ATOMS = 1 << 19
 
 # ``MAX_M`` of ``_messages.c`` holds its components.
 _HIGHEST_DEGREE = 7
@@ -177,6 +181,7 @@ def can_fuse(reference: torch.Tensor, degree: int) -> bool:
     """
     return (
         reference.dtype in _SUFFIXES
+        and not torch.is_autocast_enabled("cpu")
         and degree <= _HIGHEST_DEGREE
         and reference.device.type == "cpu"
         and load_library("_messages") is not None
@@ -285,8 +290,8 @@ def _is_wanted(ctx: Any, place: int) -> bool:
     """
     if not ctx.needs_input_grad[3 + place]:
         return False
-    inside_torch_func = not hasattr(ctx, "next_functions")
-    node = None if inside_torch_func else ctx.next_functions[place][0]
+    node = ctx.next_functions[place][0]
+    # The question is not answered for leaves.
     if node is None or node.name().endswith("AccumulateGrad"):
         return True
     return bool(torch._C._will_engine_execute_node(node))
@@ -300,12 +305,26 @@ def _contract(
     layout: Layout, edges: Edges, slot: int, arguments: tuple[torch.Tensor, ...]
 ) -> torch.Tensor:
     """Call the compiled form; groups are shared among torch's threads."""
-    arguments = tuple(argument.contiguous() for argument in arguments)
     by_centre, by_neighbour, by_pair = edges.groups
+    n_atoms = len(by_centre[0]) - 1
+    lengths = (len(edges.centre), n_atoms, len(edges.first_of_pair), n_atoms)
+    dtype = arguments[0].dtype
+    for other, argument in zip(_others(slot), arguments, strict=True):
+        # What follows reads memory without asking.
+        if (
+            argument.dtype != dtype
+            or argument.device.type != "cpu"
+            or argument.shape != (lengths[other], layout.widths[other])
+        ):
+            raise ShapeError(
+                f"argument {other} is {argument.dtype} of shape "
+                f"{tuple(argument.shape)} on {argument.device}; expected {dtype} of "
+                f"shape {(lengths[other], layout.widths[other])} on the CPU."
+            )
+    arguments = tuple(argument.contiguous() for argument in arguments)
     start, order = {FEATURE: by_neighbour, WEIGHT: by_pair}.get(slot, by_centre)
     n_groups = len(start) - 1
-    rows = len(edges.centre) if slot == COUPLING else n_groups
-    out = torch.zeros(rows, layout.widths[slot], dtype=arguments[0].dtype)
+    out = arguments[0].new_zeros(lengths[slot], layout.widths[slot])
     pointers = [argument.data_ptr() for argument in arguments]
     pointers.insert(slot, out.data_ptr())
     index = (start, order, edges.centre, edges.neighbour, edges.pair)
@@ -325,11 +344,12 @@ def _contract(
             widths,
         )
 
-    n_threads = min(torch.get_num_threads(), n_groups)
-    if n_threads < 2:
+    n_threads = torch.get_num_threads()
+    n_shares = min(n_threads, n_groups)
+    if n_shares < 2:
         work(0, n_groups)
         return out
-    shares = np.linspace(0, len(edges.centre), n_threads + 1)
+    shares = np.linspace(0, len(edges.centre), n_shares + 1)
     bounds = np.searchsorted(start, shares)
     bounds[[0, -1]] = 0, n_groups
     list(_threads(n_threads, os.getpid()).map(work, bounds[:-1], bounds[1:]))

@@ -251,8 +251,7 @@ def _to_stress(grad_strain: torch.Tensor, volumes: torch.Tensor) -> torch.Tensor
 def default_engine(device: torch.device) -> Engine:
     """Choose how Hessian-vector products are differentiated.
 
-    On the CPU reverse over reverse took less time for all backends: 1.2 to 3 times less
-    with one probe, 1.1 to 1.3 times less with eight (``benchmarks/hvp_cost``).
+    On the CPU reverse over reverse takes less time (``benchmarks/hvp_cost``).
     """
     return "reverse_over_reverse" if device.type == "cpu" else "forward_over_reverse"
 

@@ -43,7 +43,8 @@ def hvp_errors(
         model: The potential.
         batch: Neutral batch with force constants.
         seed: Of the tangents.
-        engine: How the products are differentiated.
+        engine: How the products are differentiated; None is the faster way on the
+            device.
 
     Returns:
         One value per structure that counts, eV/Å²: the mean over components, weighted

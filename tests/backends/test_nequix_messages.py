@@ -7,7 +7,7 @@ import pytest
 import torch
 from ase.build import bulk
 
-from pft_lightning.errors import BackendUnavailableError
+from pft_lightning.errors import BackendUnavailableError, ShapeError
 from pft_lightning.graphs import build_batch, build_data, build_graph
 from pft_lightning.testing import build_tiny_crystals, check_backend_conformance
 
@@ -114,14 +114,15 @@ def test_both_ways_satisfy_what_every_backend_must(compiled, monkeypatch):
 
 @pytest.fixture
 def form():
-    """A layout of three paths, some edges, and its four arguments."""
+    """A layout of four paths, some edges, and its four arguments."""
     paths = [
         ProductPath(0, 0, 1, 1, 1, 17),
         ProductPath(1, 1, 1, 0, 0, 3),
         ProductPath(1, 1, 2, 1, 1, 3),
+        ProductPath(1, 1, 5, 2, 4, 3),  # more components than fit one round of sums
     ]
-    offsets, columns = {(0, 1, 1): 0, (1, 1, 0): 3, (1, 2, 1): 6}, 15
-    layout = nequix_messages.make_layout(paths, [(1, 17), (3, 3)], offsets, columns)
+    offsets = {(0, 1, 1): 0, (1, 1, 0): 3, (1, 2, 1): 6, (1, 5, 4): 15}
+    layout = nequix_messages.make_layout(paths, [(1, 17), (3, 3)], offsets, 42)
     # Atoms 0 and 1 with two images of each other, atom 2 with images of itself.
     edge_index = torch.tensor([[1, 0, 0, 1, 2, 2], [0, 1, 1, 0, 2, 2]])
     shifts = torch.tensor(
@@ -151,13 +152,17 @@ def test_an_edge_and_its_reverse_are_a_pair(form):
 
 
 @needs_compiler
-def test_messages_are_the_written_out_sum(form):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_messages_are_the_written_out_sum(form, dtype):
     paths, offsets, layout, edges, (couplings, features, weights, _) = form
-    found = nequix_messages.messages(layout, edges, couplings, features, weights)
+    found = nequix_messages.messages(
+        layout, edges, couplings.to(dtype), features.to(dtype), weights.to(dtype)
+    )
+    assert found.dtype == dtype
     expected = [torch.zeros(3, m, n).double() for m, n in layout.message_shapes]
     parts = features.split([17, 9], dim=1)
     sent = [parts[0].view(3, 1, 17), parts[1].view(3, 3, 3)]
-    filled, weight = [0, 0], 0
+    filled, weight = [0, 0, 0], 0
     for path in paths:
         m1, m3, n = 2 * path.degree + 1, 2 * path.target_degree + 1, path.channels
         start = offsets[path.degree, path.harmonic, path.target_degree]
@@ -172,7 +177,24 @@ def test_messages_are_the_written_out_sum(form):
         filled[path.target] += n
         weight += n
     flat = torch.cat([x.flatten(1) for x in expected], dim=1)
-    torch.testing.assert_close(found, flat, rtol=1e-13, atol=1e-13)
+    # Rounding of sums of up to ten terms of order one.
+    tolerance = 1e-13 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(found.double(), flat, rtol=tolerance, atol=tolerance)
+
+
+@needs_compiler
+def test_arguments_that_do_not_fit_are_refused(form):
+    _, _, layout, edges, (couplings, features, weights, _) = form
+    for bad in (features.float(), features[:-1], features[:, :-1], features.to("meta")):
+        with pytest.raises(ShapeError, match="argument 1 is"):
+            nequix_messages.messages(layout, edges, couplings, bad, weights)
+
+
+@needs_compiler
+def test_autocast_takes_the_other_way(batch):
+    model = make_model("three degrees").float()
+    with torch.autocast("cpu"):
+        assert torch.isfinite(model.derivatives(batch).forces).all()
 
 
 @needs_compiler
@@ -243,6 +265,7 @@ def test_threads_do_not_change_a_bit(form, slot):
 
 
 def test_without_a_compiler_models_run_and_say_so(batch, monkeypatch, tmp_path):
+    monkeypatch.delenv("PFT_LIGHTNING_COMPILE", raising=False)
     monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
     _compiled.load_library.cache_clear()
     try:

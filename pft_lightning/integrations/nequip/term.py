@@ -48,7 +48,7 @@ class HessianTerm(HessianObjective):
         warmup_steps: Optimiser steps of the linear warm-up.
         every_n_steps: The term is due at every n-th training batch.
         seed: Of the order of the structures, of tangents and of the validation.
-        engine: How products are differentiated.
+        engine: How products are differentiated; None is the faster way on the device.
 
     Raises:
         ConfigError: A value is none of these.
