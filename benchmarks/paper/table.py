@@ -1,0 +1,54 @@
+"""Tables of base, ours and published weights from what run.sh kept.
+
+    python table.py ../results/paper/cpu-cotraining-val-metrics.json [MORE ...]
+
+Means over materials, with the change against the base model.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+ROWS = (
+    ("force constants, eV/Å²", "force_constants_mae", 4),
+    ("frequencies, THz", "mesh_frequency_mae", 3),
+    ("ω_max, K", "max_frequency_error_K", 1),
+    ("S, J/K/mol", "entropy_error", 2),
+    ("F, kJ/mol", "free_energy_error", 2),
+    ("C_V, J/K/mol", "heat_capacity_error", 2),
+)
+FRAMES = (
+    ("MPtrj energy, meV/atom", "energy_mae", 1),
+    ("MPtrj forces, meV/Å", "forces_mae", 1),
+    ("MPtrj stress, meV/Å³", "stress_mae", 2),
+)
+NAMES = ("base", "model", "published")
+
+
+def line(title: str, values: list[float], digits: int) -> str:
+    """One row of a table."""
+    cells = [f"{values[0]:.{digits}f}"]
+    cells += [f"{v:.{digits}f} ({100 * (v / values[0] - 1):+.0f} %)" for v in values[1:]]
+    return f"| {title} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Print one table for each file."""
+    for path in map(Path, sys.argv[1:]):
+        found = json.loads(path.read_text())
+        count = max(m["force_constants_mae"]["n"] for m in found["models"].values())
+        print(f"\n{path.name}, {count} materials\n")
+        print("| mean absolute error | base | ours | published |\n|---|---|---|---|")
+        for title, metric, digits in ROWS:
+            values = [found["models"][name][metric]["mean"] for name in NAMES]
+            print(line(title, values, digits))
+        for title, metric, digits in FRAMES:
+            values = [1000 * found["forgetting"][name][metric] for name in NAMES]
+            print(line(title, values, digits))
+
+
+if __name__ == "__main__":
+    main()
