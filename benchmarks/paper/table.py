@@ -31,7 +31,9 @@ NAMES = ("base", "model", "published")
 def line(title: str, values: list[float], digits: int) -> str:
     """One row of a table."""
     cells = [f"{values[0]:.{digits}f}"]
-    cells += [f"{v:.{digits}f} ({100 * (v / values[0] - 1):+.0f} %)" for v in values[1:]]
+    for value in values[1:]:
+        change = 100 * (value / values[0] - 1)
+        cells.append(f"{value:.{digits}f} ({change:+.0f} %)")
     return f"| {title} | " + " | ".join(cells) + " |"
 
 
