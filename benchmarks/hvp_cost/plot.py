@@ -122,7 +122,9 @@ def plot(rows: list[dict], path: Path) -> None:
                 label=f"{LABELS[peer]}, {'with H v' if step == 'hvp' else 'E, F, S'}",
             )
         axis.set(title=name, xlabel="atoms", xscale="log", yscale="log")
-        axis.legend(fontsize=7, frameon=False)
+        axis.set_xticks([8, 64, 512], ["8", "64", "512"])
+        axis.minorticks_off()
+        axis.legend(fontsize=7, frameon=False, handlelength=3.5)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("seconds of a training step")
     figure.tight_layout()
