@@ -38,27 +38,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Nequix, JAX, torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import assert_same_as  # noqa: E402
+from nequix_models import CONFIG, ELEMENTS  # noqa: E402
 
 
-ELEMENTS = [11, 14, 17]
-CONFIG = {
-    "atomic_numbers": ELEMENTS,
-    "atom_energies": {"11": -1.0, "14": -3.0, "17": -2.0},
-    "hidden_irreps": "8x0e + 4x1o + 2x2e",
-    "lmax": 2,
-    "cutoff": 4.5,
-    "n_layers": 3,
-    "radial_basis_size": 4,
-    "radial_mlp_size": 8,
-    "radial_mlp_layers": 2,
-    "radial_polynomial_p": 6.0,
-    "mlp_init_scale": 4.0,
-    "avg_n_neighbors": 14.0,
-    "shift": 0.1,
-    "scale": 0.8,
-    "layer_norm": True,
-    "index_weights": False,
-}
 # Harmonics of a higher degree than the features, degrees left out, no norm.
 OTHER = {
     "hidden_irreps": "6x0e + 2x2e",

@@ -29,7 +29,7 @@ from exporting import (  # noqa: E402
     predict_elsewhere,
     relative_errors,
 )
-from test_nequix import CONFIG  # noqa: E402
+from nequix_models import CONFIG  # noqa: E402
 
 
 needs_nequix = pytest.mark.skipif(

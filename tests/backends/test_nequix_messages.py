@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,11 +23,15 @@ except (ImportError, BackendUnavailableError) as error:
 from pft_lightning.backends.nequix_paths import ProductPath
 
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from nequix_models import CONFIG, ELEMENTS
+
+
 needs_compiler = pytest.mark.skipif(
     not nequix_messages.can_fuse(torch.zeros(1), 3), reason="no C compiler here"
 )
 
-ELEMENTS = [11, 17]
 # More and fewer channels than fit a vector of 64 bytes; harmonics of a higher degree.
 NETWORKS = {
     "three degrees": ("35x0e + 16x1o + 8x2e + 3x3o", 3),
@@ -34,24 +41,7 @@ NETWORKS = {
 
 def make_model(name: str) -> nequix.NequixModel:
     irreps, lmax = NETWORKS[name]
-    config = {
-        "atomic_numbers": ELEMENTS,
-        "atom_energies": {"11": -1.0, "17": -2.0},
-        "hidden_irreps": irreps,
-        "lmax": lmax,
-        "cutoff": 4.5,
-        "n_layers": 3,
-        "radial_basis_size": 4,
-        "radial_mlp_size": 8,
-        "radial_mlp_layers": 2,
-        "radial_polynomial_p": 6.0,
-        "mlp_init_scale": 4.0,
-        "avg_n_neighbors": 14.0,
-        "shift": 0.1,
-        "scale": 0.8,
-        "layer_norm": True,
-        "index_weights": False,
-    }
+    config = CONFIG | {"hidden_irreps": irreps, "lmax": lmax}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nequix_files.build(config, "config")
