@@ -69,7 +69,6 @@ class NequixModel(EnergyModel):
         batch = super().prepare(batch)
         few = batch.num_nodes <= MOST_ATOMS
         if few and can_fuse(batch[keys.POSITIONS], self.network.lmax):
-            batch = copy.copy(batch)
             batch[_SORTED_EDGES] = sort_edges(
                 batch[keys.EDGE_INDEX], batch[keys.EDGE_SHIFTS], batch.num_nodes
             )
