@@ -6,10 +6,12 @@ DATA and WORK are those of run.sh, which fills WORK. Every training starts at Ne
 follows ``experiment=pft_paper_nequix_cpu`` but for what its name says, at a constant
 learning rate, and stops after the same wall time, in which nothing is validated; so run
 it on a machine without other jobs. The recipe itself, to compare with, is
-``probe/commensurate_rademacher``. The error is that of ``H v`` on the whole validation
-pack, one and the same random ``v`` in a commensurate cell of each material. A training
-whose result is there already is not repeated. Results go to
-``../results/paper/studies.json``.
+``probe/commensurate_rademacher``. Errors are those of ``H v`` on the whole validation
+pack, of one and the same draw for each material: ``hvp_error`` of a random ``v`` in a
+commensurate cell, which weighs large elements of the Hessian, and ``column_error`` of a
+column of the supercell, whose expectation is the error of the force constants. A
+training that has ended is not repeated, nor its validation where the result is there.
+Results go to ``../results/paper/studies.json``.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from pft_lightning import keys
 from pft_lightning.data.batching import BatchKey
 from pft_lightning.data.loading import Collate, Structures, cell_draws
 from pft_lightning.data.store import cached_store
+from pft_lightning.physics.probes import ColumnProbe
 from pft_lightning.physics.wave_probes import CommensurateRademacherProbe
 
 
@@ -67,6 +70,8 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "1e-5": ("optimizer.lr=1e-5",),
         "2e-5": ("optimizer.lr=2e-5",),
         "1e-4": ("optimizer.lr=1e-4",),
+        "2e-4": ("optimizer.lr=2e-4",),
+        "4e-4": ("optimizer.lr=4e-4",),
     },
 }
 
@@ -93,7 +98,11 @@ def overrides(options: argparse.Namespace, folder: Path) -> list[str]:
 
 
 class Validation:
-    """Mean absolute error of ``H v``, eV/Å², one draw for each validation material."""
+    """Mean absolute errors of ``H v``, eV/Å², one draw for each validation material.
+
+    Args:
+        options: Those of the command line.
+    """
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._base = options.data / "models" / "nequix-mp-1.pt"
@@ -101,27 +110,45 @@ class Validation:
         store = cached_store(
             options.work / "val", cutoff=model.cutoff, cache_dir=options.work / "cache"
         )
-        draws = cell_draws(store, share=1.0, seed=0)(0).q_points
-        structures = Structures({keys.PHONON: store})
-        loss = pft.HessianLoss(CommensurateRademacherProbe(), weight=1.0)
-        self._work = []
-        for index in range(len(store)):
-            key = BatchKey(keys.PHONON, index, int(draws[index]))
-            batch = Collate()([structures[key]])[keys.PHONON]
-            self._work.append((batch, loss.request(batch, 0)))
-        self.before = self.error(self._base)
+        q_points = cell_draws(store, share=1.0, seed=0)(0).q_points
+        self._structures = Structures({keys.PHONON: store})
+        self._draws: dict[str, tuple[pft.HessianLoss, list[BatchKey]]] = {
+            "hvp_error": (
+                pft.HessianLoss(CommensurateRademacherProbe(), weight=1.0),
+                [
+                    BatchKey(keys.PHONON, index, int(q_points[index]))
+                    for index in range(len(store))
+                ],
+            ),
+            "column_error": (
+                pft.HessianLoss(ColumnProbe(), weight=1.0),
+                [BatchKey(keys.PHONON, index) for index in range(len(store))],
+            ),
+        }
+        self.before = self.errors(self._base)
 
-    def error(self, path: Path) -> float:
-        """Mean over the materials."""
+    def errors(self, path: Path) -> dict[str, float]:
+        """Mean over the materials, by draw."""
         model = pft.load_model(path, dtype="float32")
-        total = 0.0
-        for batch, request in tqdm(self._work, leave=False, disable=None):
-            with torch.no_grad():
-                hvp = model.derivatives(
-                    batch, tangents=request.tangents, forces=False, stress=False
-                ).hvp
-            total += float(request.term(hvp, batch, "structures").total)
-        return total / len(self._work)
+        return {
+            name: sum(
+                self._error(model, loss, key)
+                for key in tqdm(drawn, desc=name, leave=False, disable=None)
+            )
+            / len(drawn)
+            for name, (loss, drawn) in self._draws.items()
+        }
+
+    def _error(
+        self, model: pft.InteratomicPotential, loss: pft.HessianLoss, key: BatchKey
+    ) -> float:
+        batch = Collate()([self._structures[key]])[keys.PHONON]
+        request = loss.request(batch, 0)
+        with torch.no_grad():
+            hvp = model.derivatives(
+                batch, tangents=request.tangents, forces=False, stress=False
+            ).hvp
+        return float(request.term(hvp, batch, "structures").total)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -135,22 +162,24 @@ def run(options: argparse.Namespace) -> None:
             name = f"{study}/{variant}/seed{options.seed}/{options.minutes}min"
             if name in known:
                 continue
-            folder = options.work / "studies" / name.replace(" ", "_")
+            folder = options.work / "studies" / name.replace(" ", "_").replace("=", "")
             arguments = [*overrides(options, folder), *own]
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with folder.with_suffix(".log").open("w") as log:
-                subprocess.run(
-                    [command, *arguments],
-                    check=True,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
-                )
+            if not (folder / "summary.json").exists():
+                with folder.with_suffix(".log").open("w") as log:
+                    subprocess.run(
+                        [command, *arguments],
+                        check=True,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        env=os.environ | {"OMP_NUM_THREADS": "1"},
+                    )
             summary = json.loads((folder / "summary.json").read_text())
             metrics = {metric: summary[metric] for metric in METRICS}
-            metrics["hvp_error"] = {
-                "before": validation.before,
-                "after": validation.error(folder / summary["model"]),
+            after = validation.errors(folder / summary["model"])
+            metrics |= {
+                draw: {"before": validation.before[draw], "after": after[draw]}
+                for draw in after
             }
             known[name] = {
                 "overrides": list(own),

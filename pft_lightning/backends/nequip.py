@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,6 +90,11 @@ class NequIPModel(EnergyModel):
         self.origin = origin
         replace_layer_norms(network)
         self._scripted = contains_torchscript(network)
+        self._accelerated = [
+            module
+            for module in network.modules()
+            if getattr(module, "_nequip_custom_ops_libs", ())
+        ]
         self.register_buffer("_type_index", element_table(numbers), persistent=False)
         cutoffs = metadata.get("per_edge_type_cutoff")
         if cutoffs is not None:
@@ -147,7 +154,7 @@ class NequIPModel(EnergyModel):
                 structure, minlength=n_structures
             ),
         }
-        with exact_torchscript(self._scripted):
+        with exact_torchscript(self._scripted), _without_kernels(self._accelerated):
             output = _energy_module(self.network)(data)
         energies: torch.Tensor = output[AtomicDataDict.TOTAL_ENERGY_KEY]
         return energies.reshape(n_structures)
@@ -224,6 +231,25 @@ def load(
     if head is not None:
         raise ConfigError(f"head={head!r}: NequIP models have no heads; leave it out.")
     return NequIPModel(*nequip_files.read(path, dtype)).to(device=device)
+
+
+@contextlib.contextmanager
+def _without_kernels(accelerated: list[torch.nn.Module]) -> Iterator[None]:
+    """Let e3nn compute what OpenEquivariance or CuEquivariance would.
+
+    ``nequip-train`` may run its frames with kernels that cannot be differentiated three
+    times, or not by torch.func. Each such module extends the one that it stands for and
+    keeps its e3nn product.
+    """
+    for module in accelerated:
+        module.forward = super(  # type: ignore[method-assign]
+            type(module), module
+        ).forward
+    try:
+        yield
+    finally:
+        for module in accelerated:
+            del module.forward
 
 
 def _energy_module(network: torch.nn.Module) -> torch.nn.Module:
