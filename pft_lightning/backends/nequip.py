@@ -242,9 +242,8 @@ def _without_kernels(accelerated: list[torch.nn.Module]) -> Iterator[None]:
     keeps its e3nn product.
     """
     for module in accelerated:
-        module.forward = super(  # type: ignore[method-assign]
-            type(module), module
-        ).forward
+        plain_forward = super(type(module), module).forward  # type: ignore[misc]
+        module.forward = plain_forward  # type: ignore[method-assign]
     try:
         yield
     finally:
