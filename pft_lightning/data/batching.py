@@ -53,6 +53,49 @@ def filler(index: int) -> int:
     return ~index
 
 
+class _Shares:
+    """Structures of one step by rank.
+
+    Args:
+        sizes: Atoms, edges and work of each structure.
+        limits: Of one rank.
+        n_ranks: Number of processes.
+    """
+
+    def __init__(
+        self, sizes: list[tuple[int, int, int]], limits: BatchLimits, n_ranks: int
+    ) -> None:
+        self._sizes = sizes
+        self._limits = limits
+        self._loads = [(0, 0, 0)] * n_ranks
+        self.ranks: list[list[int]] = [[] for _ in range(n_ranks)]
+
+    def place(self, index: int) -> bool:
+        """Give a structure to the rank with the least work that has room for it."""
+        size = self._sizes[index]
+        for rank in sorted(range(len(self.ranks)), key=self._work):
+            content, load = self.ranks[rank], self._loads[rank]
+            atoms, edges = load[0] + size[0], load[1] + size[1]
+            if not content or self._limits.allows(len(content) + 1, atoms, edges):
+                content.append(index)
+                self._loads[rank] = (atoms, edges, load[2] + size[2])
+                return True
+        return False
+
+    def _work(self, rank: int) -> tuple[int, int]:
+        # Structures without edges are no work, and must not all go to one rank.
+        return self._loads[rank][2], len(self.ranks[rank])
+
+    def balanced(self) -> list[list[int]]:
+        """Share the same structures again, the largest first, where all find room."""
+        together = [index for rank in self.ranks for index in rank]
+        together.sort(key=lambda index: (-self._sizes[index][2], index))
+        again = _Shares(self._sizes, self._limits, len(self.ranks))
+        if len(self.ranks) == 1 or not all(map(again.place, together)):
+            return self.ranks
+        return again.ranks
+
+
 def plan_batches(
     order: np.ndarray,
     n_atoms: np.ndarray,
@@ -62,45 +105,36 @@ def plan_batches(
 ) -> list[list[list[int]]]:
     """Fill global batches in the given order and share each among the ranks.
 
-    A structure goes to the rank with the fewest atoms so far; a global batch closes
-    when the next structure fits nowhere. A structure that exceeds the limits on its
-    own gets a rank to itself. Every rank has at least one structure in every batch:
-    where the last batch has too few, a filler that does not count (``filler``).
+    A structure goes to the rank with the least work so far; a global batch closes when
+    the next structure fits nowhere, and is shared anew from its largest structure
+    down (Graham's rule for the last rank to finish soon). A structure that exceeds the
+    limits on its own gets a rank to itself. Every rank has at least one structure in
+    every batch: where the last batch has too few, a filler that does not count
+    (``filler``).
 
     Args:
         order: Structure indices in the order of the epoch.
         n_atoms: Atoms of each structure.
-        n_edges: Edges of each structure; needed only when the limits bound edges.
+        n_edges: Edges of each structure, which are its work; None where they are not
+            known, and atoms are. Needed where the limits bound edges.
         limits: Of one rank.
         n_ranks: Number of processes.
 
     Returns:
         ``plan[batch][rank]``, lists of structure indices and fillers.
     """
+    work = n_atoms if n_edges is None else n_edges
+    edges = np.zeros_like(n_atoms) if n_edges is None else n_edges
+    sizes = list(zip(n_atoms.tolist(), edges.tolist(), work.tolist(), strict=True))
     plan: list[list[list[int]]] = []
-    content: list[list[int]] = [[] for _ in range(n_ranks)]
-    load = np.zeros((n_ranks, 2), dtype=np.int64)
-
-    def place(index: int) -> bool:
-        size = (int(n_atoms[index]), int(n_edges[index]) if n_edges is not None else 0)
-        for rank in np.argsort(load[:, 0], kind="stable"):
-            atoms, edges = load[rank] + size
-            if not content[rank] or limits.allows(
-                len(content[rank]) + 1, int(atoms), int(edges)
-            ):
-                content[rank].append(int(index))
-                load[rank] += size
-                return True
-        return False
-
-    for index in order:
-        if not place(index):
-            plan.append(content)
-            content = [[] for _ in range(n_ranks)]
-            load[:] = 0
-            place(index)
-    if any(content):
-        plan.append([rank or [filler(int(order[0]))] for rank in content])
+    shares = _Shares(sizes, limits, n_ranks)
+    for index in order.tolist():
+        if not shares.place(index):
+            plan.append(shares.balanced())
+            shares = _Shares(sizes, limits, n_ranks)
+            shares.place(index)
+    if any(shares.ranks):
+        plan.append([rank or [filler(int(order[0]))] for rank in shares.balanced()])
     return plan
 
 
@@ -123,7 +157,7 @@ class BatchStream:
 
     Args:
         n_atoms: Atoms of each structure.
-        n_edges: Edges of each structure, or None when edges are not bounded.
+        n_edges: Edges of each structure, or None where they are not known.
         limits: Of one rank.
         seed: Of the permutations.
         n_ranks: Number of processes.

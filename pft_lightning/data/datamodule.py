@@ -335,9 +335,11 @@ class PhononDataModule(lightning.LightningDataModule):
         self, source: str, subset: StructureSource, n_ranks: int, rank: int
     ) -> BatchStream:
         limits = self._limits(source)
+        # A store knows its edges; those of frames take a pass over all of them.
+        known = source == keys.PHONON or limits.edges is not None
         return BatchStream(
             subset.n_atoms,
-            None if limits.edges is None else subset.n_edges,
+            subset.n_edges if known else None,
             limits,
             # Different permutations, also where both sources have the same size.
             seed=self.seed + (0 if source == keys.PHONON else 1_000_003),

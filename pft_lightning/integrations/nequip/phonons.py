@@ -143,7 +143,7 @@ class PhononBatches:
         """Sequence of training batches; epochs are permutations of the structures."""
         return BatchStream(
             self.store.n_atoms,
-            None if limits.edges is None else self.store.n_edges,
+            self.store.n_edges,
             limits,
             seed=seed,
             n_ranks=self._n_ranks,
