@@ -35,10 +35,11 @@ case $hardware-$variant in
   cpu-efs)
     train="$work/train-40"
     run=(experiment=pft_paper_nequix_efs data.upstream.train="$work/displaced-40.xyz"
-      data.phonons.batch_size=2 data.upstream.batch_size=4 optimizer.lr=4e-5
+      data.phonons.batch_size=2 data.upstream.batch_size=4 optimizer.lr=2e-4
       scheduler=cosine callbacks.ema.decay=0.99 trainer.accelerator=cpu export=last
-      trainer.max_steps=1300 trainer.max_epochs=-1
-      trainer.check_val_every_n_epoch=null trainer.val_check_interval=325)
+      trainer.devices=2 trainer.strategy=ddp
+      trainer.max_steps=1000 trainer.max_epochs=-1
+      trainer.check_val_every_n_epoch=null trainer.val_check_interval=250)
     ;;
   *) echo "run.sh: there is no variant '$variant'" >&2 && exit 2 ;;
 esac
@@ -52,6 +53,8 @@ if [ -z "${SKIP_TRAINING:-}" ]; then
     data.upstream.val="$val_frames" data.cache_dir="$work/cache" \
     hydra.run.dir="$folder" "${resume[@]}" "$@"
   cp "$folder/summary.json" "$results/$hardware-$variant.json"
+  cp "$folder/model.pt" "$results/$hardware-$variant-model.pt"
+  python "$here/curve.py" "$folder" "$results/$hardware-$variant-curve.csv"
 fi
 
 # The validation pack (PBEsol), and the materials with PBE labels as a transfer check.

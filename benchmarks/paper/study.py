@@ -3,15 +3,15 @@
     python study.py DATA WORK [--minutes 3] [--only probe loss cotraining rate]
 
 DATA and WORK are those of run.sh, which fills WORK. Every training starts at Nequix MP,
-follows ``experiment=pft_paper_nequix_cpu`` but for what its name says, at a constant
-learning rate, and stops after the same wall time, in which nothing is validated; so run
-it on a machine without other jobs. The recipe itself, to compare with, is
-``probe/commensurate_rademacher``. Errors are those of ``H v`` on the whole validation
-pack, of one and the same draw for each material: ``hvp_error`` of a random ``v`` in a
-commensurate cell, which weighs large elements of the Hessian, and ``column_error`` of a
-column of the supercell, whose expectation is the error of the force constants. A
-training that has ended is not repeated, nor its validation where the result is there.
-Results go to ``../results/paper/studies.json``.
+follows ``experiment=pft_paper_nequix_cpu`` with one process, the loss ``mae`` and a
+constant learning rate of 4e-5 but for what its name says, and stops after the same wall
+time, in which nothing is validated; so run it on a machine without other jobs. What all
+are compared with is ``probe/commensurate_rademacher``. Errors are those of ``H v`` on
+the whole validation pack, of one and the same draw for each material: ``hvp_error`` of
+a random ``v`` in a commensurate cell, which weighs large elements of the Hessian, and
+``column_error`` of a column of the supercell, whose expectation is the error of the
+force constants. A training that has ended is not repeated, nor its validation where the
+result is there. Results go to ``../results/paper/studies.json``.
 """
 
 from __future__ import annotations
@@ -88,6 +88,10 @@ def overrides(options: argparse.Namespace, folder: Path) -> list[str]:
         f"data.upstream.val={frames / 'mptrj-val.xyz.xz'}",
         f"data.cache_dir={options.work / 'cache'}",
         "scheduler=constant",
+        "optimizer.lr=4e-5",
+        "loss.kind.hvp=mae",
+        "trainer.devices=1",
+        "trainer.strategy=auto",
         "trainer.max_steps=-1",
         f"+trainer.max_time={{minutes: {options.minutes}}}",
         # Never in the training; pft-train validates before and after it.
