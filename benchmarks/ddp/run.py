@@ -79,7 +79,7 @@ def train(options: argparse.Namespace, n_processes: int) -> dict[str, float]:
             f"trainer.devices={n_processes}",
             f"trainer.strategy={strategy}",
             f"trainer.max_steps={options.steps}",
-            "trainer.limit_val_batches=0",
+            "+trainer.limit_val_batches=1",
             "+callbacks.traffic._target_=traffic.Traffic",
             f"+callbacks.traffic.path={folder / 'traffic.json'}",
             f"hydra.run.dir={folder}",
