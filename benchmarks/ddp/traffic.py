@@ -32,9 +32,14 @@ class Traffic(lightning.Callback):
     ) -> None:
         """Count what DDP reduces, in front of its own reduction."""
         if isinstance(trainer.strategy.model, DistributedDataParallel):
-            trainer.strategy.model.register_comm_hook(None, self._reduce)
+            # Without annotations, which torch refuses where they are strings.
+            trainer.strategy.model.register_comm_hook(
+                None, lambda _, bucket: self._reduce(bucket)
+            )
 
-    def _reduce(self, state: Any, bucket: torch.distributed.GradBucket) -> Any:
+    def _reduce(
+        self, bucket: torch.distributed.GradBucket
+    ) -> torch.futures.Future[torch.Tensor]:
         self._reduced += bucket.buffer().nbytes
         return allreduce_hook(None, bucket)
 
