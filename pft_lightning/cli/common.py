@@ -37,7 +37,7 @@ OmegaConf.register_new_resolver(
 def report_errors(
     command: Callable[[DictConfig], None],
 ) -> Callable[[DictConfig], Any]:
-    """Print expected errors as one message and exit with status 2.
+    """Print expected errors of a command as one message and exit with status 2.
 
     Hydra instantiates objects inside its own exceptions, so the chain of causes is
     searched. A full traceback appears with ``PFT_TRACEBACK=1``, and always for

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.backends.registry import BACKENDS, load_model
 from pft_lightning.cli.common import report_errors
+from pft_lightning.cli.memory import keep_freed_memory
 from pft_lightning.cli.run_folder import RunFolder, collect_versions
 from pft_lightning.cli.tables import print_evaluation
 from pft_lightning.data.readers import PhononReadOptions
@@ -208,6 +209,7 @@ def evaluate(config: DictConfig) -> Evaluation:
 @report_errors
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-evaluate``."""
+    keep_freed_memory()
     try:
         evaluate(config)
     except KeyboardInterrupt:

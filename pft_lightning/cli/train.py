@@ -21,6 +21,7 @@ from pft_lightning.backends.registry import import_backend, load_model
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.wandb_dashboard import log_before_after
 from pft_lightning.cli.common import report_errors
+from pft_lightning.cli.memory import keep_freed_memory
 from pft_lightning.cli.run_folder import (
     RunFolder,
     collect_versions,
@@ -270,4 +271,5 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 @report_errors
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-train``."""
+    keep_freed_memory()
     train(config, HydraConfig.get().overrides.task)
