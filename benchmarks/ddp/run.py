@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def train(options: argparse.Namespace, n_processes: int) -> dict[str, float]:
     """Train for some steps; medians of all but the first two."""
     folder = options.work / f"run-{n_processes}"
     share = options.global_batch // n_processes
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier measurement
     strategy = "ddp" if n_processes > 1 else "auto"
     subprocess.run(
         [

@@ -13,7 +13,7 @@ import torch
 _TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
 # What users set where they want it otherwise.
-_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
     """
     if platform.libc_ver()[0] != "glibc" or torch.cuda.is_available():
         return False
-    if any(name in os.environ for name in _SETTINGS):
+    if any(name in os.environ for name in SETTINGS):
         return False
     library = ctypes.CDLL(None)
     return all(

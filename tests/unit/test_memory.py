@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from pft_lightning.cli.memory import keep_freed_memory
+from pft_lightning.cli.memory import SETTINGS, keep_freed_memory
 
 
 FAULTS = """
@@ -26,12 +27,13 @@ print(faults() - before)
 
 
 def page_faults(mode: str) -> int:
+    environment = {k: v for k, v in os.environ.items() if k not in SETTINGS}
     done = subprocess.run(
         [sys.executable, "-c", FAULTS, mode],
         check=True,
         capture_output=True,
         text=True,
-        env={"CUDA_VISIBLE_DEVICES": ""},
+        env=environment | {"CUDA_VISIBLE_DEVICES": ""},
     )
     return int(done.stdout)
 
