@@ -21,7 +21,7 @@ _FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
 # Older compilers for Arm do not know it.
 _NATIVE = "-march=native"
 
-_SLOWER = "Nequix models run without it on the CPU, with the same numbers but slower."
+_SLOWER = "Models run without it on the CPU, with the same numbers but slower."
 
 
 @functools.cache

@@ -8,10 +8,10 @@
 
    differentiated by one of its four arguments: by G it is the messages, by the others
    what backpropagation asks for, and since F is linear in each argument the derivatives
-   of these are such forms again. Nothing as large as (edges, components, channels) is
+   of these are sums of such forms. Nothing as large as (edges, components, channels) is
    ever in memory.
 
-   Compiled by _compiled.py, called by nequix_messages.py. */
+   Compiled by _compiled.py, called by messages.py. */
 
 #include <stdint.h>
 #include <string.h>
@@ -26,15 +26,22 @@ struct path {
     int32_t m1, m3, channels, coupling, feature, weight, message, stride;
 };
 
-/* Edges in groups, by centre, neighbour or pair, so that no two threads add to one row:
-   those of group i are order[start[i]] .. order[start[i + 1] - 1]. */
-struct edges {
-    const int64_t *start, *order, *centre, *neighbour, *pair;
-};
+/* What to compute: the derivative by the argument `slot` of a sum of forms, into out.
 
-/* Lengths of rows. */
-struct widths {
-    int64_t couplings, features, weights, messages;
+   tensors, roles: the arguments, and which of the four each is. terms: for each form
+   the places of its four arguments among them (that of the slot is not read).
+
+   Edges come in groups, by centre, neighbour or pair, so that no two threads write one
+   row: those of group i, which is row i of what is written (for couplings the edge is),
+   are order[start[i]] .. order[start[i + 1] - 1]. */
+struct sum {
+    int32_t slot, n_paths, n_tensors, n_terms;
+    const struct path *paths;
+    const int32_t *roles, *terms;
+    const void *const *tensors;
+    void *out;
+    const int64_t *start, *order, *centre, *neighbour, *pair;
+    int64_t widths[4]; /* of rows */
 };
 
 #if defined(__clang__) || __GNUC__ >= 12

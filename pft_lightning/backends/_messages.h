@@ -36,11 +36,19 @@ static inline __attribute__((always_inline)) void NAME(add_totals)(
         p[i] += rest[NAME(WIDTH) / 8 * i + j];
 }
 
-/* One edge, r channels of one path: k, s, w and g are its blocks in the rows of the
-   arguments; that of the slot is what is computed. */
+/* The rows of the arguments of one form, for one edge; that of the slot is added to. */
+struct NAME(rows) {
+    REAL *of[4];
+};
+
+/* One edge, r channels of one path from channel c on. */
 static inline __attribute__((always_inline)) void NAME(block)(
-    const int slot, const int M1, const int M3, const int C, const int stride,
-    const int r, REAL *k, REAL *s, REAL *w, REAL *g) {
+    const int slot, const int M1, const int M3, const int r, const struct path *p,
+    const int c, const struct NAME(rows) * row) {
+    const int C = p->channels, stride = p->stride;
+    const REAL *k = row->of[COUPLING] + p->coupling;
+    REAL *s = row->of[FEATURE] + p->feature + c, *w = row->of[WEIGHT] + p->weight + c;
+    REAL *g = row->of[MESSAGE] + p->message + c;
     NAME(vec) message[MAX_M];
     UNROLL for (int b = 0; b < M3; b++) message[b] = NAME(load)(g + b * stride, r);
     if (slot == MESSAGE) {
@@ -64,10 +72,19 @@ static inline __attribute__((always_inline)) void NAME(block)(
     if (slot == WEIGHT) NAME(store)(w, NAME(load)(w, r) + total, r);
 }
 
+/* The last channels, where they do not fill a vector: compiled once, for any path. */
+static __attribute__((noinline)) void NAME(last_block)(
+    const int slot, const struct path *p, const int c, const struct NAME(rows) * row) {
+    NAME(block)(slot, p->m1, p->m3, p->channels - c, p, c, row);
+}
+
 /* The same for couplings, which are sums over channels. */
 static inline __attribute__((always_inline)) void NAME(couplings)(
-    const int M1, const int M3, const int C, const int stride, REAL *k, const REAL *s,
-    const REAL *w, const REAL *g) {
+    const int M1, const int M3, const struct path *p, const struct NAME(rows) * row) {
+    const int C = p->channels, stride = p->stride;
+    REAL *k = row->of[COUPLING] + p->coupling;
+    const REAL *s = row->of[FEATURE] + p->feature, *w = row->of[WEIGHT] + p->weight;
+    const REAL *g = row->of[MESSAGE] + p->message;
     UNROLL for (int a = 0; a < M1; a++) {
         /* Eight components of the messages at a time: all there are up to degree 3. */
         for (int b0 = 0; b0 < M3; b0 += 8) {
@@ -94,55 +111,97 @@ static inline __attribute__((always_inline)) void NAME(couplings)(
 
 /* One edge, all channels of one path. */
 static inline __attribute__((always_inline)) void NAME(path)(
-    const int slot, const int M1, const int M3, const int C, const int stride, REAL *k,
-    REAL *s, REAL *w, REAL *g) {
+    const int slot, const int M1, const int M3, const struct path *p,
+    const struct NAME(rows) * row) {
     if (slot == COUPLING) {
-        NAME(couplings)(M1, M3, C, stride, k, s, w, g);
+        NAME(couplings)(M1, M3, p, row);
         return;
     }
+    const int C = p->channels;
     int c = 0;
     for (; c + NAME(WIDTH) <= C; c += NAME(WIDTH))
-        NAME(block)(slot, M1, M3, C, stride, NAME(WIDTH), k, s + c, w + c, g + c);
-    if (c < C) NAME(block)(slot, M1, M3, C, stride, C - c, k, s + c, w + c, g + c);
+        NAME(block)(slot, M1, M3, NAME(WIDTH), p, c, row);
+    if (c < C) NAME(last_block)(slot, p, c, row);
 }
 
-/* All paths of the edges of some groups. */
+/* Whether all numbers of a row are zero. Where a direction moves few atoms, so are most
+   rows of its couplings and weights; terms with such rows are left out. */
+static inline int NAME(is_zero)(const REAL *p, int64_t n) {
+    enum { ROUND = 64 };
+    for (; n >= ROUND; n -= ROUND, p += ROUND) {
+        int found = 0;
+        for (int i = 0; i < ROUND; i++) found |= p[i] != 0;
+        if (found) return 0;
+    }
+    for (int64_t i = 0; i < n; i++)
+        if (p[i] != 0) return 0;
+    return 1;
+}
+
+/* Find the terms of one edge that are not zero; returns their number. */
+static inline int NAME(terms)(const struct sum *x, const int64_t *at, REAL **rows,
+                              REAL *out, struct NAME(rows) * found) {
+    for (int i = 0; i < x->n_tensors; i++) {
+        const int64_t width = x->widths[x->roles[i]];
+        rows[i] = (REAL *)x->tensors[i] + at[x->roles[i]] * width;
+        if (NAME(is_zero)(rows[i], width)) rows[i] = 0;
+    }
+    int n = 0;
+    for (const int32_t *term = x->terms; term < x->terms + 4 * x->n_terms; term += 4) {
+        int is_zero = 0;
+        for (int role = 0; role < 4; role++) {
+            found[n].of[role] = role == x->slot ? out : rows[term[role]];
+            is_zero |= !found[n].of[role];
+        }
+        n += !is_zero;
+    }
+    return n;
+}
+
+/* All edges of some groups. */
 static inline __attribute__((always_inline)) void NAME(slot)(
-    const int slot, int n_paths, const struct path *paths, int64_t first, int64_t last,
-    const struct edges *x, REAL *K, REAL *S, REAL *W, REAL *G, const struct widths *n) {
+    const int slot, const struct sum *x, int64_t first, int64_t last) {
+    const int64_t width = x->widths[slot];
+    REAL *rows[x->n_tensors];
+    struct NAME(rows) terms[x->n_terms + 1];
 #define CASE(A, B)                                                                   \
     case 16 * A + B:                                                                 \
-        NAME(path)(slot, A, B, p->channels, p->stride, k, s, w, g);                   \
+        for (int t = 0; t < n; t++) NAME(path)(slot, A, B, p, terms + t);             \
         break;
-    for (int64_t i = x->start[first]; i < x->start[last]; i++) {
-        const int64_t e = x->order[i];
-        REAL *row_k = K + e * n->couplings, *row_w = W + x->pair[e] * n->weights;
-        REAL *row_s = S + x->neighbour[e] * n->features;
-        REAL *row_g = G + x->centre[e] * n->messages;
-        for (const struct path *p = paths; p < paths + n_paths; p++) {
-            REAL *k = row_k + p->coupling, *s = row_s + p->feature;
-            REAL *w = row_w + p->weight, *g = row_g + p->message;
-            switch (16 * p->m1 + p->m3) {
-                CASE(1, 1) CASE(1, 3) CASE(1, 5) CASE(1, 7)
-                CASE(3, 1) CASE(3, 3) CASE(3, 5) CASE(3, 7)
-                CASE(5, 1) CASE(5, 3) CASE(5, 5) CASE(5, 7)
-                CASE(7, 1) CASE(7, 3) CASE(7, 5) CASE(7, 7)
-                default:
-                    NAME(path)(slot, p->m1, p->m3, p->channels, p->stride, k, s, w, g);
+    for (int64_t group = first; group < last; group++) {
+        REAL *row = (REAL *)x->out + group * width;
+        /* Rows are cleared when they are due, and so stay near the processor. */
+        if (slot != COUPLING) memset(row, 0, width * sizeof *row);
+        for (int64_t i = x->start[group]; i < x->start[group + 1]; i++) {
+            const int64_t e = x->order[i];
+            const int64_t at[4] = {e, x->neighbour[e], x->pair[e], x->centre[e]};
+            if (slot == COUPLING) {
+                row = (REAL *)x->out + e * width;
+                memset(row, 0, width * sizeof *row);
+            }
+            const int n = NAME(terms)(x, at, rows, row, terms);
+            for (const struct path *p = x->paths; p < x->paths + x->n_paths; p++) {
+                switch (16 * p->m1 + p->m3) {
+                    CASE(1, 1) CASE(1, 3) CASE(1, 5) CASE(1, 7)
+                    CASE(3, 1) CASE(3, 3) CASE(3, 5) CASE(3, 7)
+                    CASE(5, 1) CASE(5, 3) CASE(5, 5) CASE(5, 7)
+                    CASE(7, 1) CASE(7, 3) CASE(7, 5) CASE(7, 7)
+                    default:
+                        for (int t = 0; t < n; t++)
+                            NAME(path)(slot, p->m1, p->m3, p, terms + t);
+                }
             }
         }
     }
 #undef CASE
 }
 
-/* Add to the argument of a slot, for the edges of the groups first..last. */
-void NAME(contract)(int slot, int n_paths, const struct path *paths, int64_t first,
-                    int64_t last, const struct edges *x, REAL *K, REAL *S, REAL *W,
-                    REAL *G, const struct widths *n) {
+/* Write a sum of terms, for the groups first..last - 1. */
+void NAME(contract)(const struct sum *x, int64_t first, int64_t last) {
 #define SLOT(X)                                                                      \
     case X:                                                                          \
-        NAME(slot)(X, n_paths, paths, first, last, x, K, S, W, G, n);                 \
+        NAME(slot)(X, x, first, last);                                                \
         break;
-    switch (slot) { SLOT(COUPLING) SLOT(FEATURE) SLOT(WEIGHT) SLOT(MESSAGE) }
+    switch (x->slot) { SLOT(COUPLING) SLOT(FEATURE) SLOT(WEIGHT) SLOT(MESSAGE) }
 #undef SLOT
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,13 @@ from pft_lightning.backends.base import (
     element_table,
     write_atomically,
 )
+from pft_lightning.backends.convolutions import Convolutions, find_convolutions
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import CheckpointError, ConfigError
+
+
+# Where a prepared batch holds its ``Convolutions``, if any.
+_CONVOLUTIONS = "mace_convolutions"
 
 
 class MACEModel(EnergyModel):
@@ -63,6 +69,20 @@ class MACEModel(EnergyModel):
         """See ``EnergyModel.export_suffixes``."""
         return (".model", mace_portable.SUFFIX)
 
+    def prepare(self, batch: Batch) -> Batch:
+        """See ``EnergyModel.prepare``; groups edges for the compiled messages."""
+        batch = super().prepare(batch)
+        blocks = self.network.interactions
+        senders, receivers = batch[keys.EDGE_INDEX]  # as MACE calls them
+        batch[_CONVOLUTIONS] = find_convolutions(
+            {block.conv_tp: block.conv_tp for block in blocks},
+            self.dtype,
+            receivers,
+            senders,
+            batch.num_nodes,
+        )
+        return batch
+
     def energy(
         self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
     ) -> torch.Tensor:
@@ -88,7 +108,11 @@ class MACEModel(EnergyModel):
             # Without this entry MACE would silently take its first head.
             "head": self._head_indices(batch, n_structures),
         }
-        with enable_inplace_requires_grad(True), exact_torchscript(self._scripted):
+        with (
+            enable_inplace_requires_grad(True),
+            exact_torchscript(self._scripted),
+            _compiled_messages(self.network, batch.get(_CONVOLUTIONS)),
+        ):
             output = self.network(data, compute_force=False)
         energies: torch.Tensor = output["energy"]
         return energies
@@ -174,6 +198,25 @@ class MACEModel(EnergyModel):
 
     def _head_index(self) -> int:
         return self.heads.index(self.head) if self.head in self.heads else 0
+
+
+@contextlib.contextmanager
+def _compiled_messages(
+    network: Any, convolutions: Convolutions | None
+) -> Iterator[None]:
+    """Let interactions call the compiled form as they would a fused CUDA kernel."""
+    if convolutions is None:
+        yield
+        return
+    blocks = list(network.interactions)
+    with convolutions.stand_in():
+        for block in blocks:
+            block.conv_fusion = True
+        try:
+            yield
+        finally:
+            for block in blocks:
+                del block.conv_fusion
 
 
 def _head_names(network: Any) -> list[str]:

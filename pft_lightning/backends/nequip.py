@@ -28,10 +28,13 @@ from pft_lightning.backends.base import (
     edge_lengths,
     element_table,
 )
+from pft_lightning.backends.convolutions import find_convolutions
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import CheckpointError, ConfigError
 
 
+# Where a prepared batch holds its ``Convolutions``, if any.
+_CONVOLUTIONS = "nequip_convolutions"
 _LAYER = re.compile(r"\blayer(\d+)_convnet$")
 _INPUTS = (
     AtomicDataDict.POSITIONS_KEY,
@@ -128,13 +131,19 @@ class NequIPModel(EnergyModel):
     def prepare(self, batch: Batch) -> Batch:
         """See ``EnergyModel.prepare``; cutoffs may depend on the pair of elements."""
         batch = super().prepare(batch)
-        if self._type_cutoffs is None:
-            return batch
-        centre, neighbour = self._type_index[batch[keys.ATOMIC_NUMBERS]][
-            batch[keys.EDGE_INDEX]
-        ]
-        lengths = edge_lengths(batch)
-        return drop_edges(batch, lengths < self._type_cutoffs[centre, neighbour])
+        if self._type_cutoffs is not None:
+            types = self._type_index[batch[keys.ATOMIC_NUMBERS]]
+            cutoffs = self._type_cutoffs[tuple(types[batch[keys.EDGE_INDEX]])]
+            batch = drop_edges(batch, edge_lengths(batch) < cutoffs)
+        centre, neighbour = batch[keys.EDGE_INDEX]
+        batch[_CONVOLUTIONS] = find_convolutions(
+            {module: module.tp for module in _scattered_products(self.network)},
+            self.dtype,
+            centre,
+            neighbour,
+            batch.num_nodes,
+        )
+        return batch
 
     def energy(
         self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
@@ -154,7 +163,13 @@ class NequIPModel(EnergyModel):
                 structure, minlength=n_structures
             ),
         }
-        with exact_torchscript(self._scripted), _without_kernels(self._accelerated):
+        convolutions = batch.get(_CONVOLUTIONS)
+        with (
+            exact_torchscript(self._scripted),
+            _without_kernels(self._accelerated)
+            if convolutions is None
+            else convolutions.stand_in(),
+        ):
             output = _energy_module(self.network)(data)
         energies: torch.Tensor = output[AtomicDataDict.TOTAL_ENERGY_KEY]
         return energies.reshape(n_structures)
@@ -231,6 +246,15 @@ def load(
     if head is not None:
         raise ConfigError(f"head={head!r}: NequIP models have no heads; leave it out.")
     return NequIPModel(*nequip_files.read(path, dtype)).to(device=device)
+
+
+def _scattered_products(network: torch.nn.Module) -> list[Any]:
+    """Tensor products with a sum over neighbours; by name, see ``_energy_module``."""
+    return [
+        module
+        for module in network.modules()
+        if any(kind.__name__ == "TensorProductScatter" for kind in type(module).__mro__)
+    ]
 
 
 @contextlib.contextmanager

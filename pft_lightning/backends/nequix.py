@@ -17,8 +17,9 @@ from pft_lightning.backends.base import (
     edge_vectors,
     element_table,
 )
+from pft_lightning.backends.message_edges import MOST_ATOMS, pair_edges
+from pft_lightning.backends.messages import can_fuse
 from pft_lightning.backends.nequix_groups import group_neighbours
-from pft_lightning.backends.nequix_messages import MOST_ATOMS, can_fuse, sort_edges
 from pft_lightning.backends.nequix_network import NequixNetwork
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import ConfigError
@@ -68,8 +69,8 @@ class NequixModel(EnergyModel):
         """See ``EnergyModel.prepare``; sorts edges for the compiled messages."""
         batch = super().prepare(batch)
         few = batch.num_nodes <= MOST_ATOMS
-        if few and can_fuse(batch[keys.POSITIONS], self.network.lmax):
-            batch[_SORTED_EDGES] = sort_edges(
+        if few and can_fuse(self.dtype, self.device, self.network.lmax):
+            batch[_SORTED_EDGES] = pair_edges(
                 batch[keys.EDGE_INDEX], batch[keys.EDGE_SHIFTS], batch.num_nodes
             )
         return batch

@@ -1,6 +1,6 @@
 """Messages of a Nequix layer by matrix products over groups of neighbours.
 
-On devices without the compiled form (``nequix_messages``): a group of neighbours of one
+On devices without the compiled form (``messages``): a group of neighbours of one
 atom is one matrix, so that messages are contracted while they are added up.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pft_lightning.backends.nequix_paths import ProductPath
+from pft_lightning.backends.messages import ProductPath
 
 
 # Neighbours in a group. Larger ones make fewer sums and larger matrices, but more of

@@ -5,7 +5,7 @@ three derivatives of it. Parameters are called as in Nequix's own torch form, so
 state dicts fit. Features are lists with one tensor (n_atoms, 2l+1, channels) for each
 irreducible representation. Where Nequix makes one long message per edge and then adds
 up, messages are contracted with the spherical harmonics while they are added up: on the
-CPU by compiled code (``nequix_messages``), elsewhere by matrix products over groups of
+CPU by compiled code (``messages``), elsewhere by matrix products over groups of
 neighbours of an atom. The same sums, some times faster.
 
 Source: arXiv:2508.16067 (Nequix); arXiv:2101.03164 (NequIP, its architecture).
@@ -18,26 +18,20 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import silu
 
+from pft_lightning.backends.couplings import (
+    Coupling,
+    coupling_matrix,
+    coupling_table,
+    first_columns,
+)
+from pft_lightning.backends.message_edges import PairedEdges
+from pft_lightning.backends.messages import WEIGHT, Layout, make_layout, messages
 from pft_lightning.backends.nequix_groups import Neighbours, grouped_messages
 from pft_lightning.backends.nequix_layers import IrrepsLinear, RadialMLP, RMSNorm
-from pft_lightning.backends.nequix_messages import (
-    WEIGHT,
-    Edges,
-    Layout,
-    make_layout,
-    messages,
-)
-from pft_lightning.backends.nequix_paths import (
-    coupling_matrix,
-    coupling_name,
-    coupling_table,
-    find_paths,
-    o3,
-)
+from pft_lightning.backends.nequix_paths import find_paths, o3
 
 
 class Convolution(torch.nn.Module):
@@ -52,8 +46,6 @@ class Convolution(torch.nn.Module):
         mean_neighbours: messages are divided by its square root.
         norm: whether there is a ``RMSNorm``.
     """
-
-    layout: Layout  # set by the network, which shares couplings among layers
 
     def __init__(
         self,
@@ -78,13 +70,25 @@ class Convolution(torch.nn.Module):
         self.skip = IrrepsLinear(irreps_in, self.mixed)
         self.layer_norm = RMSNorm(self.mixed) if norm else None
         self.n_gates = n_gates
+        kinds = [
+            Coupling(path.degree, path.harmonic, path.target_degree)
+            for path in self.paths
+        ]
+        self.couplings = tuple(sorted(set(kinds)))
+        columns = first_columns(self.couplings)
+        self.layout: Layout = make_layout(
+            self.paths,
+            [(irrep.dim, n) for n, irrep in irreps_in],
+            [columns[kind] for kind in kinds],
+            sum(kind.columns for kind in self.couplings),
+        )
 
     def forward(
         self,
         features: list[torch.Tensor],
         radial: torch.Tensor,
         couplings: Any,
-        neighbours: Neighbours | Edges,
+        neighbours: Neighbours | PairedEdges,
     ) -> list[torch.Tensor]:
         """Features of the next layer.
 
@@ -95,7 +99,7 @@ class Convolution(torch.nn.Module):
             neighbours: who they are.
         """
         sent = self.linear_1(features)
-        if isinstance(neighbours, Edges):
+        if isinstance(neighbours, PairedEdges):
             received = self._fused(sent, radial, couplings, neighbours)
         else:
             sizes = [path.channels for path in self.paths]
@@ -114,7 +118,7 @@ class Convolution(torch.nn.Module):
         features: list[torch.Tensor],
         radial: torch.Tensor,
         couplings: torch.Tensor,
-        edges: Edges,
+        edges: PairedEdges,
     ) -> list[torch.Tensor]:
         layout = self.layout
         (weights,) = self.radial_mlp(radial, [layout.widths[WEIGHT]])
@@ -158,7 +162,6 @@ class NequixNetwork(torch.nn.Module):
     """
 
     layers: Any
-    coupling_table: torch.Tensor
     atom_energies: torch.Tensor
     bessel_weights: torch.Tensor
 
@@ -204,22 +207,18 @@ class NequixNetwork(torch.nn.Module):
             for i in range(n_layers)
         )
         self.readout = IrrepsLinear(scalars, o3.Irreps("1x0e"))
-        self._triples = sorted(
-            {
-                (path.degree, path.harmonic, path.target_degree)
-                for layer in self.layers
-                for path in layer.paths
-            }
-        )
-        for triple in self._triples:
-            self._constants[coupling_name(triple)] = coupling_matrix(*triple)
-        self._constants["coupling_table"] = coupling_table(self._triples, lmax)
-        sizes = [(2 * a + 1) * (2 * b + 1) for a, _, b in self._triples]
-        offsets = dict(zip(self._triples, np.cumsum([0, *sizes[:-1]]), strict=True))
-        for i, layer in enumerate(self.layers):
-            irreps = species if i == 0 else hidden
-            shapes = [(irrep.dim, n) for n, irrep in irreps]
-            layer.layout = make_layout(layer.paths, shapes, offsets, sum(sizes))
+        # Buffers with the coefficients: of each product, and side by side of a layer's.
+        self._matrices: dict[Coupling, str] = {}
+        self._tables: dict[tuple[Coupling, ...], str] = {}
+        degrees = range(lmax + 1)
+        for layer in self.layers:
+            kinds = layer.couplings
+            table = self._tables.setdefault(kinds, f"_table_{len(self._tables)}")
+            self._constants[table] = coupling_table(kinds, degrees)
+            for kind in kinds:
+                name = f"_coupling_{kind.degree}_{kind.harmonic}_{kind.target}"
+                self._matrices[kind] = name
+                self._constants[name] = coupling_matrix(kind)
         for name, value in self._constants.items():
             self.register_buffer(
                 name, value.to(self.atom_energies.dtype), persistent=False
@@ -229,7 +228,7 @@ class NequixNetwork(torch.nn.Module):
         self,
         species: torch.Tensor,
         vectors: torch.Tensor,
-        neighbours: Neighbours | Edges,
+        neighbours: Neighbours | PairedEdges,
     ) -> torch.Tensor:
         """Energies (n_atoms,), eV.
 
@@ -239,7 +238,7 @@ class NequixNetwork(torch.nn.Module):
             neighbours: of each atom.
         """
         couplings: Any
-        if isinstance(neighbours, Edges):
+        if fused := isinstance(neighbours, PairedEdges):
             couplings = self.coupling_rows(vectors)
             vectors = vectors[neighbours.first_of_pair]
         else:
@@ -248,7 +247,8 @@ class NequixNetwork(torch.nn.Module):
         one_hot = torch.nn.functional.one_hot(species, len(self.atom_energies))
         features = [one_hot.to(radial.dtype)[:, None, :]]
         for layer in self.layers:
-            features = layer(features, radial, couplings, neighbours)
+            of_layer = couplings[layer.couplings] if fused else couplings
+            features = layer(features, radial, of_layer, neighbours)
         (energies,) = self.readout(features)
         inner = energies[:, 0, 0] * self.scale + self.shift
         return inner + self.atom_energies[species]
@@ -292,15 +292,21 @@ class NequixNetwork(torch.nn.Module):
         components = [2 * degree + 1 for degree in range(self.lmax + 1)]
         harmonics = self._harmonics(vectors).split(components, dim=1)
         return {
-            triple: (harmonics[triple[1]] @ getattr(self, coupling_name(triple))).view(
-                -1, 2 * triple[0] + 1, 2 * triple[2] + 1
+            kind[:3]: (harmonics[kind.harmonic] @ getattr(self, name)).view(
+                -1, 2 * kind.degree + 1, 2 * kind.target + 1
             )
-            for triple in self._triples
+            for kind, name in self._matrices.items()
         }
 
-    def coupling_rows(self, vectors: torch.Tensor) -> torch.Tensor:
-        """The same arrays side by side in the rows of one, (n_edges, all)."""
-        return self._harmonics(vectors) @ self.coupling_table
+    def coupling_rows(
+        self, vectors: torch.Tensor
+    ) -> dict[tuple[Coupling, ...], torch.Tensor]:
+        """The same arrays side by side, (n_edges, columns) for each kind of layer."""
+        harmonics = self._harmonics(vectors)
+        return {
+            kinds: harmonics @ getattr(self, name)
+            for kinds, name in self._tables.items()
+        }
 
     def _harmonics(self, vectors: torch.Tensor) -> torch.Tensor:
         harmonics: torch.Tensor = o3.spherical_harmonics(

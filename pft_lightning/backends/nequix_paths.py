@@ -1,18 +1,14 @@
 """Which products of features and harmonics a Nequix network takes, and in what order.
 
-The one file of the backend that imports e3nn, for irreps and coupling coefficients.
+Refuses an e3nn whose harmonics it cannot use.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from pft_lightning.backends.messages import ProductPath
 from pft_lightning.errors import BackendUnavailableError
 
 
@@ -25,18 +21,6 @@ if tuple(map(int, _E3NN.split(".")[:2])) < (0, 6):
     )
 
 from e3nn import o3  # noqa: E402
-
-
-@dataclass(frozen=True, slots=True)
-class ProductPath:
-    """From features (place, degree l) and harmonics (degree) to messages (place)."""
-
-    source: int
-    degree: int
-    harmonic: int
-    target: int
-    target_degree: int
-    channels: int
 
 
 def is_supported(hidden_irreps: str, lmax: int) -> bool:
@@ -75,31 +59,3 @@ def find_paths(
         for product, source, harmonic, n in found
     ]
     return paths, messages
-
-
-def coupling_name(triple: tuple[int, int, int]) -> str:
-    """Name of the buffer with the ``coupling_matrix`` of three degrees."""
-    return "_coupling_" + "_".join(map(str, triple))
-
-
-def coupling_matrix(degree: int, harmonic: int, target: int) -> torch.Tensor:
-    """(2 * harmonic + 1, (2 * degree + 1) * (2 * target + 1)), float64."""
-    symbols = o3.wigner_3j(degree, harmonic, target, dtype=torch.float64)
-    scaled = symbols * math.sqrt(2 * target + 1)
-    return scaled.transpose(0, 1).reshape(2 * harmonic + 1, -1).contiguous()
-
-
-def coupling_table(triples: Sequence[tuple[int, int, int]], lmax: int) -> torch.Tensor:
-    """Matrices of several triples side by side, ((lmax + 1)², columns), float64.
-
-    Rows are those of all harmonics up to ``lmax``; a block has only those of its own.
-    """
-    blocks = []
-    for degree, harmonic, target in triples:
-        block = torch.zeros(
-            (lmax + 1) ** 2, (2 * degree + 1) * (2 * target + 1), dtype=torch.float64
-        )
-        rows = slice(harmonic**2, (harmonic + 1) ** 2)
-        block[rows] = coupling_matrix(degree, harmonic, target)
-        blocks.append(block)
-    return torch.cat(blocks, dim=1)

@@ -64,8 +64,13 @@ def test_a_modifier_that_nobody_knows_is_no_acceleration(checkpoint, tmp_path):
         load_model(path)
 
 
-def test_hessian_products_go_past_the_kernels_that_frames_run_on(checkpoint):
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_hessian_products_go_past_the_kernels_that_frames_run_on(
+    checkpoint, is_compiled, request
+):
     """``nequip-train`` builds the network with its kernels, which stay in place."""
+    if not is_compiled:  # as on a GPU
+        request.getfixturevalue("not_compiled")
     from nequip.nn._tp_scatter_base import TensorProductScatter
 
     from pft_lightning.backends.nequip import NequIPModel

@@ -1,0 +1,70 @@
+"""Coupling coefficients of features and harmonics, as matrices for the compiled form.
+
+Imports e3nn, of any version (0.4.4 must have been imported by MACE before).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from e3nn import o3
+
+
+class Coupling(NamedTuple):
+    """A product of degrees, and what its coefficients are multiplied by."""
+
+    degree: int
+    harmonic: int
+    target: int
+    factor: float = 1.0
+
+    @property
+    def columns(self) -> int:
+        """Length of its block in a row of couplings."""
+        return (2 * self.degree + 1) * (2 * self.target + 1)
+
+
+def coupling_matrix(coupling: Coupling) -> torch.Tensor:
+    """(2 * harmonic + 1, (2 * degree + 1) * (2 * target + 1)), float64.
+
+    Wigner 3j symbols times the square root of 2 * target + 1 and the factor.
+    """
+    degree, harmonic, target, factor = coupling
+    symbols = o3.wigner_3j(degree, harmonic, target, dtype=torch.float64)
+    scaled = symbols * math.sqrt(2 * target + 1) * factor
+    return scaled.transpose(0, 1).reshape(2 * harmonic + 1, -1).contiguous()
+
+
+def coupling_table(
+    couplings: Sequence[Coupling], harmonics: Sequence[int]
+) -> torch.Tensor:
+    """Matrices side by side, (components of all harmonics, all columns), float64.
+
+    Args:
+        couplings: whose matrices.
+        harmonics: degrees of the harmonics, each once, in the order of the rows.
+    """
+    blocks = []
+    for coupling in couplings:
+        before = harmonics[: harmonics.index(coupling.harmonic)]
+        first = sum(2 * degree + 1 for degree in before)
+        block = torch.zeros(
+            sum(2 * degree + 1 for degree in harmonics),
+            coupling.columns,
+            dtype=torch.float64,
+        )
+        block[first : first + 2 * coupling.harmonic + 1] = coupling_matrix(coupling)
+        blocks.append(block)
+    return torch.cat(blocks, dim=1)
+
+
+def first_columns(couplings: Sequence[Coupling]) -> dict[Coupling, int]:
+    """Where the matrix of each begins in ``coupling_table``."""
+    first, columns = 0, {}
+    for coupling in couplings:
+        columns[coupling] = first
+        first += coupling.columns
+    return columns

@@ -1,0 +1,118 @@
+"""Edges in the groups that the compiled messages work through, and pairs of edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+# Atoms of a batch whose pairs have names of their own; see ``_pair_names``.
+MOST_ATOMS = 1 << 19
+
+# First edge of every group (n_groups + 1,), and the edges group by group, int64.
+_Groups = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edges:
+    """Edges, and the rows that they read from and add to.
+
+    Attributes:
+        centre: (n_edges,), int64, who receives the message.
+        neighbour: (n_edges,), int64, who sends it.
+        pair: (n_edges,), int64, the row of radial weights.
+        groups: by centre, by neighbour and by pair.
+    """
+
+    centre: np.ndarray
+    neighbour: np.ndarray
+    pair: np.ndarray
+    groups: tuple[_Groups, _Groups, _Groups]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairedEdges(Edges):
+    """Edges sorted by centre. An edge and its reverse are a pair of one length.
+
+    Attributes:
+        order: (n_edges,), int64, place of each in the list they were sorted from.
+        first_of_pair: (n_pairs,), int64, one edge of each pair.
+    """
+
+    order: torch.Tensor
+    first_of_pair: torch.Tensor
+
+
+# Neither is done in torch: under its transforms new tensors have no address.
+
+
+def group_edges(centre: torch.Tensor, neighbour: torch.Tensor, n_atoms: int) -> Edges:
+    """Group edges as they are; each has radial weights of its own.
+
+    Args:
+        centre: (n_edges,), int64.
+        neighbour: (n_edges,), int64.
+        n_atoms: number of atoms.
+    """
+    receivers, senders = centre.numpy(), neighbour.numpy()
+    each = np.arange(len(receivers) + 1)
+    pair = each[:-1]
+    by_atoms = _group(receivers, n_atoms), _group(senders, n_atoms)
+    # The compiled code takes addresses, of arrays without gaps.
+    return Edges(
+        np.ascontiguousarray(receivers),
+        np.ascontiguousarray(senders),
+        pair,
+        (*by_atoms, (each, pair)),
+    )
+
+
+def pair_edges(
+    edge_index: torch.Tensor, shifts: torch.Tensor, n_atoms: int
+) -> PairedEdges:
+    """Sort edges by centre and find the reverse of each.
+
+    Args:
+        edge_index: (2, n_edges), int64, centre and neighbour.
+        shifts: (n_edges, 3), int8, periodic image of the neighbour.
+        n_atoms: number of atoms.
+    """
+    centre, neighbour = edge_index.numpy()
+    order = np.argsort(centre, kind="stable")
+    centre, neighbour = centre[order], neighbour[order]
+    _, first, pair = np.unique(
+        _pair_names(centre, neighbour, shifts.numpy()[order]),
+        return_index=True,
+        return_inverse=True,
+    )
+    return PairedEdges(
+        centre,
+        neighbour,
+        pair,
+        (
+            _group(centre, n_atoms),
+            _group(neighbour, n_atoms),
+            _group(pair, len(first)),
+        ),
+        torch.from_numpy(order),
+        torch.from_numpy(first),
+    )
+
+
+def _pair_names(
+    centre: np.ndarray, neighbour: np.ndarray, shifts: np.ndarray
+) -> np.ndarray:
+    """Give (n_edges,) numbers, the same ones to an edge and its reverse."""
+    image = (shifts.astype(np.int64) + 128) @ (1 << 16, 1 << 8, 1)
+    back = (128 - shifts.astype(np.int64)) @ (1 << 16, 1 << 8, 1)
+    flip = (centre > neighbour) | ((centre == neighbour) & (image > back))
+    low, high = np.minimum(centre, neighbour), np.maximum(centre, neighbour)
+    # 25 bits for the image leave 19 for each atom.
+    return np.asarray((low << 44) + (high << 25) + np.where(flip, back, image))
+
+
+def _group(of: np.ndarray, n_groups: int) -> _Groups:
+    starts = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=n_groups))])
+    return starts, np.argsort(of, kind="stable")

@@ -1,0 +1,402 @@
+"""Messages of a convolution as one fused operation, differentiable at will.
+
+On a CPU most of the time of a Hessian step went into arrays with a row for each edge
+and component, which are long and used once. Here the product of couplings, features and
+radial weights is summed over neighbours as it is formed, in C (``_messages.c``). So is
+every derivative of it: all are one multilinear form with another argument left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pft_lightning.backends._compiled import load_library
+from pft_lightning.backends.message_edges import Edges
+from pft_lightning.errors import ShapeError
+
+
+# The arguments of the form, in the order of ``_messages.c``.
+COUPLING, FEATURE, WEIGHT, MESSAGE = range(4)
+
+# ``MAX_M`` of ``_messages.c`` holds its components.
+_HIGHEST_DEGREE = 7
+
+_SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProductPath:
+    """From features (place, degree l) and harmonics (degree) to messages (place)."""
+
+    source: int
+    degree: int
+    harmonic: int
+    target: int
+    target_degree: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Where the blocks of each path lie in the rows of the four arguments.
+
+    Attributes:
+        table: (n_paths, 8), int32: ``struct path`` of ``_messages.c``.
+        widths: of rows of couplings, features, weights and messages.
+        message_shapes: (components, channels) of each representation of the messages,
+            in the order of their rows.
+    """
+
+    table: np.ndarray
+    widths: tuple[int, int, int, int]
+    message_shapes: tuple[tuple[int, int], ...]
+
+
+def make_layout(
+    paths: Sequence[ProductPath],
+    feature_shapes: Sequence[tuple[int, int]],
+    columns: Sequence[int],
+    couplings: int,
+) -> Layout:
+    """Lay out the arguments of a layer.
+
+    Args:
+        paths: of the layer, in the order of their weights.
+        feature_shapes: (components, channels) of each representation of the features.
+        columns: first column of the couplings of each path.
+        couplings: number of columns of all couplings.
+    """
+    ends = np.cumsum([0] + [m * n for m, n in feature_shapes])
+    targets = sorted({(path.target, path.target_degree) for path in paths})
+    channels = [sum(p.channels for p in paths if p.target == t) for t, _ in targets]
+    shapes = tuple(
+        (2 * degree + 1, n) for (_, degree), n in zip(targets, channels, strict=True)
+    )
+    starts = np.cumsum([0] + [m * n for m, n in shapes])
+    filled = [0] * len(targets)
+    rows, weight = [], 0
+    for path, column in zip(paths, columns, strict=True):
+        place = targets.index((path.target, path.target_degree))
+        rows.append(
+            (
+                2 * path.degree + 1,
+                2 * path.target_degree + 1,
+                path.channels,
+                column,
+                ends[path.source],
+                weight,
+                starts[place] + filled[place],
+                channels[place],
+            )
+        )
+        weight += path.channels
+        filled[place] += path.channels
+    return Layout(
+        table=np.ascontiguousarray(rows, dtype=np.int32),
+        widths=(couplings, int(ends[-1]), weight, int(starts[-1])),
+        message_shapes=shapes,
+    )
+
+
+def can_fuse(dtype: torch.dtype, device: torch.device, degree: int) -> bool:
+    """Whether the compiled form is to be had.
+
+    Args:
+        dtype: of the network.
+        device: of the network.
+        degree: highest one of features and messages.
+    """
+    return (
+        dtype in _SUFFIXES
+        and not torch.is_autocast_enabled("cpu")
+        and degree <= _HIGHEST_DEGREE
+        and device.type == "cpu"
+        and load_library("_messages") is not None
+    )
+
+
+def messages(
+    layout: Layout,
+    edges: Edges,
+    couplings: torch.Tensor,
+    features: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """Sum the messages of all neighbours, (n_atoms, row of messages).
+
+    Args:
+        layout: of the layer.
+        edges: the neighbours.
+        couplings: (n_edges, row of couplings).
+        features: (n_atoms, row of features).
+        weights: (n_pairs, row of weights).
+    """
+    terms = (_Sum(MESSAGE, ((0, 1, 2, -1),)),)
+    received: torch.Tensor
+    (received,) = _Sums.apply(
+        layout, edges, terms, (COUPLING, FEATURE, WEIGHT), couplings, features, weights
+    )
+    return received
+
+
+class _Sum(NamedTuple):
+    """Derivative by the argument ``slot`` of a sum of forms.
+
+    Attributes:
+        slot: the argument that is left out.
+        terms: for each form the places of its four arguments in a list of tensors,
+            -1 for the one that is left out.
+    """
+
+    slot: int
+    terms: tuple[tuple[int, ...], ...]
+
+
+class _Sums(torch.autograd.Function):
+    """Several sums of forms of the same tensors.
+
+    The derivatives of these are such sums again. What reaches one tensor in several
+    ways comes out as one sum, instead of as many arrays to be added up.
+    """
+
+    @staticmethod
+    def forward(
+        layout: Layout,
+        edges: Edges,
+        sums: tuple[_Sum, ...],
+        roles: tuple[int, ...],
+        *tensors: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        return tuple(_contract(layout, edges, each, roles, tensors) for each in sums)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.layout, ctx.edges, ctx.sums, ctx.roles, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
+        collected = _Collected(ctx.saved_tensors, ctx.roles)
+        added = [
+            -1 if cotangent is None else collected.add(cotangent, each.slot)
+            for cotangent, each in zip(cotangents, ctx.sums, strict=True)
+        ]
+        sums: dict[int, _Sum] = {}
+        for place, role in enumerate(ctx.roles):
+            if not _is_wanted(ctx, place):
+                continue
+            terms = [
+                _replace(_replace(term, role, -1), each.slot, cotangent)
+                for each, cotangent in zip(ctx.sums, added, strict=True)
+                for term in each.terms
+                if cotangent >= 0 and term[role] == place
+            ]
+            if terms:
+                sums[place] = _Sum(role, tuple(terms))
+        found = iter(collected.apply(ctx.layout, ctx.edges, tuple(sums.values())))
+        gradients = [
+            next(found) if place in sums else None for place in range(len(ctx.roles))
+        ]
+        return None, None, None, None, *gradients
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[torch.Tensor, ...]:
+        collected = _Collected(ctx.saved_tensors, ctx.roles)
+        added = [
+            -1 if tangent is None else collected.add(tangent, role)
+            for tangent, role in zip(tangents[4:], ctx.roles, strict=True)
+        ]
+        sums = [
+            _Sum(
+                each.slot,
+                tuple(
+                    _replace(term, role, added[term[role]])
+                    for term in each.terms
+                    for role in range(4)
+                    if role != each.slot and added[term[role]] >= 0
+                ),
+            )
+            for each in ctx.sums
+        ]
+        return collected.apply(ctx.layout, ctx.edges, tuple(sums))
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        layout: Layout,
+        edges: Edges,
+        sums: tuple[_Sum, ...],
+        roles: tuple[int, ...],
+        *tensors: torch.Tensor,
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
+        each_one = [
+            _Sums.apply(
+                layout,
+                edges,
+                sums,
+                roles,
+                *(
+                    tensor if dim is None else tensor.select(dim, k)
+                    for tensor, dim in zip(tensors, in_dims[4:], strict=True)
+                ),
+            )
+            for k in range(info.batch_size)
+        ]
+        stacked = tuple(torch.stack(parts) for parts in zip(*each_one, strict=True))
+        return stacked, (0,) * len(stacked)
+
+
+class _Collected:
+    """Tensors, and which argument each is, to which others are added."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor], roles: Sequence[int]) -> None:
+        self.tensors, self.roles = list(tensors), list(roles)
+
+    def add(self, tensor: torch.Tensor, role: int) -> int:
+        """Add one and return its place."""
+        self.tensors.append(tensor)
+        self.roles.append(role)
+        return len(self.tensors) - 1
+
+    def apply(
+        self, layout: Layout, edges: Edges, sums: tuple[_Sum, ...]
+    ) -> tuple[torch.Tensor, ...]:
+        """Compute sums, with the tensors that they name and no others."""
+        if not sums:
+            return ()
+        named = sorted({i for each in sums for term in each.terms for i in term} - {-1})
+        places = {-1: -1} | {old: new for new, old in enumerate(named)}
+        renamed = tuple(
+            _Sum(each.slot, tuple(tuple(places[i] for i in t) for t in each.terms))
+            for each in sums
+        )
+        found: tuple[torch.Tensor, ...] = _Sums.apply(
+            layout,
+            edges,
+            renamed,
+            tuple(self.roles[i] for i in named),
+            *(self.tensors[i] for i in named),
+        )
+        return found
+
+
+def _replace(term: tuple[int, ...], role: int, place: int) -> tuple[int, ...]:
+    return (*term[:role], place, *term[role + 1 :])
+
+
+def _is_wanted(ctx: Any, place: int) -> bool:
+    """Whether the running backward pass needs the gradient of a tensor.
+
+    ``needs_input_grad`` also counts those that lead to the positions alone, which the
+    gradients to the weights have no use for.
+    """
+    if not ctx.needs_input_grad[4 + place]:
+        return False
+    node = ctx.next_functions[place][0]
+    # The question is not answered for leaves.
+    if node is None or node.name().endswith("AccumulateGrad"):
+        return True
+    return bool(torch._C._will_engine_execute_node(node))
+
+
+_INTEGERS = ("slot", "n_paths", "n_tensors", "n_terms")
+_POINTERS = (
+    *("paths", "roles", "terms", "tensors", "out"),
+    *("start", "order", "centre", "neighbour", "pair"),
+)
+
+
+class _CSum(ctypes.Structure):
+    """``struct sum`` of ``_messages.c``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in _INTEGERS),
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        ("widths", ctypes.c_int64 * 4),
+    )
+
+
+def _contract(
+    layout: Layout,
+    edges: Edges,
+    each: _Sum,
+    roles: tuple[int, ...],
+    tensors: tuple[torch.Tensor, ...],
+) -> torch.Tensor:
+    """Call the compiled form; groups are shared among torch's threads."""
+    by_centre, by_neighbour, by_pair = edges.groups
+    n_atoms = len(by_centre[0]) - 1
+    lengths = (len(edges.centre), n_atoms, len(by_pair[0]) - 1, n_atoms)
+    dtype = tensors[0].dtype
+    for role, tensor in zip(roles, tensors, strict=True):
+        # What follows reads memory without asking.
+        if (
+            tensor.dtype != dtype
+            or tensor.device.type != "cpu"
+            or tensor.shape != (lengths[role], layout.widths[role])
+        ):
+            raise ShapeError(
+                f"argument {role} is {tensor.dtype} of shape {tuple(tensor.shape)} on "
+                f"{tensor.device}; expected {dtype} of shape "
+                f"{(lengths[role], layout.widths[role])} on the CPU."
+            )
+    tensors = tuple(tensor.contiguous() for tensor in tensors)
+    slot = each.slot
+    start, order = {FEATURE: by_neighbour, WEIGHT: by_pair}.get(slot, by_centre)
+    out = tensors[0].new_empty(lengths[slot], layout.widths[slot])
+    terms, kinds = (np.array(x, dtype=np.int32) for x in (each.terms, roles))
+    addresses = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.uintp)
+    index = (start, order, edges.centre, edges.neighbour, edges.pair)
+    job = _CSum(
+        slot,
+        len(layout.table),
+        len(tensors),
+        len(terms),
+        *(array.ctypes.data for array in (layout.table, kinds, terms, addresses)),
+        out.data_ptr(),
+        *(array.ctypes.data for array in index),
+        (ctypes.c_int64 * 4)(*layout.widths),
+    )
+    function = _function(out.dtype)
+
+    def work(first: int, last: int) -> None:
+        function(ctypes.byref(job), first, last)
+
+    n_groups, n_threads = len(start) - 1, torch.get_num_threads()
+    n_shares = min(n_threads, n_groups)
+    if n_shares < 2:
+        work(0, n_groups)
+        return out
+    shares = np.linspace(0, len(edges.centre), n_shares + 1)
+    bounds = np.searchsorted(start, shares)
+    bounds[[0, -1]] = 0, n_groups
+    list(_threads(n_threads, os.getpid()).map(work, bounds[:-1], bounds[1:]))
+    return out
+
+
+@cache
+def _function(dtype: torch.dtype) -> Any:
+    library = load_library("_messages")
+    assert library is not None  # can_fuse asked
+    function = getattr(library, f"contract_{_SUFFIXES[dtype]}")
+    function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    function.restype = None
+    return function
+
+
+@cache
+def _threads(number: int, process: int) -> ThreadPoolExecutor:
+    del process  # a fork inherits the pool but none of its threads
+    return ThreadPoolExecutor(number)

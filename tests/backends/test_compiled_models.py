@@ -1,0 +1,168 @@
+"""Models with compiled messages: the numbers of their framework's own operations."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ase.build import bulk
+
+from pft_lightning.backends import messages
+from pft_lightning.backends.registry import load_model
+from pft_lightning.errors import BackendUnavailableError
+from pft_lightning.testing import (
+    build_crystal_batch,
+    build_tiny_crystals,
+    check_backend_conformance,
+)
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from models import VARIANTS, build_mace
+from nequix_models import CONFIG, ELEMENTS
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of MACE, e3nn, NequIP, TorchScript
+    pytest.mark.skipif(
+        not messages.can_fuse(torch.float64, torch.device("cpu"), 3),
+        reason="no C compiler here",
+    ),
+]
+
+# More and fewer channels than fit a vector of 64 bytes; harmonics of a higher degree.
+NEQUIX = {
+    "nequix three degrees": ("35x0e + 16x1o + 8x2e + 3x3o", 3),
+    "nequix two degrees": ("6x0e + 2x2e", 4),
+}
+MACE = [f"mace {variant}" for variant in sorted(VARIANTS)]
+NEQUIP = ["nequip float64", "nequip zbl_parity"]
+
+
+def make_nequix(name: str):
+    try:
+        from pft_lightning.backends import nequix, nequix_files
+    except (ImportError, BackendUnavailableError) as error:
+        pytest.skip(f"no e3nn for Nequix: {error}")
+    irreps, lmax = NEQUIX[name]
+    config = CONFIG | {"hidden_irreps": irreps, "lmax": lmax}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nequix_files.build(config, Path("config"))
+    return nequix.NequixModel(network, config).double()
+
+
+@pytest.fixture
+def make_model(tmp_path):
+    """Build a model by name, in double precision; skip where its framework is not."""
+
+    def make(name: str):
+        framework, variant = name.split(" ", 1)
+        if framework == "nequix":
+            return make_nequix(name)
+        if importlib.util.find_spec(framework) is None:
+            pytest.skip(f"{framework} is not installed here")
+        if framework == "nequip":
+            from nequip_models import write_variants
+
+            files = write_variants(tmp_path, [variant, "float32"])
+            return load_model(files[variant])
+        torch.save(build_mace(variant), tmp_path / "mace.model")
+        head = "Default" if variant == "heads" else None
+        return load_model(tmp_path / "mace.model", head=head)
+
+    return make
+
+
+def crystals(cutoff: float):
+    """Two rattled crystals, one with a cell smaller than the cutoff."""
+    structures = []
+    for cells, seed in (((1, 1, 1), 0), ((2, 2, 1), 1)):
+        atoms = bulk("NaCl", "rocksalt", 5.5) * cells
+        atoms.rattle(0.05, seed=seed)
+        structures.append(atoms)
+    return build_crystal_batch(structures, cutoff)
+
+
+def derivatives(model, batch, engine):
+    """Energy, forces, stress, H v, and the gradient of a loss of all of them.
+
+    Of a random direction and of a Hessian column, which leaves most edges alone.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tangents = torch.randn(
+        batch.num_nodes, 2, 3, dtype=torch.float64, generator=generator
+    )
+    tangents[:, 1] = 0.0
+    tangents[3, 1, 2] = 1.0
+    found = model.derivatives(batch, tangents=tangents, engine=engine)
+    values = [found.energy, found.forces, found.stress, found.hvp]
+    loss = sum(value.abs().sum() for value in values)
+    weights = list(model.parameters())
+    return values + list(torch.autograd.grad(loss, weights, materialize_grads=True))
+
+
+@pytest.mark.parametrize("engine", ["forward_over_reverse", "reverse_over_reverse"])
+@pytest.mark.parametrize("name", [*NEQUIX, *MACE, *NEQUIP])
+def test_compiled_messages_give_the_numbers_of_the_framework(
+    name, engine, make_model, monkeypatch, request
+):
+    model = make_model(name)
+    batch = crystals(model.cutoff)
+    calls = []
+    contract = messages._contract
+    monkeypatch.setattr(
+        messages, "_contract", lambda *args: calls.append(1) or contract(*args)
+    )
+    compiled = derivatives(model, batch, engine)
+    assert calls
+    calls.clear()
+    request.getfixturevalue("not_compiled")
+    framework = derivatives(model, batch, engine)
+    assert not calls
+    for mine, other in zip(compiled, framework, strict=True):
+        # Sums of some hundred terms in another order, three derivatives deep.
+        scale = float(other.abs().max())
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-11 * max(scale, 1))
+
+
+@pytest.mark.parametrize(
+    "name", ["nequix three degrees", "mace density_orders", "nequip float64"]
+)
+def test_without_a_compiler_derivatives_are_exact(name, make_model, not_compiled):
+    model = make_model(name)
+    check_backend_conformance(
+        model, build_tiny_crystals(model.atomic_numbers, model.cutoff)
+    )
+
+
+@pytest.mark.parametrize("name", ["mace scale_shift", "nequip float64"])
+def test_networks_are_the_frameworks_own_again_after_a_step(
+    name, make_model, monkeypatch
+):
+    """Also after one that failed."""
+    model = make_model(name)
+    before = [dict(vars(module)) for module in model.network.modules()]
+    batch = crystals(model.cutoff)
+    model.derivatives(batch)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(messages, "_contract", fail)
+    with pytest.raises(MemoryError):
+        model.derivatives(batch)
+    after = [dict(vars(module)) for module in model.network.modules()]
+    assert [sorted(x) for x in after] == [sorted(x) for x in before]
+    assert not any("conv_fusion" in x for x in after)
+
+
+def test_autocast_takes_the_other_way(make_model):
+    model = make_model("nequix three degrees").float()
+    assert list(model.atomic_numbers) == ELEMENTS
+    with torch.autocast("cpu"):
+        assert torch.isfinite(model.derivatives(crystals(model.cutoff)).forces).all()
