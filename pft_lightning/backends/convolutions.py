@@ -19,13 +19,8 @@ import torch
 
 from pft_lightning.backends.couplings import Coupling, coupling_table, first_columns
 from pft_lightning.backends.message_edges import Edges, group_edges
-from pft_lightning.backends.messages import (
-    Layout,
-    ProductPath,
-    can_fuse,
-    make_layout,
-    messages,
-)
+from pft_lightning.backends.message_layout import Layout, ProductPath, make_layout
+from pft_lightning.backends.messages import can_fuse, messages
 
 
 @dataclass(frozen=True, slots=True, eq=False)

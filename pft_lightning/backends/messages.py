@@ -3,7 +3,7 @@
 On a CPU most of the time of a Hessian step went into arrays with a row for each edge
 and component, which are long and used once. Here the product of couplings, features and
 radial weights is summed over neighbours as it is formed, in C (``_messages.c``). So is
-every derivative of it: all are one multilinear form with another argument left out.
+every derivative of it: all are sums of one multilinear form with an argument left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import ctypes
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import torch
 
 from pft_lightning.backends._compiled import load_library
 from pft_lightning.backends.message_edges import Edges
+from pft_lightning.backends.message_layout import Layout
 from pft_lightning.errors import ShapeError
 
 
@@ -31,80 +31,6 @@ COUPLING, FEATURE, WEIGHT, MESSAGE = range(4)
 _HIGHEST_DEGREE = 7
 
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
-
-
-@dataclass(frozen=True, slots=True)
-class ProductPath:
-    """From features (place, degree l) and harmonics (degree) to messages (place)."""
-
-    source: int
-    degree: int
-    harmonic: int
-    target: int
-    target_degree: int
-    channels: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Layout:
-    """Where the blocks of each path lie in the rows of the four arguments.
-
-    Attributes:
-        table: (n_paths, 8), int32: ``struct path`` of ``_messages.c``.
-        widths: of rows of couplings, features, weights and messages.
-        message_shapes: (components, channels) of each representation of the messages,
-            in the order of their rows.
-    """
-
-    table: np.ndarray
-    widths: tuple[int, int, int, int]
-    message_shapes: tuple[tuple[int, int], ...]
-
-
-def make_layout(
-    paths: Sequence[ProductPath],
-    feature_shapes: Sequence[tuple[int, int]],
-    columns: Sequence[int],
-    couplings: int,
-) -> Layout:
-    """Lay out the arguments of a layer.
-
-    Args:
-        paths: of the layer, in the order of their weights.
-        feature_shapes: (components, channels) of each representation of the features.
-        columns: first column of the couplings of each path.
-        couplings: number of columns of all couplings.
-    """
-    ends = np.cumsum([0] + [m * n for m, n in feature_shapes])
-    targets = sorted({(path.target, path.target_degree) for path in paths})
-    channels = [sum(p.channels for p in paths if p.target == t) for t, _ in targets]
-    shapes = tuple(
-        (2 * degree + 1, n) for (_, degree), n in zip(targets, channels, strict=True)
-    )
-    starts = np.cumsum([0] + [m * n for m, n in shapes])
-    filled = [0] * len(targets)
-    rows, weight = [], 0
-    for path, column in zip(paths, columns, strict=True):
-        place = targets.index((path.target, path.target_degree))
-        rows.append(
-            (
-                2 * path.degree + 1,
-                2 * path.target_degree + 1,
-                path.channels,
-                column,
-                ends[path.source],
-                weight,
-                starts[place] + filled[place],
-                channels[place],
-            )
-        )
-        weight += path.channels
-        filled[place] += path.channels
-    return Layout(
-        table=np.ascontiguousarray(rows, dtype=np.int32),
-        widths=(couplings, int(ends[-1]), weight, int(starts[-1])),
-        message_shapes=shapes,
-    )
 
 
 def can_fuse(dtype: torch.dtype, device: torch.device, degree: int) -> bool:

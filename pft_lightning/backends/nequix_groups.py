@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pft_lightning.backends.messages import ProductPath
+from pft_lightning.backends.message_layout import ProductPath
 
 
 # Neighbours in a group. Larger ones make fewer sums and larger matrices, but more of

@@ -28,7 +28,8 @@ from pft_lightning.backends.couplings import (
     first_columns,
 )
 from pft_lightning.backends.message_edges import PairedEdges
-from pft_lightning.backends.messages import WEIGHT, Layout, make_layout, messages
+from pft_lightning.backends.message_layout import Layout, make_layout
+from pft_lightning.backends.messages import WEIGHT, messages
 from pft_lightning.backends.nequix_groups import Neighbours, grouped_messages
 from pft_lightning.backends.nequix_layers import IrrepsLinear, RadialMLP, RMSNorm
 from pft_lightning.backends.nequix_paths import find_paths, o3

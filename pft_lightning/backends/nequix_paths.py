@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
-from pft_lightning.backends.messages import ProductPath
+from pft_lightning.backends.message_layout import ProductPath
 from pft_lightning.errors import BackendUnavailableError
 
 

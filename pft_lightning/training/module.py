@@ -170,6 +170,13 @@ class PhononFineTuning(lightning.LightningModule):
                     "Hessian-vector products need derivatives. Use "
                     "Trainer(inference_mode=False)."
                 )
+        precision = str(self.trainer.precision)
+        if "16" in precision or "transformer" in precision:
+            raise ConfigError(
+                f"trainer.precision={precision}: half precision is not enough for "
+                "second derivatives (docs/speed.md has its errors), and MACE and "
+                "NequIP do not run in it. Use trainer.precision=32-true, or 64-true."
+            )
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> torch.Tensor:
         """Weighted sum of all loss terms of the batches of one step."""

@@ -140,6 +140,7 @@ def test_a_trainer_left_in_inference_mode_is_refused_before_the_first_step(world
         (["loss.hvp_schedule=linear"], "warmup_steps"),
         (["export=newest"], "newest"),
         (["data.val_fraction=2"], "val_fraction"),
+        (["+trainer.precision=bf16-mixed"], "bf16-mixed.*32-true"),
         (
             ["loss.phonon.forces=0", "loss.phonon.stress=0", "loss.phonon.hvp=0"],
             "no loss at all",
