@@ -7,6 +7,7 @@ of JSON; ``run.py`` makes the grid of cases.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import sys
@@ -40,10 +41,13 @@ def silicon(n_atoms: int) -> ase.Atoms:
     return atoms
 
 
-def tangents(n_atoms: int, n_probes: int) -> np.ndarray:
-    """(n_atoms, n_probes, 3): columns of the Hessian."""
+def tangents(n_atoms: int, n_probes: int, direction: str = "column") -> np.ndarray:
+    """(n_atoms, n_probes, 3): columns of the Hessian, or random signs."""
+    generator = np.random.default_rng(0)
+    if direction == "signs":
+        return generator.choice([-1.0, 1.0], (n_atoms, n_probes, 3))
     found = np.zeros((n_atoms, n_probes, 3))
-    columns = np.random.default_rng(0).choice(3 * n_atoms, n_probes, replace=False)
+    columns = generator.choice(3 * n_atoms, n_probes, replace=False)
     found[columns // 3, np.arange(n_probes), columns % 3] = 1.0
     return found
 
@@ -65,7 +69,7 @@ def _load(case: dict[str, Any]) -> tuple[Any, Any, Any, list[Any]]:
     case["edges"] = int(batch.num_edges)
     directions = None
     if case["step"] == "hvp":
-        one = tangents(len(atoms), case["probes"])
+        one = tangents(len(atoms), case["probes"], case["direction"])
         directions = torch.from_numpy(np.concatenate([one] * case["batch"]))
         directions = directions.to(case["device"], dtype)
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -94,6 +98,8 @@ def _pft(case: dict[str, Any]) -> Step:
 
 def _double_backward(case: dict[str, Any]) -> Step:
     """What any torch potential can do: autograd of E, of F, of the loss."""
+    os.environ["PFT_LIGHTNING_COMPILE"] = "0"  # the operations of the framework
+
     import torch
 
     from pft_lightning import keys
@@ -131,7 +137,7 @@ def _nequix_jax(case: dict[str, Any]) -> Step:
     from nequix.pft.train import loss as hvp_loss
     from nequix.train import loss as efs_loss
 
-    if case["dtype"] != "float32" or case["probes"] != 1:
+    if (case["dtype"], case["probes"], case["direction"]) != ("float32", 1, "column"):
         raise ValueError("the published step is float32 with one column")
     model, config = load_model(case["model"])
     atoms = silicon(case["atoms"])

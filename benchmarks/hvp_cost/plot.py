@@ -40,6 +40,8 @@ def curves(rows: list[dict]) -> dict[tuple[str, str, str], dict[int, dict]]:
     for row in rows:
         if "error" in row or row["probes"] != 1 or row["batch"] != 1:
             continue
+        if row["direction"] != "column":
+            continue
         curve = found[row["name"], row["peer"], row["step"]]
         old = curve.get(row["atoms"])
         if old is None or row["median_s"] < old["median_s"]:
@@ -92,6 +94,13 @@ def print_tables(rows: list[dict]) -> None:
                 print(
                     f"{row['probes']} probes, {row['atoms']} atoms, {row['engine']}: "
                     f"{cost:.2f} of as many single ones"
+                )
+        for row in rows:
+            efs_row = efs.get(row["atoms"])
+            if row["name"] == name and row["direction"] == "signs" and efs_row:
+                print(
+                    f"random signs, {row['atoms']} atoms: {row['median_s']:.3f} s, "
+                    f"{row['median_s'] / efs_row['median_s']:.2f} times E, F, S"
                 )
     for row in rows:
         if "error" in row:

@@ -2,6 +2,7 @@
 
     python run.py OUT.json NAME=MODEL ... [--peers pft nequix_jax] [--atoms 8 64 ...]
         [--probes 1 4] [--batch 1] [--engines ...] [--dtype float32] [--device cpu]
+        [--direction column]
 
 The unit is the training step on energies, forces and stress (``efs``): loss and
 gradients with respect to the weights. ``hvp`` adds one column (or several) of the
@@ -30,7 +31,8 @@ PACKAGES = ("pft_lightning", "torch", "mace-torch", "nequip", "e3nn", "nequix", 
 OURS = ("pft", "double_backward")
 STEPS = ("efs", "hvp")
 KEY = (
-    "peer", "name", "step", "engine", "atoms", "batch", "probes", "dtype", "device",
+    "peer", "name", "step", "engine", "atoms", "batch", "probes", "direction", "dtype",
+    "device",
 )  # fmt: skip
 
 
@@ -55,6 +57,7 @@ def grid(options: argparse.Namespace) -> list[dict]:
                     "peer": peer, "name": name, "model": model, "step": step,
                     "engine": "forward_over_reverse" if engine == "-" else engine,
                     "atoms": atoms, "batch": batch, "probes": n_probes,
+                    "direction": options.direction if step == "hvp" else "column",
                     "dtype": options.dtype, "device": options.device,
                     "repeats": options.repeats,
                 }
@@ -113,6 +116,9 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument(
         "--engines", nargs="+", default=["forward_over_reverse", "reverse_over_reverse"]
+    )
+    parser.add_argument(
+        "--direction", default="column", choices=("column", "signs"), help="of H v"
     )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")

@@ -161,7 +161,7 @@ class Convolutions:
         Their arguments are features of atoms, harmonics and weights of edges; whatever
         follows says between which atoms, which ``edges`` has.
         """
-        shared: dict[tuple[Coupling, ...], torch.Tensor] = {}
+        shared: dict[tuple[Coupling, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
         def replacement(product: FusedProduct) -> Callable[..., torch.Tensor]:
             def forward(
@@ -171,11 +171,11 @@ class Convolutions:
                 *_: Any,
                 **__: Any,
             ) -> torch.Tensor:
-                # All layers of a network have the same harmonics.
-                if product.couplings not in shared:
-                    table = product.tables[edge_attr.dtype]
-                    shared[product.couplings] = edge_attr @ table
-                couplings = shared[product.couplings]
+                # Most layers of a network have the same products of the same harmonics.
+                harmonics, couplings = shared.get(product.couplings, (None, None))
+                if couplings is None or harmonics is not edge_attr:
+                    couplings = edge_attr @ product.tables[edge_attr.dtype]
+                    shared[product.couplings] = edge_attr, couplings
                 return product(x, couplings, edge_weight, self.edges)
 
             return forward
@@ -211,7 +211,8 @@ def find_convolutions(
         plans[module] = _PLANS[product]
     fused = {module: plan for module, plan in plans.items() if plan is not None}
     degree = max((product.degree for product in fused.values()), default=0)
-    if len(fused) < len(plans) or not can_fuse(dtype, receivers.device, degree):
+    is_complete = len(fused) == len(products) > 0
+    if not is_complete or not can_fuse(dtype, receivers.device, degree):
         return None
     return Convolutions(group_edges(receivers, senders, n_atoms), fused)
 

@@ -166,9 +166,8 @@ class NequIPModel(EnergyModel):
         convolutions = batch.get(_CONVOLUTIONS)
         with (
             exact_torchscript(self._scripted),
-            _without_kernels(self._accelerated)
-            if convolutions is None
-            else convolutions.stand_in(),
+            _without_kernels(self._accelerated),
+            convolutions.stand_in() if convolutions else contextlib.nullcontext(),
         ):
             output = _energy_module(self.network)(data)
         energies: torch.Tensor = output[AtomicDataDict.TOTAL_ENERGY_KEY]
