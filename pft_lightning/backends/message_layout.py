@@ -29,11 +29,13 @@ class Layout:
         widths: of rows of couplings, features, weights and messages.
         message_shapes: (components, channels) of each representation of the messages,
             in the order of their rows.
+        products: of numbers, that the messages of an edge take.
     """
 
     table: np.ndarray
     widths: tuple[int, int, int, int]
     message_shapes: tuple[tuple[int, int], ...]
+    products: int
 
 
 def make_layout(
@@ -79,4 +81,5 @@ def make_layout(
         table=np.ascontiguousarray(rows, dtype=np.int32),
         widths=(couplings, int(ends[-1]), weight, int(starts[-1])),
         message_shapes=shapes,
+        products=sum(m1 * m3 * n for m1, m3, n, *_ in rows),
     )

@@ -30,6 +30,9 @@ COUPLING, FEATURE, WEIGHT, MESSAGE = range(4)
 # ``MAX_M`` of ``_messages.c`` holds its components.
 _HIGHEST_DEGREE = 7
 
+# Products of numbers for which it is worth to wake another thread (0.1 ms).
+_LEAST_SHARE = 1 << 22
+
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 
 
@@ -301,14 +304,19 @@ def _contract(
         function(ctypes.byref(job), first, last)
 
     n_groups, n_threads = len(start) - 1, torch.get_num_threads()
-    n_shares = min(n_threads, n_groups)
-    if n_shares < 2:
-        work(0, n_groups)
-        return out
+    products = len(edges.centre) * len(terms) * layout.products
+    n_shares = min(n_threads, n_groups, 1 + products // _LEAST_SHARE)
     shares = np.linspace(0, len(edges.centre), n_shares + 1)
     bounds = np.searchsorted(start, shares)
     bounds[[0, -1]] = 0, n_groups
-    list(_threads(n_threads, os.getpid()).map(work, bounds[:-1], bounds[1:]))
+    if n_shares > 1:
+        pool = _threads(n_threads, os.getpid())
+        others = [pool.submit(work, *bounds[i : i + 2]) for i in range(1, n_shares)]
+        work(*bounds[:2])
+        for other in others:
+            other.result()
+    else:
+        work(*bounds)
     return out
 
 
