@@ -125,7 +125,8 @@ static inline __attribute__((always_inline)) void NAME(path)(
 }
 
 /* Whether all numbers of a row are zero. Where a direction moves few atoms, so are most
-   rows of its couplings and weights; terms with such rows are left out. */
+   rows of its couplings and weights; terms with such rows are left out, so that zero
+   times infinity is zero here. */
 static inline int NAME(is_zero)(const REAL *p, int64_t n) {
     enum { ROUND = 64 };
     for (; n >= ROUND; n -= ROUND, p += ROUND) {

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,6 @@ class FusedProduct:
     Attributes:
         feature_shapes: (channels, components) of each representation of the features.
         couplings: what the columns of its couplings are.
-        harmonics: degrees, in the order of the rows.
         degree: highest one of features and messages.
         layout: of the compiled form.
         tables: ``coupling_table``, for each dtype.
@@ -38,7 +38,6 @@ class FusedProduct:
 
     feature_shapes: tuple[tuple[int, int], ...]
     couplings: tuple[Coupling, ...]
-    harmonics: tuple[int, ...]
     degree: int
     layout: Layout
     tables: dict[torch.dtype, torch.Tensor]
@@ -124,7 +123,6 @@ def plan(product: Any) -> FusedProduct | None:
     return FusedProduct(
         feature_shapes=tuple((mul, irrep.dim) for mul, irrep in inputs),
         couplings=couplings,
-        harmonics=tuple(harmonics),
         degree=max(irrep.l for _, irrep in [*inputs, *outputs]),
         layout=make_layout(
             paths,
@@ -141,25 +139,31 @@ _PLANS: weakref.WeakKeyDictionary[torch.nn.Module, FusedProduct | None] = (
     weakref.WeakKeyDictionary()
 )
 
+# Modules are changed while they compute, and a model may serve several threads.
+_LOCK = threading.RLock()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Convolutions:
-    """Modules of a network, and what stands in for them.
+    """What stands in for the tensor products of a network, for one batch.
 
     Attributes:
         edges: of the batch.
-        products: by the module whose ``forward`` they replace.
+        products: in the order in which the network has them.
     """
 
     edges: Edges
-    products: dict[torch.nn.Module, FusedProduct]
+    products: tuple[FusedProduct, ...]
 
     @contextlib.contextmanager
-    def stand_in(self) -> Iterator[None]:
+    def stand_in(self, modules: Sequence[torch.nn.Module]) -> Iterator[None]:
         """Let the compiled form compute what the modules would.
 
         Their arguments are features of atoms, harmonics and weights of edges; whatever
         follows says between which atoms, which ``edges`` has.
+
+        Args:
+            modules: in the same order, whose ``forward`` is exchanged.
         """
         shared: dict[tuple[Coupling, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -171,7 +175,7 @@ class Convolutions:
                 *_: Any,
                 **__: Any,
             ) -> torch.Tensor:
-                # Most layers of a network have the same products of the same harmonics.
+                # Layers between the first and the last have the same products.
                 harmonics, couplings = shared.get(product.couplings, (None, None))
                 if couplings is None or harmonics is not edge_attr:
                     couplings = edge_attr @ product.tables[edge_attr.dtype]
@@ -180,14 +184,14 @@ class Convolutions:
 
             return forward
 
-        with contextlib.ExitStack() as stack:
-            for module, product in self.products.items():
-                stack.enter_context(_forward(module, replacement(product)))
+        with _LOCK, contextlib.ExitStack() as stack:
+            for module, product in zip(modules, self.products, strict=True):
+                stack.enter_context(exchanged(module, "forward", replacement(product)))
             yield
 
 
 def find_convolutions(
-    products: dict[torch.nn.Module, Any],
+    products: Sequence[Any],
     dtype: torch.dtype,
     receivers: torch.Tensor,
     senders: torch.Tensor,
@@ -198,36 +202,35 @@ def find_convolutions(
     To be done before any transform of torch.func.
 
     Args:
-        products: by the module to be replaced, its tensor product.
+        products: tensor products of the network.
         dtype: in which the network computes.
         receivers: (n_edges,), int64, atoms that add the messages up.
         senders: (n_edges,), int64, atoms whose features they have.
         n_atoms: number of atoms.
     """
-    plans = {}
-    for module, product in products.items():
+    if not can_fuse(dtype, receivers.device, 0):
+        return None
+    for product in products:
         if product not in _PLANS:
             _PLANS[product] = plan(product)
-        plans[module] = _PLANS[product]
-    fused = {module: plan for module, plan in plans.items() if plan is not None}
-    degree = max((product.degree for product in fused.values()), default=0)
-    is_complete = len(fused) == len(products) > 0
+    plans = [_PLANS[product] for product in products]
+    fused = tuple(each for each in plans if each is not None)
+    degree = max((each.degree for each in fused), default=0)
+    is_complete = len(fused) == len(plans) > 0
     if not is_complete or not can_fuse(dtype, receivers.device, degree):
         return None
     return Convolutions(group_edges(receivers, senders, n_atoms), fused)
 
 
 @contextlib.contextmanager
-def _forward(
-    module: torch.nn.Module, function: Callable[..., torch.Tensor]
-) -> Iterator[None]:
-    """Exchange the ``forward`` of one module, whatever it was."""
-    before = vars(module).get("forward")
-    module.forward = function
+def exchanged(module: torch.nn.Module, name: str, value: Any) -> Iterator[None]:
+    """Give a module an attribute of its own for a while, whatever it had."""
+    before = vars(module).get(name)
+    setattr(module, name, value)
     try:
         yield
     finally:
         if before is None:
-            del module.forward
+            delattr(module, name)
         else:
-            module.forward = before
+            setattr(module, name, before)

@@ -1,7 +1,4 @@
-"""Coupling coefficients of features and harmonics, as matrices for the compiled form.
-
-Imports e3nn, of any version (0.4.4 must have been imported by MACE before).
-"""
+"""Coupling coefficients of features and harmonics, as matrices."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from e3nn import o3
 
 
 class Coupling(NamedTuple):
@@ -32,6 +28,8 @@ def coupling_matrix(coupling: Coupling) -> torch.Tensor:
 
     Wigner 3j symbols times the square root of 2 * target + 1 and the factor.
     """
+    from e3nn import o3  # 0.4.4 only after MACE, which makes it possible
+
     degree, harmonic, target, factor = coupling
     symbols = o3.wigner_3j(degree, harmonic, target, dtype=torch.float64)
     scaled = symbols * math.sqrt(2 * target + 1) * factor

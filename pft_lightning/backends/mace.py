@@ -24,7 +24,11 @@ from pft_lightning.backends.base import (
     element_table,
     write_atomically,
 )
-from pft_lightning.backends.convolutions import Convolutions, find_convolutions
+from pft_lightning.backends.convolutions import (
+    Convolutions,
+    exchanged,
+    find_convolutions,
+)
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import CheckpointError, ConfigError
 
@@ -72,10 +76,9 @@ class MACEModel(EnergyModel):
     def prepare(self, batch: Batch) -> Batch:
         """See ``EnergyModel.prepare``; groups edges for the compiled messages."""
         batch = super().prepare(batch)
-        blocks = self.network.interactions
         senders, receivers = batch[keys.EDGE_INDEX]  # as MACE calls them
         batch[_CONVOLUTIONS] = find_convolutions(
-            {block.conv_tp: block.conv_tp for block in blocks},
+            [block.conv_tp for block in self.network.interactions],
             self.dtype,
             receivers,
             senders,
@@ -209,14 +212,13 @@ def _compiled_messages(
         yield
         return
     blocks = list(network.interactions)
-    with convolutions.stand_in():
+    with (
+        convolutions.stand_in([block.conv_tp for block in blocks]),
+        contextlib.ExitStack() as stack,
+    ):
         for block in blocks:
-            block.conv_fusion = True
-        try:
-            yield
-        finally:
-            for block in blocks:
-                del block.conv_fusion
+            stack.enter_context(exchanged(block, "conv_fusion", True))
+        yield
 
 
 def _head_names(network: Any) -> list[str]:

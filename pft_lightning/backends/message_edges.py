@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pft_lightning.errors import ShapeError
+
 
 # Atoms of a batch whose pairs have names of their own; see ``_pair_names``.
 MOST_ATOMS = 1 << 19
@@ -45,9 +47,6 @@ class PairedEdges(Edges):
     first_of_pair: torch.Tensor
 
 
-# Neither is done in torch: under its transforms new tensors have no address.
-
-
 def group_edges(centre: torch.Tensor, neighbour: torch.Tensor, n_atoms: int) -> Edges:
     """Group edges as they are; each has radial weights of its own.
 
@@ -56,17 +55,14 @@ def group_edges(centre: torch.Tensor, neighbour: torch.Tensor, n_atoms: int) -> 
         neighbour: (n_edges,), int64.
         n_atoms: number of atoms.
     """
-    receivers, senders = centre.numpy(), neighbour.numpy()
+    # The compiled code takes addresses, of arrays without gaps.
+    receivers, senders = (
+        np.ascontiguousarray(x.numpy(), dtype=np.int64) for x in (centre, neighbour)
+    )
     each = np.arange(len(receivers) + 1)
     pair = each[:-1]
     by_atoms = _group(receivers, n_atoms), _group(senders, n_atoms)
-    # The compiled code takes addresses, of arrays without gaps.
-    return Edges(
-        np.ascontiguousarray(receivers),
-        np.ascontiguousarray(senders),
-        pair,
-        (*by_atoms, (each, pair)),
-    )
+    return Edges(receivers, senders, pair, (*by_atoms, (each, pair)))
 
 
 def pair_edges(
@@ -79,7 +75,7 @@ def pair_edges(
         shifts: (n_edges, 3), int8, periodic image of the neighbour.
         n_atoms: number of atoms.
     """
-    centre, neighbour = edge_index.numpy()
+    centre, neighbour = edge_index.numpy().astype(np.int64)
     order = np.argsort(centre, kind="stable")
     centre, neighbour = centre[order], neighbour[order]
     _, first, pair = np.unique(
@@ -114,5 +110,8 @@ def _pair_names(
 
 
 def _group(of: np.ndarray, n_groups: int) -> _Groups:
-    starts = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=n_groups))])
+    counts = np.bincount(of, minlength=n_groups)
+    if len(counts) > n_groups:  # the compiled code would write beyond the last row
+        raise ShapeError(f"an edge names atom {of.max()}; there are {n_groups}.")
+    starts = np.concatenate([[0], np.cumsum(counts)])
     return starts, np.argsort(of, kind="stable")

@@ -281,23 +281,26 @@ def _contract(
                 f"{tensor.device}; expected {dtype} of shape "
                 f"{(lengths[role], layout.widths[role])} on the CPU."
             )
-    tensors = tuple(tensor.contiguous() for tensor in tensors)
+    tensors = tuple(_in_memory(tensor) for tensor in tensors)
     slot = each.slot
     start, order = {FEATURE: by_neighbour, WEIGHT: by_pair}.get(slot, by_centre)
     out = tensors[0].new_empty(lengths[slot], layout.widths[slot])
     terms, kinds = (np.array(x, dtype=np.int32) for x in (each.terms, roles))
     addresses = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.uintp)
+    arrays = (layout.table, kinds, terms, addresses)
     index = (start, order, edges.centre, edges.neighbour, edges.pair)
     job = _CSum(
         slot,
         len(layout.table),
         len(tensors),
         len(terms),
-        *(array.ctypes.data for array in (layout.table, kinds, terms, addresses)),
+        *(array.ctypes.data for array in arrays),
         out.data_ptr(),
         *(array.ctypes.data for array in index),
         (ctypes.c_int64 * 4)(*layout.widths),
     )
+    # After Ctrl-C a thread may still work on them.
+    job.memory = (tensors, out, arrays, index)
     function = _function(out.dtype)
 
     def work(first: int, last: int) -> None:
@@ -305,19 +308,25 @@ def _contract(
 
     n_groups, n_threads = len(start) - 1, torch.get_num_threads()
     products = len(edges.centre) * len(terms) * layout.products
-    n_shares = min(n_threads, n_groups, 1 + products // _LEAST_SHARE)
+    n_shares = max(1, min(n_threads, n_groups, 1 + products // _LEAST_SHARE))
     shares = np.linspace(0, len(edges.centre), n_shares + 1)
     bounds = np.searchsorted(start, shares)
     bounds[[0, -1]] = 0, n_groups
+    others = []
     if n_shares > 1:
         pool = _threads(n_threads, os.getpid())
         others = [pool.submit(work, *bounds[i : i + 2]) for i in range(1, n_shares)]
-        work(*bounds[:2])
-        for other in others:
-            other.result()
-    else:
-        work(*bounds)
+    work(*bounds[:2])
+    for other in others:
+        other.result()
     return out
+
+
+def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor whose numbers are where its address says."""
+    if tensor._is_zerotensor():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return tensor.resolve_neg().contiguous()
 
 
 @cache

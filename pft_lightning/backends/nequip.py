@@ -28,7 +28,7 @@ from pft_lightning.backends.base import (
     edge_lengths,
     element_table,
 )
-from pft_lightning.backends.convolutions import find_convolutions
+from pft_lightning.backends.convolutions import exchanged, find_convolutions
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import CheckpointError, ConfigError
 
@@ -137,7 +137,7 @@ class NequIPModel(EnergyModel):
             batch = drop_edges(batch, edge_lengths(batch) < cutoffs)
         centre, neighbour = batch[keys.EDGE_INDEX]
         batch[_CONVOLUTIONS] = find_convolutions(
-            {module: module.tp for module in _scattered_products(self.network)},
+            [module.tp for module in _scattered_products(self.network)],
             self.dtype,
             centre,
             neighbour,
@@ -167,7 +167,9 @@ class NequIPModel(EnergyModel):
         with (
             exact_torchscript(self._scripted),
             _without_kernels(self._accelerated),
-            convolutions.stand_in() if convolutions else contextlib.nullcontext(),
+            contextlib.nullcontext()
+            if convolutions is None
+            else convolutions.stand_in(_scattered_products(self.network)),
         ):
             output = _energy_module(self.network)(data)
         energies: torch.Tensor = output[AtomicDataDict.TOTAL_ENERGY_KEY]
@@ -264,14 +266,11 @@ def _without_kernels(accelerated: list[torch.nn.Module]) -> Iterator[None]:
     times, or not by torch.func. Each such module extends the one that it stands for and
     keeps its e3nn product.
     """
-    for module in accelerated:
-        plain_forward = super(type(module), module).forward  # type: ignore[misc]
-        module.forward = plain_forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as stack:
         for module in accelerated:
-            del module.forward
+            plain_forward = super(type(module), module).forward  # type: ignore[misc]
+            stack.enter_context(exchanged(module, "forward", plain_forward))
+        yield
 
 
 def _energy_module(network: torch.nn.Module) -> torch.nn.Module:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import ase
 import pytest
 import torch
 from ase.build import bulk
 
+from pft_lightning import keys
 from pft_lightning.backends import messages
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import BackendUnavailableError
@@ -41,6 +46,7 @@ NEQUIX = {
 }
 MACE = [f"mace {variant}" for variant in sorted(VARIANTS)]
 NEQUIP = ["nequip float64", "nequip zbl_parity"]
+ONE_OF_EACH = ["nequix three degrees", "mace scale_shift", "nequip float64"]
 
 
 def make_nequix(name: str):
@@ -159,6 +165,51 @@ def test_networks_are_the_frameworks_own_again_after_a_step(
     after = [dict(vars(module)) for module in model.network.modules()]
     assert [sorted(x) for x in after] == [sorted(x) for x in before]
     assert not any("conv_fusion" in x for x in after)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+@pytest.mark.parametrize("engine", ["forward_over_reverse", "reverse_over_reverse"])
+def test_an_isolated_atom_has_an_energy_and_no_curvature(name, engine, make_model):
+    model = make_model(name)
+    batch = build_crystal_batch([ase.Atoms("Na", cell=[30.0] * 3, pbc=True)], 4.5)
+    tangents = torch.ones(1, 1, 3, dtype=torch.float64)
+    found = model.derivatives(batch, tangents=tangents, engine=engine)
+    assert torch.isfinite(found.energy).all()
+    assert found.forces.abs().max() == found.hvp.abs().max() == 0
+
+
+@pytest.mark.parametrize("name", ["mace scale_shift", "nequip float64"])
+def test_prepared_batches_and_models_can_be_copied(name, make_model):
+    model = make_model(name)
+    batch = model.prepare(crystals(model.cutoff))
+    positions, strain = batch[keys.POSITIONS], torch.zeros(2, 3, 3, dtype=torch.float64)
+    energy = model.energy(batch, positions, strain)
+    for other, prepared in (
+        (model, copy.deepcopy(batch)),
+        (model, pickle.loads(pickle.dumps(batch))),
+        (copy.deepcopy(model), batch),
+    ):
+        assert torch.equal(other.energy(prepared, positions, strain), energy)
+
+
+@pytest.mark.parametrize("name", ["mace scale_shift", "nequip float64"])
+def test_a_model_serves_several_threads(name, make_model):
+    model = make_model(name)
+    batches = []
+    for seed in range(2):
+        atoms = bulk("NaCl", "rocksalt", 5.5)
+        atoms.rattle(0.05, seed=seed)
+        batches.append(build_crystal_batch([atoms], model.cutoff))
+    expected = [model.derivatives(batch).forces for batch in batches]
+
+    def work(index):
+        return [model.derivatives(batches[index]).forces for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(work, range(2)))
+    for forces, each in zip(found, expected, strict=True):
+        assert all(torch.equal(x, each) for x in forces)
+    assert not any("forward" in vars(module) for module in model.network.modules())
 
 
 def test_autocast_takes_the_other_way(make_model):

@@ -117,6 +117,46 @@ def test_an_atom_without_neighbours_receives_nothing(form):
 
 
 @needs_compiler
+@pytest.mark.parametrize("n_atoms", [0, 3])
+def test_without_edges_there_are_no_messages_and_derivatives_are_zero(form, n_atoms):
+    _, _, layout, _, arguments = form
+    none = torch.zeros(0, dtype=torch.int64)
+    edges = group_edges(none, none, n_atoms)
+    lengths = (0, n_atoms, 0)
+    given = [
+        x[:n].clone().requires_grad_() for x, n in zip(arguments, lengths, strict=False)
+    ]
+    found = messages.messages(layout, edges, *given)
+    assert found.shape == (n_atoms, layout.widths[MESSAGE])
+    gradients = torch.autograd.grad(found.sum(), given, create_graph=True)
+    total = sum(x.sum() for x in gradients)
+    second = torch.autograd.grad(total, given, materialize_grads=True)
+    assert all(x.abs().sum() == 0 for x in (found, *gradients, *second))
+
+
+def test_edges_to_atoms_that_are_not_there_are_refused():
+    with pytest.raises(ShapeError, match="names atom 2; there are 2"):
+        group_edges(*EDGE_INDEX, 2)
+    with pytest.raises(ShapeError, match="names atom 2; there are 2"):
+        pair_edges(EDGE_INDEX, SHIFTS, 2)
+
+
+@needs_compiler
+def test_tensors_that_exist_in_torch_only_are_read_as_what_they_are(form):
+    """Zeros without memory, and numbers with a sign kept apart."""
+    _, _, layout, edges, (couplings, features, weights, _) = form
+    zeros = torch._efficientzerotensor(features.shape, dtype=features.dtype)
+    assert messages.messages(layout, edges, couplings, zeros, weights).abs().max() == 0
+    negative = torch._neg_view(features)
+    torch.testing.assert_close(
+        messages.messages(layout, edges, couplings, negative, weights),
+        -messages.messages(layout, edges, couplings, features, weights),
+        rtol=0,
+        atol=0,
+    )
+
+
+@needs_compiler
 def test_arguments_that_do_not_fit_are_refused(form):
     _, _, layout, edges, (couplings, features, weights, _) = form
     for bad in (features.float(), features[:-1], features[:, :-1], features.to("meta")):
@@ -213,9 +253,18 @@ def test_what_reaches_an_argument_in_several_ways_is_one_sum(form, monkeypatch):
 
 
 @needs_compiler
-def test_threads_do_not_change_a_bit(form):
+def test_threads_do_not_change_a_bit(form, monkeypatch):
     _, _, layout, edges, arguments = form
     *given, cotangent = [x.requires_grad_() for x in arguments]
+    threads = messages._threads
+    pools = []
+
+    def record(*args):
+        pools.append(args)
+        return threads(*args)
+
+    monkeypatch.setattr(messages, "_threads", record)
+    monkeypatch.setattr(messages, "_LEAST_SHARE", 1)
 
     def gradients():
         total = (messages.messages(layout, edges, *given) * cotangent).sum()
@@ -225,10 +274,12 @@ def test_threads_do_not_change_a_bit(form):
     try:
         torch.set_num_threads(1)
         one = gradients()
+        assert not pools
         torch.set_num_threads(3)
         three = gradients()
     finally:
         torch.set_num_threads(before)
+    assert {number for number, _ in pools} == {3}
     assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
