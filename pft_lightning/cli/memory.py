@@ -21,8 +21,7 @@ def keep_freed_memory() -> bool:
 
     glibc maps each array above 32 MiB anew, and the kernel clears its pages every
     time. A step with Hessian-vector products frees and allocates some hundred of them:
-    with 512 atoms a NequIP step took 2.8 s so and 2.05 s without, and needs a third
-    more memory (benchmarks/hvp_cost).
+    with 512 atoms a Nequix step takes 2.8 s so and 2.4 s without (docs/speed.md).
 
     Returns:
         Whether it was done: not where a GPU does the work, where the environment says
