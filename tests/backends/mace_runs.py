@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 from pathlib import Path
 from unittest import mock
 
@@ -52,7 +53,11 @@ def run_mace(path: Path, folder: Path) -> tuple[list[float], list[float]]:
     handlers, level = list(root.handlers), root.level
     try:
         # The compiled copies that it would also write take most of the time.
-        with mock.patch.object(run_train.jit, "compile", side_effect=RuntimeError):
+        with (
+            mock.patch.object(run_train.jit, "compile", side_effect=RuntimeError),
+            # MACE sets it when it is imported first, which importing us undoes.
+            mock.patch.dict(os.environ, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1"),
+        ):
             run_train.run(parser.parse_args(arguments))
     finally:
         torch.set_default_dtype(dtype)

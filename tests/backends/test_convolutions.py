@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 
 import pytest
 import torch
 
 from pft_lightning.backends import messages
+from pft_lightning.backends.convolutions import plan
+from pft_lightning.backends.message_edges import group_edges
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of e3nn and TorchScript
-with contextlib.suppress(ImportError):
-    # e3nn 0.4.4 cannot be imported but by MACE.
-    from pft_lightning.backends import mace_files  # noqa: F401
-pytest.importorskip("e3nn", reason="e3nn is not installed here")
-
-from pft_lightning.backends.convolutions import plan  # noqa: E402
-from pft_lightning.backends.message_edges import group_edges  # noqa: E402
-
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of e3nn and TorchScript
+    pytest.mark.skipif(
+        importlib.util.find_spec("e3nn") is None, reason="e3nn is not installed here"
+    ),
+]
 
 FEATURES = "3x0e+2x0o+4x1o+2x1e+1x2e"
 HARMONICS = "1x0e+1x1o+1x2e"
@@ -28,6 +28,9 @@ def make_product(
     features: str = FEATURES, harmonics: str = HARMONICS, mode: str = "uvu", **options
 ):
     """All products of features and harmonics, sorted as MACE and NequIP have them."""
+    with contextlib.suppress(ImportError):
+        # e3nn 0.4.4 cannot be imported but by MACE.
+        from pft_lightning.backends import mace_files  # noqa: F401
     from e3nn import o3
 
     one, other = o3.Irreps(features), o3.Irreps(harmonics)
