@@ -52,7 +52,7 @@ def tangents(n_atoms: int, n_probes: int, direction: str = "column") -> np.ndarr
     return found
 
 
-def _load(case: dict[str, Any]) -> tuple[Any, Any, Any, list[Any]]:
+def load(case: dict[str, Any]) -> tuple[Any, Any, Any, list[Any]]:
     """The model, a batch, directions or None, and the trained weights."""
     import torch
 
@@ -83,7 +83,7 @@ def _pft(case: dict[str, Any]) -> Step:
     from pft_lightning.cli.memory import keep_freed_memory
 
     keep_freed_memory()  # as pft-train does
-    model, batch, directions, weights = _load(case)
+    model, batch, directions, weights = load(case)
 
     def step() -> Any:
         found = model.derivatives(batch, tangents=directions, engine=case["engine"])
@@ -104,7 +104,7 @@ def _double_backward(case: dict[str, Any]) -> Step:
 
     from pft_lightning import keys
 
-    model, batch, directions, weights = _load(case)
+    model, batch, directions, weights = load(case)
     batch = model.prepare(batch)
 
     def step() -> Any:

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from case import REPEATS, silicon, tangents
+from case import REPEATS, load
 from run import hardware, versions
 
 import pft_lightning as pft
 from pft_lightning.cli.memory import keep_freed_memory
-from pft_lightning.graphs import build_batch, build_data, build_graph
 
 
 # Precision to (dtype of the weights, dtype of autocast, whether products are in TF32).
@@ -41,15 +40,13 @@ def measure(
     """Median seconds of a step, and what it gives."""
     dtype, autocast, has_tf32 = PRECISIONS[precision]
     torch.set_float32_matmul_precision("high" if has_tf32 else "highest")
-    # Rounded alike, so that only the arithmetic differs.
-    model = pft.load_model(file, dtype=torch.float32, device=device).to(dtype)
-    structure = silicon(atoms)
-    cell, pbc = structure.cell.array, structure.pbc
-    graph = build_graph(structure.positions, cell, pbc, model.cutoff)
-    data = build_data(structure.numbers, structure.positions, cell, pbc, graph)
-    batch = build_batch([data]).to(device)
-    directions = torch.from_numpy(tangents(atoms, 1)).to(device, dtype)
-    weights = [p for p in model.parameters() if p.requires_grad]
+    case = {
+        "model": file, "dtype": "float32", "device": device, "atoms": atoms,
+        "batch": 1, "step": "hvp", "probes": 1, "direction": "column",
+    }  # fmt: skip
+    model, batch, directions, weights = load(case)
+    # After rounding to single precision, so that only the arithmetic differs.
+    model.to(dtype)
 
     def step() -> dict[str, torch.Tensor]:
         context: Any = contextlib.nullcontext()

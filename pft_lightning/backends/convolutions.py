@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from pft_lightning.backends.couplings import Coupling, coupling_table, first_columns
+from pft_lightning.backends.couplings import Coupling, coupling_table
 from pft_lightning.backends.message_edges import Edges, group_edges
 from pft_lightning.backends.message_layout import Layout, ProductPath, make_layout
 from pft_lightning.backends.messages import can_fuse, messages
@@ -30,14 +30,12 @@ class FusedProduct:
 
     Attributes:
         feature_shapes: (channels, components) of each representation of the features.
-        couplings: what the columns of its couplings are.
         degree: highest one of features and messages.
         layout: of the compiled form.
         tables: ``coupling_table``, for each dtype.
     """
 
     feature_shapes: tuple[tuple[int, int], ...]
-    couplings: tuple[Coupling, ...]
     degree: int
     layout: Layout
     tables: dict[torch.dtype, torch.Tensor]
@@ -117,19 +115,12 @@ def plan(product: Any) -> FusedProduct | None:
         )
         factor = float(i.path_weight) / (2 * target + 1) ** 0.5
         kinds.append(Coupling(irrep.l, harmonic, target, factor))
-    couplings = tuple(sorted(set(kinds)))
-    columns = first_columns(couplings)
-    table = coupling_table(couplings, harmonics)
+    layout = make_layout(paths, [(irrep.dim, mul) for mul, irrep in inputs], kinds)
+    table = coupling_table(layout.couplings, harmonics)
     return FusedProduct(
         feature_shapes=tuple((mul, irrep.dim) for mul, irrep in inputs),
-        couplings=couplings,
         degree=max(irrep.l for _, irrep in [*inputs, *outputs]),
-        layout=make_layout(
-            paths,
-            [(irrep.dim, mul) for mul, irrep in inputs],
-            [columns[kind] for kind in kinds],
-            sum(kind.columns for kind in couplings),
-        ),
+        layout=layout,
         tables={dtype: table.to(dtype) for dtype in (torch.float32, torch.float64)},
     )
 
@@ -176,10 +167,12 @@ class Convolutions:
                 **__: Any,
             ) -> torch.Tensor:
                 # Layers between the first and the last have the same products.
-                harmonics, couplings = shared.get(product.couplings, (None, None))
+                harmonics, couplings = shared.get(
+                    product.layout.couplings, (None, None)
+                )
                 if couplings is None or harmonics is not edge_attr:
                     couplings = edge_attr @ product.tables[edge_attr.dtype]
-                    shared[product.couplings] = edge_attr, couplings
+                    shared[product.layout.couplings] = edge_attr, couplings
                 return product(x, couplings, edge_weight, self.edges)
 
             return forward

@@ -57,12 +57,3 @@ def coupling_table(
         block[first : first + 2 * coupling.harmonic + 1] = coupling_matrix(coupling)
         blocks.append(block)
     return torch.cat(blocks, dim=1)
-
-
-def first_columns(couplings: Sequence[Coupling]) -> dict[Coupling, int]:
-    """Where the matrix of each begins in ``coupling_table``."""
-    first, columns = 0, {}
-    for coupling in couplings:
-        columns[coupling] = first
-        first += coupling.columns
-    return columns

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pft_lightning.backends.couplings import Coupling
+
 
 @dataclass(frozen=True, slots=True)
 class ProductPath:
@@ -27,6 +29,7 @@ class Layout:
     Attributes:
         table: (n_paths, 8), int32: ``struct path`` of ``_messages.c``.
         widths: of rows of couplings, features, weights and messages.
+        couplings: whose columns the rows of couplings have, in this order.
         message_shapes: (components, channels) of each representation of the messages,
             in the order of their rows.
         products: of numbers, that the messages of an edge take.
@@ -34,6 +37,7 @@ class Layout:
 
     table: np.ndarray
     widths: tuple[int, int, int, int]
+    couplings: tuple[Coupling, ...]
     message_shapes: tuple[tuple[int, int], ...]
     products: int
 
@@ -41,17 +45,17 @@ class Layout:
 def make_layout(
     paths: Sequence[ProductPath],
     feature_shapes: Sequence[tuple[int, int]],
-    columns: Sequence[int],
-    couplings: int,
+    kinds: Sequence[Coupling],
 ) -> Layout:
     """Lay out the arguments of a layer.
 
     Args:
         paths: of the layer, in the order of their weights.
         feature_shapes: (components, channels) of each representation of the features.
-        columns: first column of the couplings of each path.
-        couplings: number of columns of all couplings.
+        kinds: of each path; those of one kind share couplings.
     """
+    couplings = tuple(sorted(set(kinds)))
+    columns = np.cumsum([0] + [kind.columns for kind in couplings])
     ends = np.cumsum([0] + [m * n for m, n in feature_shapes])
     targets = sorted({(path.target, path.target_degree) for path in paths})
     channels = [sum(p.channels for p in paths if p.target == t) for t, _ in targets]
@@ -61,14 +65,14 @@ def make_layout(
     starts = np.cumsum([0] + [m * n for m, n in shapes])
     filled = [0] * len(targets)
     rows, weight = [], 0
-    for path, column in zip(paths, columns, strict=True):
+    for path, kind in zip(paths, kinds, strict=True):
         place = targets.index((path.target, path.target_degree))
         rows.append(
             (
                 2 * path.degree + 1,
                 2 * path.target_degree + 1,
                 path.channels,
-                column,
+                columns[couplings.index(kind)],
                 ends[path.source],
                 weight,
                 starts[place] + filled[place],
@@ -79,7 +83,8 @@ def make_layout(
         filled[place] += path.channels
     return Layout(
         table=np.ascontiguousarray(rows, dtype=np.int32),
-        widths=(couplings, int(ends[-1]), weight, int(starts[-1])),
+        widths=(int(columns[-1]), int(ends[-1]), weight, int(starts[-1])),
+        couplings=couplings,
         message_shapes=shapes,
         products=sum(m1 * m3 * n for m1, m3, n, *_ in rows),
     )

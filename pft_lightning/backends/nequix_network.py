@@ -25,7 +25,6 @@ from pft_lightning.backends.couplings import (
     Coupling,
     coupling_matrix,
     coupling_table,
-    first_columns,
 )
 from pft_lightning.backends.message_edges import PairedEdges
 from pft_lightning.backends.message_layout import Layout, make_layout
@@ -75,13 +74,8 @@ class Convolution(torch.nn.Module):
             Coupling(path.degree, path.harmonic, path.target_degree)
             for path in self.paths
         ]
-        self.couplings = tuple(sorted(set(kinds)))
-        columns = first_columns(self.couplings)
         self.layout: Layout = make_layout(
-            self.paths,
-            [(irrep.dim, n) for n, irrep in irreps_in],
-            [columns[kind] for kind in kinds],
-            sum(kind.columns for kind in self.couplings),
+            self.paths, [(irrep.dim, n) for n, irrep in irreps_in], kinds
         )
 
     def forward(
@@ -213,7 +207,7 @@ class NequixNetwork(torch.nn.Module):
         self._tables: dict[tuple[Coupling, ...], str] = {}
         degrees = range(lmax + 1)
         for layer in self.layers:
-            kinds = layer.couplings
+            kinds = layer.layout.couplings
             table = self._tables.setdefault(kinds, f"_table_{len(self._tables)}")
             self._constants[table] = coupling_table(kinds, degrees)
             for kind in kinds:
@@ -248,7 +242,7 @@ class NequixNetwork(torch.nn.Module):
         one_hot = torch.nn.functional.one_hot(species, len(self.atom_energies))
         features = [one_hot.to(radial.dtype)[:, None, :]]
         for layer in self.layers:
-            of_layer = couplings[layer.couplings] if fused else couplings
+            of_layer = couplings[layer.layout.couplings] if fused else couplings
             features = layer(features, radial, of_layer, neighbours)
         (energies,) = self.readout(features)
         inner = energies[:, 0, 0] * self.scale + self.shift

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pft_lightning.backends import _compiled, messages
+from pft_lightning.backends.couplings import Coupling
 from pft_lightning.backends.message_edges import group_edges, pair_edges
 from pft_lightning.backends.message_layout import ProductPath, make_layout
 from pft_lightning.backends.messages import COUPLING, FEATURE, MESSAGE, WEIGHT
@@ -40,7 +41,8 @@ def form():
         ProductPath(1, 1, 5, 2, 4, 3),  # more components than fit one round of sums
     ]
     columns = [0, 3, 6, 15]
-    layout = make_layout(paths, [(1, 17), (3, 3)], columns, 42)
+    kinds = [Coupling(x.degree, x.harmonic, x.target_degree) for x in paths]
+    layout = make_layout(paths, [(1, 17), (3, 3)], kinds)
     edges = pair_edges(EDGE_INDEX, SHIFTS, 3)
     generator = torch.Generator().manual_seed(1)
     arguments = [
