@@ -17,7 +17,8 @@ from pathlib import Path
 import platformdirs
 
 
-_FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
+# The sources are written in vectors; what -O3 adds is time to compile.
+_FLAGS = ("-O2", "-fno-math-errno", "-shared", "-fPIC")
 # Older compilers for Arm do not know it.
 _NATIVE = "-march=native"
 

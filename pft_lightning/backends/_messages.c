@@ -31,6 +31,9 @@ struct path {
    tensors, roles: the arguments, and which of the four each is. terms: for each form
    the places of its four arguments among them (that of the slot is not read).
 
+   own, still: the tensor whose gradient this is, and for each of its rows whether it is
+   zero whatever was computed before, so that zero will do for the gradient; or NULL.
+
    Edges come in groups, by centre, neighbour or pair, so that no two threads write one
    row: those of group i, which is row i of what is written (for couplings the edge is),
    are order[start[i]] .. order[start[i + 1] - 1]. */
@@ -40,6 +43,8 @@ struct sum {
     const int32_t *roles, *terms;
     const void *const *tensors;
     void *out;
+    const void *own;
+    const uint8_t *still;
     const int64_t *start, *order, *centre, *neighbour, *pair;
     int64_t widths[4]; /* of rows */
 };
@@ -49,39 +54,35 @@ struct sum {
 #else /* older ones take the order as a vector of integers */
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ORDER){__VA_ARGS__})
 #endif
-typedef int32_t order_f32 __attribute__((vector_size(64)));
-typedef int64_t order_f64 __attribute__((vector_size(64)));
+typedef int32_t order_f32 __attribute__((vector_size(32)));
+typedef int64_t order_f64 __attribute__((vector_size(32)));
 
 #define REAL float
 #define ORDER order_f32
 #define NAME(x) x##_f32
-#define LOW_1(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
-#define HIGH_1(a, b) \
-    SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
-#define LOW_2(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
-#define HIGH_2(a, b) \
-    SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
-#define LOW_3(a, b) SHUFFLE(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29)
-#define HIGH_3(a, b) \
-    SHUFFLE(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31)
-#include "_messages.h"
-#undef REAL
-#undef ORDER
-#undef NAME
-#undef LOW_1
-#undef HIGH_1
-#undef LOW_2
-#undef HIGH_2
-#undef LOW_3
-#undef HIGH_3
-
-#define REAL double
-#define ORDER order_f64
-#define NAME(x) x##_f64
+#define STEPS 3
 #define LOW_1(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
 #define HIGH_1(a, b) SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
 #define LOW_2(a, b) SHUFFLE(a, b, 0, 1, 4, 5, 8, 9, 12, 13)
 #define HIGH_2(a, b) SHUFFLE(a, b, 2, 3, 6, 7, 10, 11, 14, 15)
 #define LOW_3(a, b) SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
 #define HIGH_3(a, b) SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15)
+#include "_messages.h"
+#undef REAL
+#undef ORDER
+#undef NAME
+#undef STEPS
+#undef LOW_1
+#undef HIGH_1
+#undef LOW_2
+#undef HIGH_2
+
+#define REAL double
+#define ORDER order_f64
+#define NAME(x) x##_f64
+#define STEPS 2
+#define LOW_1(a, b) SHUFFLE(a, b, 0, 1, 4, 5)
+#define HIGH_1(a, b) SHUFFLE(a, b, 2, 3, 6, 7)
+#define LOW_2(a, b) SHUFFLE(a, b, 0, 2, 4, 6)
+#define HIGH_2(a, b) SHUFFLE(a, b, 1, 3, 5, 7)
 #include "_messages.h"

@@ -1,10 +1,17 @@
 /* Body of _messages.c, once for each floating-point type: see there.
 
    REAL: the type. NAME(x): x with its suffix. LOW_n(a, b), HIGH_n(a, b): the first and
-   the second half of every part, where a and b consist of 2^n parts in all. */
+   the second half of every part, where a and b consist of 2^n parts in all; STEPS: the
+   highest n. */
 
+/* For products of single numbers and vectors; where the processor has no vectors as
+   long, the compiler takes several, and each number need be read only once for them. */
 typedef REAL NAME(vec) __attribute__((vector_size(64)));
 enum { NAME(WIDTH) = 64 / sizeof(REAL) };
+
+/* For sums over the elements of vectors. */
+typedef REAL NAME(part) __attribute__((vector_size(32)));
+enum { NAME(PART) = 32 / sizeof(REAL) };
 
 /* The first r numbers; r is a constant but for the last channels of a path. */
 static inline NAME(vec) NAME(load)(const REAL *p, const int r) {
@@ -17,23 +24,32 @@ static inline void NAME(store)(REAL *p, NAME(vec) v, const int r) {
     memcpy(p, &v, r * sizeof(REAL));
 }
 
+static inline NAME(part) NAME(load_part)(const REAL *p, const int r) {
+    NAME(part) v = {0};
+    memcpy(&v, p, r * sizeof(REAL));
+    return v;
+}
+
 /* Add the sums of the elements of up to eight vectors to as many numbers. */
 static inline __attribute__((always_inline)) void NAME(add_totals)(
-    REAL *p, const NAME(vec) * v, const int n) {
-    const NAME(vec) zero = {0};
-    NAME(vec) pair[4], four[2], sum;
+    REAL *p, const NAME(part) * v, const int n) {
+    const NAME(part) zero = {0};
+    NAME(part) pair[4], four[2];
     UNROLL for (int i = 0; i < 4; i++) {
-        const NAME(vec) a = 2 * i < n ? v[2 * i] : zero;
-        const NAME(vec) b = 2 * i + 1 < n ? v[2 * i + 1] : zero;
+        const NAME(part) a = 2 * i < n ? v[2 * i] : zero;
+        const NAME(part) b = 2 * i + 1 < n ? v[2 * i + 1] : zero;
         pair[i] = LOW_1(a, b) + HIGH_1(a, b);
     }
     UNROLL for (int i = 0; i < 2; i++) four[i] =
         LOW_2(pair[2 * i], pair[2 * i + 1]) + HIGH_2(pair[2 * i], pair[2 * i + 1]);
-    sum = LOW_3(four[0], four[1]) + HIGH_3(four[0], four[1]);
-    REAL rest[NAME(WIDTH)];
-    memcpy(rest, &sum, sizeof sum);
-    UNROLL for (int i = 0; i < n; i++) UNROLL for (int j = 0; j < NAME(WIDTH) / 8; j++)
-        p[i] += rest[NAME(WIDTH) / 8 * i + j];
+    REAL totals[8];
+#if STEPS == 3
+    const NAME(part) eight = LOW_3(four[0], four[1]) + HIGH_3(four[0], four[1]);
+    memcpy(totals, &eight, sizeof totals);
+#else
+    memcpy(totals, four, sizeof totals);
+#endif
+    UNROLL for (int i = 0; i < n; i++) p[i] += totals[i];
 }
 
 /* The rows of the arguments of one form, for one edge; that of the slot is added to. */
@@ -78,50 +94,59 @@ static __attribute__((noinline)) void NAME(last_block)(
     NAME(block)(slot, p->m1, p->m3, p->channels - c, p, c, row);
 }
 
-/* The same for couplings, which are sums over channels. */
+/* The same for couplings, which are sums over channels: all forms, of which those with
+   the cotangents of the messages in common come one after another. */
 static inline __attribute__((always_inline)) void NAME(couplings)(
-    const int M1, const int M3, const struct path *p, const struct NAME(rows) * row) {
+    const int M1, const int M3, const struct path *p, const struct NAME(rows) * first,
+    const struct NAME(rows) * end) {
     const int C = p->channels, stride = p->stride;
-    REAL *k = row->of[COUPLING] + p->coupling;
-    const REAL *s = row->of[FEATURE] + p->feature, *w = row->of[WEIGHT] + p->weight;
-    const REAL *g = row->of[MESSAGE] + p->message;
+    REAL *k = first->of[COUPLING] + p->coupling;
     UNROLL for (int a = 0; a < M1; a++) {
+        const int feature = p->feature + a * C;
         /* Eight components of the messages at a time: all there are up to degree 3. */
         for (int b0 = 0; b0 < M3; b0 += 8) {
             const int n = M3 - b0 < 8 ? M3 - b0 : 8;
-            NAME(vec) sum[8] = {{0}};
-            for (int c = 0; c < C; c += NAME(WIDTH)) {
-                const int r = C - c < NAME(WIDTH) ? C - c : NAME(WIDTH);
-                if (r == NAME(WIDTH)) {
-                    const NAME(vec) sw = NAME(load)(s + a * C + c, NAME(WIDTH)) *
-                                         NAME(load)(w + c, NAME(WIDTH));
-                    UNROLL for (int b = 0; b < n; b++) sum[b] +=
-                        sw * NAME(load)(g + (b0 + b) * stride + c, NAME(WIDTH));
-                } else {
-                    const NAME(vec) sw =
-                        NAME(load)(s + a * C + c, r) * NAME(load)(w + c, r);
-                    UNROLL for (int b = 0; b < n; b++) sum[b] +=
-                        sw * NAME(load)(g + (b0 + b) * stride + c, r);
+            NAME(part) sum[8] = {{0}};
+            for (const struct NAME(rows) *row = first, *next; row < end; row = next) {
+                const REAL *g = row->of[MESSAGE];
+                for (next = row + 1; next < end && next->of[MESSAGE] == g;) next++;
+                g += p->message + b0 * stride;
+#define PRODUCTS(r)                                                                  \
+    NAME(part) sw = {0};                                                             \
+    for (const struct NAME(rows) *form = row; form < next; form++)                   \
+        sw += NAME(load_part)(form->of[FEATURE] + feature + c, r) *                  \
+              NAME(load_part)(form->of[WEIGHT] + p->weight + c, r);                  \
+    UNROLL for (int b = 0; b < n; b++) sum[b] +=                                     \
+        sw * NAME(load_part)(g + b * stride + c, r);
+                int c = 0;
+                for (; c + NAME(PART) <= C; c += NAME(PART)) {
+                    PRODUCTS(NAME(PART))
                 }
+                if (c < C) {
+                    PRODUCTS(C - c)
+                }
+#undef PRODUCTS
             }
             NAME(add_totals)(k + a * M3 + b0, sum, n);
         }
     }
 }
 
-/* One edge, all channels of one path. */
+/* One edge, all channels of one path, all forms. */
 static inline __attribute__((always_inline)) void NAME(path)(
     const int slot, const int M1, const int M3, const struct path *p,
-    const struct NAME(rows) * row) {
+    const struct NAME(rows) * row, const struct NAME(rows) * end) {
     if (slot == COUPLING) {
-        NAME(couplings)(M1, M3, p, row);
+        NAME(couplings)(M1, M3, p, row, end);
         return;
     }
-    const int C = p->channels;
-    int c = 0;
-    for (; c + NAME(WIDTH) <= C; c += NAME(WIDTH))
-        NAME(block)(slot, M1, M3, NAME(WIDTH), p, c, row);
-    if (c < C) NAME(last_block)(slot, p, c, row);
+    for (; row < end; row++) {
+        const int C = p->channels;
+        int c = 0;
+        for (; c + NAME(WIDTH) <= C; c += NAME(WIDTH))
+            NAME(block)(slot, M1, M3, NAME(WIDTH), p, c, row);
+        if (c < C) NAME(last_block)(slot, p, c, row);
+    }
 }
 
 /* Whether all numbers of a row are zero. Where a direction moves few atoms, so are most
@@ -167,12 +192,15 @@ static inline __attribute__((always_inline)) void NAME(slot)(
     struct NAME(rows) terms[x->n_terms + 1];
 #define CASE(A, B)                                                                   \
     case 16 * A + B:                                                                 \
-        for (int t = 0; t < n; t++) NAME(path)(slot, A, B, p, terms + t);             \
+        NAME(path)(slot, A, B, p, terms, terms + n);                                  \
         break;
     for (int64_t group = first; group < last; group++) {
         REAL *row = (REAL *)x->out + group * width;
         /* Rows are cleared when they are due, and so stay near the processor. */
         if (slot != COUPLING) memset(row, 0, width * sizeof *row);
+        if (slot == WEIGHT && x->still && x->still[group] &&
+            NAME(is_zero)((const REAL *)x->own + group * width, width))
+            continue;
         for (int64_t i = x->start[group]; i < x->start[group + 1]; i++) {
             const int64_t e = x->order[i];
             const int64_t at[4] = {e, x->neighbour[e], x->pair[e], x->centre[e]};
@@ -181,6 +209,7 @@ static inline __attribute__((always_inline)) void NAME(slot)(
                 memset(row, 0, width * sizeof *row);
             }
             const int n = NAME(terms)(x, at, rows, row, terms);
+            if (n == 0) continue;
             for (const struct path *p = x->paths; p < x->paths + x->n_paths; p++) {
                 switch (16 * p->m1 + p->m3) {
                     CASE(1, 1) CASE(1, 3) CASE(1, 5) CASE(1, 7)
@@ -188,8 +217,7 @@ static inline __attribute__((always_inline)) void NAME(slot)(
                     CASE(5, 1) CASE(5, 3) CASE(5, 5) CASE(5, 7)
                     CASE(7, 1) CASE(7, 3) CASE(7, 5) CASE(7, 7)
                     default:
-                        for (int t = 0; t < n; t++)
-                            NAME(path)(slot, p->m1, p->m3, p, terms + t);
+                        NAME(path)(slot, p->m1, p->m3, p, terms, terms + n);
                 }
             }
         }

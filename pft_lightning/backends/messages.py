@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from pft_lightning.backends._compiled import load_library
 from pft_lightning.backends.message_edges import Edges
 from pft_lightning.backends.message_layout import Layout
 from pft_lightning.errors import ShapeError
+from pft_lightning.physics.direction import current_direction
 
 
 # The arguments of the form, in the order of ``_messages.c``.
@@ -67,14 +68,27 @@ def messages(
         edges: the neighbours.
         couplings: (n_edges, row of couplings).
         features: (n_atoms, row of features).
-        weights: (n_pairs, row of weights).
+        weights: (n_pairs, row of weights), of the positions a function of the vector
+            between the two atoms alone.
     """
     terms = (_Sum(MESSAGE, ((0, 1, 2, -1),)),)
+    roles = tuple(_Role(argument) for argument in (COUPLING, FEATURE, WEIGHT))
     received: torch.Tensor
-    (received,) = _Sums.apply(
-        layout, edges, terms, (COUPLING, FEATURE, WEIGHT), couplings, features, weights
-    )
+    (received,) = _Sums.apply(layout, edges, terms, roles, couplings, features, weights)
     return received
+
+
+class _Role(NamedTuple):
+    """What a tensor is.
+
+    Attributes:
+        argument: of the form.
+        still: (number of rows,), bool, rows that are zero whatever the weights of the
+            network are; None where there are none. Nobody needs their gradient.
+    """
+
+    argument: int
+    still: np.ndarray | None = None
 
 
 class _Sum(NamedTuple):
@@ -84,10 +98,18 @@ class _Sum(NamedTuple):
         slot: the argument that is left out.
         terms: for each form the places of its four arguments in a list of tensors,
             -1 for the one that is left out.
+        own: place of the tensor whose gradient this is, if it has rows that are still;
+            else -1.
     """
 
     slot: int
     terms: tuple[tuple[int, ...], ...]
+    own: int = -1
+
+    @property
+    def places(self) -> list[int]:
+        """Of the tensors that it needs."""
+        return sorted({self.own, *(i for term in self.terms for i in term)} - {-1})
 
 
 class _Sums(torch.autograd.Function):
@@ -102,7 +124,7 @@ class _Sums(torch.autograd.Function):
         layout: Layout,
         edges: Edges,
         sums: tuple[_Sum, ...],
-        roles: tuple[int, ...],
+        roles: tuple[_Role, ...],
         *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         return tuple(_contract(layout, edges, each, roles, tensors) for each in sums)
@@ -116,13 +138,13 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
-        collected = _Collected(ctx.saved_tensors, ctx.roles)
+        collected = _Collected(ctx.edges, ctx.saved_tensors, ctx.roles)
         added = [
             -1 if cotangent is None else collected.add(cotangent, each.slot)
             for cotangent, each in zip(cotangents, ctx.sums, strict=True)
         ]
         sums: dict[int, _Sum] = {}
-        for place, role in enumerate(ctx.roles):
+        for place, (role, still) in enumerate(ctx.roles):
             if not _is_wanted(ctx, place):
                 continue
             terms = [
@@ -132,8 +154,9 @@ class _Sums(torch.autograd.Function):
                 if cotangent >= 0 and term[role] == place
             ]
             if terms:
-                sums[place] = _Sum(role, tuple(terms))
-        found = iter(collected.apply(ctx.layout, ctx.edges, tuple(sums.values())))
+                own = -1 if still is None else place
+                sums[place] = _Sum(role, tuple(terms), own)
+        found = iter(collected.apply(ctx.layout, tuple(sums.values())))
         gradients = [
             next(found) if place in sums else None for place in range(len(ctx.roles))
         ]
@@ -141,9 +164,9 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[torch.Tensor, ...]:
-        collected = _Collected(ctx.saved_tensors, ctx.roles)
+        collected = _Collected(ctx.edges, ctx.saved_tensors, ctx.roles)
         added = [
-            -1 if tangent is None else collected.add(tangent, role)
+            -1 if tangent is None else collected.add(tangent, role.argument)
             for tangent, role in zip(tangents[4:], ctx.roles, strict=True)
         ]
         sums = [
@@ -158,7 +181,7 @@ class _Sums(torch.autograd.Function):
             )
             for each in ctx.sums
         ]
-        return collected.apply(ctx.layout, ctx.edges, tuple(sums))
+        return collected.apply(ctx.layout, tuple(sums))
 
     @staticmethod
     def vmap(
@@ -167,7 +190,7 @@ class _Sums(torch.autograd.Function):
         layout: Layout,
         edges: Edges,
         sums: tuple[_Sum, ...],
-        roles: tuple[int, ...],
+        roles: tuple[_Role, ...],
         *tensors: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
         each_one = [
@@ -188,37 +211,58 @@ class _Sums(torch.autograd.Function):
 
 
 class _Collected:
-    """Tensors, and which argument each is, to which others are added."""
+    """Tensors, and what each is, to which others are added."""
 
-    def __init__(self, tensors: Sequence[torch.Tensor], roles: Sequence[int]) -> None:
+    def __init__(
+        self, edges: Edges, tensors: Sequence[torch.Tensor], roles: Sequence[_Role]
+    ) -> None:
+        self.edges = edges
         self.tensors, self.roles = list(tensors), list(roles)
 
-    def add(self, tensor: torch.Tensor, role: int) -> int:
-        """Add one and return its place."""
+    def add(self, tensor: torch.Tensor, argument: int) -> int:
+        """Add a tangent or cotangent and return its place."""
+        still = _still_pairs(self.edges) if argument == WEIGHT else None
         self.tensors.append(tensor)
-        self.roles.append(role)
+        self.roles.append(_Role(argument, still))
         return len(self.tensors) - 1
 
-    def apply(
-        self, layout: Layout, edges: Edges, sums: tuple[_Sum, ...]
-    ) -> tuple[torch.Tensor, ...]:
+    def apply(self, layout: Layout, sums: tuple[_Sum, ...]) -> tuple[torch.Tensor, ...]:
         """Compute sums, with the tensors that they name and no others."""
         if not sums:
             return ()
-        named = sorted({i for each in sums for term in each.terms for i in term} - {-1})
+        named = sorted({place for each in sums for place in each.places})
         places = {-1: -1} | {old: new for new, old in enumerate(named)}
-        renamed = tuple(
-            _Sum(each.slot, tuple(tuple(places[i] for i in t) for t in each.terms))
-            for each in sums
-        )
         found: tuple[torch.Tensor, ...] = _Sums.apply(
             layout,
-            edges,
-            renamed,
+            self.edges,
+            tuple(_renamed(each, places) for each in sums),
             tuple(self.roles[i] for i in named),
             *(self.tensors[i] for i in named),
         )
         return found
+
+
+def _renamed(each: _Sum, places: Mapping[int, int]) -> _Sum:
+    terms = tuple(tuple(places[i] for i in term) for term in each.terms)
+    return _Sum(each.slot, terms, places[each.own])
+
+
+def _still_pairs(edges: Edges) -> np.ndarray | None:
+    """Pairs of atoms that do not move against each other along a direction.
+
+    While a derivative along one is taken, tangents and cotangents in the place of
+    weights are their directional derivatives.
+    """
+    direction = current_direction()
+    if direction is None:
+        return None
+    if edges not in direction.known:
+        tangents = direction.tangents
+        moves = (tangents[edges.centre] != tangents[edges.neighbour]).any(axis=(1, 2))
+        still = np.ones(len(edges.groups[2][0]) - 1, dtype=bool)
+        still[edges.pair[moves]] = False
+        direction.known[edges] = still
+    return direction.known[edges]
 
 
 def _replace(term: tuple[int, ...], role: int, place: int) -> tuple[int, ...]:
@@ -242,7 +286,7 @@ def _is_wanted(ctx: Any, place: int) -> bool:
 
 _INTEGERS = ("slot", "n_paths", "n_tensors", "n_terms")
 _POINTERS = (
-    *("paths", "roles", "terms", "tensors", "out"),
+    *("paths", "roles", "terms", "tensors", "out", "own", "still"),
     *("start", "order", "centre", "neighbour", "pair"),
 )
 
@@ -261,15 +305,19 @@ def _contract(
     layout: Layout,
     edges: Edges,
     each: _Sum,
-    roles: tuple[int, ...],
+    roles: tuple[_Role, ...],
     tensors: tuple[torch.Tensor, ...],
 ) -> torch.Tensor:
     """Call the compiled form; groups are shared among torch's threads."""
     by_centre, by_neighbour, by_pair = edges.groups
     n_atoms = len(by_centre[0]) - 1
     lengths = (len(edges.centre), n_atoms, len(by_pair[0]) - 1, n_atoms)
+    named = each.places
+    still = roles[each.own].still if each.own >= 0 else None
+    kinds = np.array([roles[i].argument for i in named], dtype=np.int32)
+    needed = [tensors[i] for i in named]
     dtype = tensors[0].dtype
-    for role, tensor in zip(roles, tensors, strict=True):
+    for role, tensor in zip(kinds, needed, strict=True):
         # What follows reads memory without asking.
         if (
             tensor.dtype != dtype
@@ -281,26 +329,31 @@ def _contract(
                 f"{tensor.device}; expected {dtype} of shape "
                 f"{(lengths[role], layout.widths[role])} on the CPU."
             )
-    tensors = tuple(_in_memory(tensor) for tensor in tensors)
+    needed = [_in_memory(tensor) for tensor in needed]
+    each = _renamed(each, {-1: -1} | {old: new for new, old in enumerate(named)})
     slot = each.slot
     start, order = {FEATURE: by_neighbour, WEIGHT: by_pair}.get(slot, by_centre)
-    out = tensors[0].new_empty(lengths[slot], layout.widths[slot])
-    terms, kinds = (np.array(x, dtype=np.int32) for x in (each.terms, roles))
-    addresses = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.uintp)
+    out = torch.empty(lengths[slot], layout.widths[slot], dtype=dtype)
+    # Those next to each other with the same cotangents make couplings as one.
+    in_order = sorted(each.terms, key=lambda term: term[MESSAGE])
+    terms = np.array(in_order, dtype=np.int32)
+    addresses = np.array([tensor.data_ptr() for tensor in needed], dtype=np.uintp)
     arrays = (layout.table, kinds, terms, addresses)
     index = (start, order, edges.centre, edges.neighbour, edges.pair)
     job = _CSum(
         slot,
         len(layout.table),
-        len(tensors),
+        len(needed),
         len(terms),
         *(array.ctypes.data for array in arrays),
         out.data_ptr(),
+        None if still is None else int(addresses[each.own]),
+        None if still is None else still.ctypes.data,
         *(array.ctypes.data for array in index),
         (ctypes.c_int64 * 4)(*layout.widths),
     )
     # After Ctrl-C a thread may still work on them.
-    job.memory = (tensors, out, arrays, index)
+    job.memory = (needed, out, arrays, index, still)
     function = _function(out.dtype)
 
     def work(first: int, last: int) -> None:

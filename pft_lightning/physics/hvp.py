@@ -12,6 +12,7 @@ from typing import get_args
 import torch
 
 from pft_lightning.errors import ConfigError, NotDifferentiableError, ShapeError
+from pft_lightning.physics.direction import along
 from pft_lightning.types import Derivatives, EnergyFunction, Engine
 
 
@@ -137,20 +138,21 @@ def _forward_over_reverse(
         outputs = torch.func.jvp(gradient, (positions,), (tangent,))
         return outputs[0], outputs[1][0]
 
-    if tangents.shape[1] == 1:
-        # vmap over one probe would only add overhead.
-        primal, hvp = push(tangents[:, 0])
-        hvp = hvp.unsqueeze(1)
-    else:
-        shared = (None,) * (3 if stress else 2)
-        primal, hvp = torch.func.vmap(
-            push,
-            in_dims=1,
-            # Not 1: torch inserts the axis only in front where nothing was mapped,
-            # as for an energy that does not depend on the positions.
-            out_dims=(shared, 0),  # type: ignore[arg-type]
-        )(tangents)
-        hvp = hvp.movedim(0, 1)
+    with along(tangents):
+        if tangents.shape[1] == 1:
+            # vmap over one probe would only add overhead.
+            primal, hvp = push(tangents[:, 0])
+            hvp = hvp.unsqueeze(1)
+        else:
+            shared = (None,) * (3 if stress else 2)
+            primal, hvp = torch.func.vmap(
+                push,
+                in_dims=1,
+                # Not 1: torch inserts the axis only in front where nothing was mapped,
+                # as for an energy that does not depend on the positions.
+                out_dims=(shared, 0),  # type: ignore[arg-type]
+            )(tangents)
+            hvp = hvp.movedim(0, 1)
     return (primal[0], primal[2] if stress else None, primal[1]), hvp
 
 
@@ -215,14 +217,15 @@ def _vector_product(
 ) -> torch.Tensor:
     if not gradient.requires_grad:  # no pair of atoms within the cutoff
         return torch.zeros_like(positions)
-    (product,) = torch.autograd.grad(
-        gradient,
-        positions,
-        grad_outputs=tangent,
-        create_graph=create_graph,
-        retain_graph=retain_graph,
-        materialize_grads=True,
-    )
+    with along(tangent[:, None]):
+        (product,) = torch.autograd.grad(
+            gradient,
+            positions,
+            grad_outputs=tangent,
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+            materialize_grads=True,
+        )
     return product
 
 

@@ -97,7 +97,8 @@ def crystals(cutoff: float):
 def derivatives(model, batch, engine):
     """Energy, forces, stress, H v, and the gradient of a loss of all of them.
 
-    Of a random direction and of a Hessian column, which leaves most edges alone.
+    Of a random direction and of a Hessian column, which leaves most edges alone, as
+    one batch of probes, and of the column alone.
     """
     generator = torch.Generator().manual_seed(0)
     tangents = torch.randn(
@@ -106,7 +107,8 @@ def derivatives(model, batch, engine):
     tangents[:, 1] = 0.0
     tangents[3, 1, 2] = 1.0
     found = model.derivatives(batch, tangents=tangents, engine=engine)
-    values = [found.energy, found.forces, found.stress, found.hvp]
+    column = model.derivatives(batch, tangents=tangents[:, 1:], engine=engine)
+    values = [found.energy, found.forces, found.stress, found.hvp, column.hvp]
     loss = sum(value.abs().sum() for value in values)
     weights = list(model.parameters())
     return values + list(torch.autograd.grad(loss, weights, materialize_grads=True))

@@ -1,0 +1,61 @@
+"""The direction of a Hessian-vector product, for those who can leave out what is still.
+
+A column of the Hessian moves one atom. A function of the vector between two atoms that
+do not move against each other has no directional derivative, whatever the weights of
+the network are, and nobody needs the gradient with respect to it. Automatic
+differentiation sees zeros, and not that they are always zero.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Direction:
+    """Directions along which derivatives of the gradient are being taken.
+
+    Attributes:
+        tangents: (n_atoms, n_probes, 3).
+        known: what has been found out about them.
+    """
+
+    tangents: np.ndarray
+    known: dict[Any, np.ndarray] = field(default_factory=dict)
+
+
+_CURRENT: ContextVar[Direction | None] = ContextVar("direction", default=None)
+
+
+@contextlib.contextmanager
+def along(tangents: torch.Tensor) -> Iterator[None]:
+    """Derivatives taken inside are along these directions.
+
+    Nobody is told on a GPU, where to look at them would take longer than it saves, nor
+    within a transform of torch.func, where they cannot be looked at.
+
+    Args:
+        tangents: (n_atoms, n_probes, 3), all of the probes that are computed at once;
+            nothing may need their gradient.
+    """
+    direction = None
+    if tangents.device.type == "cpu":
+        with contextlib.suppress(RuntimeError):
+            direction = Direction(tangents.numpy())
+    token = _CURRENT.set(direction)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def current_direction() -> Direction | None:
+    """The directions of the derivative that is being taken; None outside of one."""
+    return _CURRENT.get()
