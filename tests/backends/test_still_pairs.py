@@ -74,7 +74,8 @@ def energy_of(weights, from_features=None):
     return energy
 
 
-def gradients(weights, engine, **options):
+def loss_of(weights, engine, **options):
+    """Of forces and a Hessian column."""
     found = compute_derivatives(
         energy_of(weights, **options),
         POSITIONS,
@@ -83,8 +84,11 @@ def gradients(weights, engine, **options):
         engine=engine,
     )
     factors = torch.linspace(-1.0, 1.0, 12, dtype=torch.float64).view(4, 1, 3)
-    loss = (found.hvp.square() + factors * found.hvp).sum() + found.forces.norm()
-    return torch.autograd.grad(loss, weights)
+    return (found.hvp.square() + factors * found.hvp).sum() + found.forces.norm()
+
+
+def gradients(weights, engine, **options):
+    return torch.autograd.grad(loss_of(weights, engine, **options), weights)
 
 
 @pytest.fixture
@@ -128,6 +132,35 @@ def test_gradients_are_the_same_and_need_fewer_rows(
     assert expected[1].abs().min() > 0.01
     for mine, all_rows in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, all_rows, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_of_a_column_are_central_differences(engine, left_out):
+    weights = parameters(1.3)
+    found = torch.stack(gradients(weights, engine))
+    assert left_out
+    step, numeric = 1e-4, torch.zeros_like(found)
+    with torch.no_grad():
+        for row, weight in enumerate(weights):
+            for channel in range(CHANNELS):
+                weight[channel] += step
+                numeric[row, channel] = loss_of(weights, engine)
+                weight[channel] -= 2 * step
+                numeric[row, channel] -= loss_of(weights, engine)
+                weight[channel] += step
+    # The third derivatives of the loss, of order 100, times the step squared over six.
+    torch.testing.assert_close(found, numeric / (2 * step), rtol=1e-6, atol=1e-6)
+
+
+def test_within_a_transform_of_the_caller_nothing_is_left_out(left_out):
+    """There numbers of directions cannot be looked at; gradients are the same."""
+    engine = "forward_over_reverse"  # the other one cannot be transformed
+    radial, last = parameters(1.3)
+    expected = gradients([radial, last], engine)[0]
+    left_out.clear()
+    found = torch.func.grad(lambda x: loss_of([x, last.detach()], engine))(radial)
+    assert not left_out
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
