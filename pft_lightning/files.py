@@ -1,13 +1,52 @@
-"""Files that are complete or not there, and what identifies them."""
+"""Files that are complete or not there, what identifies them, and how much they hold.
+
+A compressed file of 100 kB can unpack to gigabytes, so files of others are unpacked
+through ``open_data`` or ``read_data``, which stop at stated limits.
+"""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import io
+import lzma
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
+
+from pft_lightning.errors import DataFormatError
+
+
+# Suffixes of compressed files, as ``open_data`` reads them.
+COMPRESSED: Final = (".xz", ".bz2", ".gz", ".lzma")
+
+# Most bytes that a file may hold, unpacked. The largest phonopy yaml files known, of
+# full force constants of a thousand atoms, have 200 MB.
+MAX_BYTES: Final = 1 << 30
+
+# Most bytes that one byte of a compressed file may unpack to. Of 7000 files of phonon
+# databases the best packed one reaches 20; force constants that vanish beyond the
+# reach of a potential reach some tens; a file made of one character reaches 7000.
+MAX_RATIO: Final = 250
+
+# Unpacked size up to which the ratio does not count: what so little holds is harmless.
+_HARMLESS: Final = 1 << 24
+
+# First bytes of the formats, by suffix; .lzma has none that is certain.
+_MAGIC: Final = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\x00"}
+
+_OPENERS: Final[dict[str | None, Callable[..., Any]]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".lzma": lzma.open,
+}
+
+_BLOCK: Final = 1 << 20
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -39,3 +78,126 @@ def compute_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def open_data(path: str | Path, *, max_bytes: int = MAX_BYTES) -> io.BufferedReader:
+    """Open a plain or compressed file of data, with limits on what comes out of it.
+
+    Compression is told by the first bytes, so that a renamed file is read as well.
+
+    Args:
+        path: plain, .xz, .lzma, .gz or .bz2.
+        max_bytes: most bytes that may be read, unpacked.
+
+    Returns:
+        Stream of the unpacked bytes. Reading it raises DataFormatError where a limit
+        is passed or the file is damaged.
+
+    Raises:
+        DataFormatError: no regular file, too large, or not of the kind that its name
+            says.
+        OSError: there is none, or it may not be read.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise DataFormatError(
+            f"{path}: is no regular file. Give the path of a file of data."
+        )
+    size = path.stat().st_size
+    packing = _packing(path)
+    if packing is None and size > max_bytes:
+        raise _too_large(path, size, f"{size}", max_bytes)
+    opened = _OPENERS.get(packing, open)(path, "rb")
+    ratio = MAX_RATIO if packing else None
+    return io.BufferedReader(_Bounded(path, opened, size, max_bytes, ratio), _BLOCK)
+
+
+def read_data(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Read a plain or compressed file of data as a whole; see ``open_data``.
+
+    Raises:
+        DataFormatError: too large when unpacked, damaged, or no regular file.
+        OSError: there is none, or it may not be read.
+    """
+    with open_data(path, max_bytes=max_bytes) as file:
+        blocks = []
+        while block := file.read(_BLOCK):
+            blocks.append(block)
+    return b"".join(blocks)
+
+
+class _Bounded(io.RawIOBase):
+    """Stream that counts the bytes it gives and stops at a limit."""
+
+    def __init__(
+        self,
+        path: Path,
+        opened: IO[bytes],
+        size: int,
+        max_bytes: int,
+        max_ratio: int | None,
+    ) -> None:
+        super().__init__()
+        self._path, self._opened, self._size = path, opened, size
+        self._max_bytes, self._max_ratio = max_bytes, max_ratio
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            block = self._opened.read(len(buffer))
+        except EOFError as error:
+            raise DataFormatError(
+                f"{self._path}: the file ends early ({error}). It was truncated on "
+                "the way: copy or download it again."
+            ) from error
+        except (lzma.LZMAError, zlib.error, gzip.BadGzipFile, OSError) as error:
+            raise DataFormatError(
+                f"{self._path}: cannot be unpacked ({error}). It is damaged, or not "
+                "of the kind that its name says: copy or write it again."
+            ) from error
+        self._count += len(block)
+        if self._count > self._max_bytes:
+            raise _too_large(
+                self._path, self._size, f"more than {self._count}", self._max_bytes
+            )
+        if (
+            self._max_ratio is not None
+            and self._count > _HARMLESS
+            and self._count > self._max_ratio * self._size
+        ):
+            raise DataFormatError(
+                f"{self._path}: {self._size} bytes unpack to more than {self._count}, "
+                f"over {self._max_ratio} times as many, which no data do. If the file "
+                "is sound, unpack it and give the plain file."
+            )
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        self._opened.close()
+        super().close()
+
+
+def _packing(path: Path) -> str | None:
+    """Suffix of the compression, by the first bytes; None where there is none."""
+    with path.open("rb") as file:
+        first = file.read(6)
+    for suffix, magic in _MAGIC.items():
+        if first.startswith(magic):
+            return suffix
+    if path.suffix in _MAGIC:
+        raise DataFormatError(
+            f"{path}: is no {path.suffix} file: it begins with {first!r}, expected "
+            f"{_MAGIC[path.suffix]!r}. Copy it again, or rename it to what it is."
+        )
+    return path.suffix if path.suffix == ".lzma" else None
+
+
+def _too_large(path: Path, size: int, unpacked: str, max_bytes: int) -> DataFormatError:
+    return DataFormatError(
+        f"{path}: {size} bytes hold {unpacked} bytes of data; at most {max_bytes} are "
+        "read. Check what the file is; split it if it is sound."
+    )

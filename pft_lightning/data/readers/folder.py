@@ -16,7 +16,6 @@ from phonopy.structure.dataset import get_displacements_and_forces
 from pft_lightning.data.readers.assemble import build_record
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.phonopy import (
-    COMPRESSED,
     build_phonopy,
     find_units,
     load_content,
@@ -25,6 +24,7 @@ from pft_lightning.data.readers.phonopy import (
 )
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import DataFormatError
+from pft_lightning.files import COMPRESSED
 from pft_lightning.units import UnitSystem, unit_system
 
 

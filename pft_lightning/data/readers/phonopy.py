@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 from phonopy import Phonopy
-from phonopy.interface.phonopy_yaml import (
-    PhonopyYamlData,
-    load_phonopy_yaml,
-    load_yaml,
-)
+from phonopy.interface.phonopy_yaml import PhonopyYamlData, load_phonopy_yaml
 
 from pft_lightning.data.readers.assemble import build_record
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import DataFormatError
+from pft_lightning.files import COMPRESSED
+from pft_lightning.safe_yaml import load_yaml
 from pft_lightning.units import (
     UnitSystem,
     calculator_from_frequency_factor,
@@ -27,7 +25,6 @@ from pft_lightning.units import (
 )
 
 
-COMPRESSED = (".xz", ".bz2", ".gz", ".lzma")
 SUFFIXES = tuple(
     kind + packed for kind in (".yaml", ".yml") for packed in ("", *COMPRESSED)
 )
