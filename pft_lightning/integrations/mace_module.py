@@ -12,8 +12,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch_geometric.data import Data
 
 from pft_lightning import keys
+from pft_lightning.adaptation import LoRA
 from pft_lightning.backends.mace import MACEModel
 from pft_lightning.backends.mace_files import _keep_global_state
+from pft_lightning.integrations.mace_clipping import Bystanders
 from pft_lightning.integrations.mace_prepare import Prepared
 from pft_lightning.integrations.mace_schedule import EpochSchedule
 from pft_lightning.losses import absolute_errors
@@ -55,8 +57,15 @@ class MACEFineTuning(PhononFineTuning):
         self._first_loss = (prepared.loss,)
         self._schedule: EpochSchedule | None = None
         self._stored_schedule: dict[str, Any] | None = None
+        self._has_frames = False
         self._loss_sums = torch.zeros(len(model.heads), 2, dtype=torch.float64)
         self._last_head = model.heads.index(list(prepared.valid_loaders)[-1])
+        # With low-rank differences MACE, too, fixes all that it has loaded.
+        clips = self._arguments.clip_grad is not None
+        counts = clips and not isinstance(self.adaptation, LoRA)
+        self._bystanders = Bystanders(
+            self._network, prepared.network if counts else None
+        )
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> torch.Tensor:
         """MACE's loss of the frames plus ours of the phonons."""
@@ -77,8 +86,26 @@ class MACEFineTuning(PhononFineTuning):
             self.log("train/upstream_loss", value, batch_size=size, prog_bar=True)
             parts.append(loss)
         if phonons := {k: v for k, v in batch.items() if k != keys.UPSTREAM}:
-            parts.append(super().training_step(phonons, batch_idx))
+            with self._bystanders.left_out():
+                parts.append(super().training_step(phonons, batch_idx))
+        self._has_frames = keys.UPSTREAM in batch
         return torch.stack(parts).sum()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as MACE does, whose norm counts more than the optimiser's parameters."""
+        if gradient_clip_algorithm == "value":  # asked for on the command line
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
+        elif gradient_clip_val is not None:
+            self._bystanders.clip(
+                self._network, gradient_clip_val, counted=self._has_frames
+            )
 
     @property
     def _network(self) -> torch.nn.Module:
@@ -100,6 +127,10 @@ class MACEFineTuning(PhononFineTuning):
         )
         return output
 
+    def on_train_start(self) -> None:
+        """Go on with the gradients that stay."""
+        self._bystanders.start()
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Before the first batch of an epoch, do what MACE does between epochs."""
         assert self._schedule is not None
@@ -118,6 +149,11 @@ class MACEFineTuning(PhononFineTuning):
         assert self._schedule is not None
         if self._schedule.complete:
             self.trainer.should_stop = True
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Clear the gradients, without those that MACE never clears."""
+        with self._bystanders.kept_gradients():
+            super().on_validation_model_zero_grad()
 
     def _forget_best_losses(self) -> None:
         """The losses of stage two do not compare with those before."""
@@ -192,14 +228,18 @@ class MACEFineTuning(PhononFineTuning):
         return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state of the schedule."""
-        super().on_save_checkpoint(checkpoint)
+        """Add the state of the schedule, and gradients that stay."""
+        with self._bystanders.left_out():
+            super().on_save_checkpoint(checkpoint)
+        self._bystanders.save(checkpoint)
         if self._schedule is not None:
             checkpoint[_SCHEDULE] = self._schedule.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the state of the schedule; see ``PhononFineTuning`` for the weights."""
-        super().on_load_checkpoint(checkpoint)
+        with self._bystanders.left_out():
+            super().on_load_checkpoint(checkpoint)
+        self._bystanders.load(checkpoint)
         self._stored_schedule = checkpoint.get(_SCHEDULE)
 
 
