@@ -26,6 +26,10 @@ class CheckpointError(PFTError, ValueError):
     """A model or run checkpoint cannot be read, or belongs to something else."""
 
 
+class StorageError(PFTError, OSError):
+    """A file or folder cannot be written: full, read-only, or in use by another."""
+
+
 class BackendUnavailableError(PFTError, ImportError):
     """The library behind a backend is not installed."""
 

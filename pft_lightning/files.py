@@ -7,6 +7,7 @@ through ``open_data`` or ``read_data``, which stop at stated limits.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
@@ -14,11 +15,12 @@ import lzma
 import os
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from pft_lightning.errors import DataFormatError
+from pft_lightning.errors import DataFormatError, PFTError, StorageError
 
 
 # Suffixes of compressed files, as ``open_data`` reads them.
@@ -49,26 +51,103 @@ _OPENERS: Final[dict[str | None, Callable[..., Any]]] = {
 _BLOCK: Final = 1 << 20
 
 
+# What to do about an error of the system, by its number.
+_REMEDIES: Final = {
+    number: remedy
+    for numbers, remedy in (
+        (
+            (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+            "The disk, or your share of it, is full: make room and run the same "
+            "command again.",
+        ),
+        (
+            (errno.EROFS, errno.EACCES, errno.EPERM),
+            "You may not write there: choose another folder, or change the rights.",
+        ),
+        (
+            (errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+            "A file lies where a folder is needed, or the reverse: choose another "
+            "path.",
+        ),
+        ((errno.ENAMETOOLONG,), "Choose a shorter name."),
+    )
+    for number in numbers
+}
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn an error of the system while writing into one that names the file.
+
+    Args:
+        path: file or folder that is written.
+
+    Raises:
+        StorageError: the system refused, be it in the midst of a library's work.
+    """
+    try:
+        yield
+    except PFTError:
+        raise
+    except Exception as error:
+        cause = find_system_error(error)
+        if cause is None:
+            raise
+        reason = os.strerror(cause.errno or 0)
+        remedy = _REMEDIES.get(cause.errno or 0, "Check the disk and try again.")
+        raise StorageError(f"{path}: cannot be written ({reason}). {remedy}") from error
+
+
+def find_system_error(error: BaseException) -> OSError | None:
+    """Find the refusal of the system that an error comes from, if it comes from one.
+
+    torch, numpy and others raise errors of their own over a failed write or read.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and those above it, unless it is there.
+
+    Raises:
+        StorageError: a file is in the way, or it may not be made.
+    """
+    path = Path(path)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file so that a killed process leaves the old one or the new one.
 
     Args:
         path: file to write or replace.
         write: gets the open file.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written; the old file
+            is untouched.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        # mkstemp makes files that only their owner may read.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with writing(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+            # mkstemp makes files that only their owner may read.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
 
 
 def compute_sha256(path: Path) -> str:

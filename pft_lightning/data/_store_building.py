@@ -1,4 +1,4 @@
-"""Building a store: resumable, one transaction per few structures, skips counted."""
+"""Building a store: resumable at each structure, mended if damaged, skips counted."""
 
 from __future__ import annotations
 
@@ -7,44 +7,49 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import filelock
-import lmdb
 from tqdm import tqdm
 
 from pft_lightning.data._prepare_report import PrepareReport, build_report
-from pft_lightning.data._store_format import (
-    ENTRY_PREFIX,
+from pft_lightning.data._store_file import (
+    PLACE,
+    BlockReader,
+    BlockWriter,
+    read_blocks,
+)
+from pft_lightning.data._store_format import encode
+from pft_lightning.data._store_index import (
     FORMAT_VERSION,
-    HEADER_FILE,
     INDEX_FILE,
-    RECORD_PREFIX,
-    Reader,
-    encode,
-    open_for_writing,
-    read_json,
-    write_json,
+    LOCK_FILE,
+    RECORDS_FILES,
+    open_finished,
+    read_header,
+    unique_names,
+    write_header,
+    write_index,
 )
 from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
-from pft_lightning.data.readers.registry import is_store
+from pft_lightning.data.readers.registry import is_store, source_state
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.files import make_folder, writing
 from pft_lightning.graphs import build_graph
+from pft_lightning.locks import locked
 
-
-# Work that an interruption may cost, s.
-_SECONDS_PER_COMMIT = 1.0
 
 # Reasons shown when nothing could be read.
 _MAX_REASONS = 5
 
-_RECORDS_FILES = "records.*.lmdb"
+_SUFFIX = ".dat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +73,16 @@ def build_store(
     cutoff: float,
     progress: bool = True,
     n_workers: int = 0,
+    verify: bool = True,
+    wait: bool = False,
     **read_options: Any,
 ) -> PrepareReport:
     """Read phonon calculations into a store, or bring a store up to date.
 
-    A build that was interrupted, by SIGKILL too, goes on where it stopped. Structures
-    whose files have not changed since (path, size, time of change) are kept; those
-    whose files are gone are removed. A file that cannot be used is skipped, counted
-    and named in the report.
+    A build that was interrupted, by SIGKILL or a full disk too, goes on where it
+    stopped, and a damaged store is mended. Structures whose files have not changed
+    since (path, size, time of change) are kept; those whose files are gone are
+    removed. A file that cannot be used is skipped, counted and named in the report.
 
     Args:
         sources: file, folder, glob, store, or a list of them.
@@ -83,6 +90,9 @@ def build_store(
         cutoff: of the cached graphs, Å; at least that of the models to be trained.
         progress: show a progress bar.
         n_workers: processes that read; 0 reads in this one.
+        verify: compare all that is there with its checksums, which takes a second or
+            so per GB; otherwise that is done when it is used.
+        wait: for another process that builds the same store.
         **read_options: fields of ``PhononReadOptions``.
 
     Returns:
@@ -91,8 +101,9 @@ def build_store(
     Raises:
         DataFormatError: no source, or nothing in them could be read.
         ConfigError: ``out`` is a directory of something else, or an option is wrong.
+        StorageError: the disk is full, ``out`` cannot be written, or another process
+            builds the same store.
     """
-    started = time.perf_counter()
     options = PhononReadOptions(**read_options)
     if not cutoff > 0:
         raise ConfigError(f"cutoff={cutoff}; a positive length in Å is needed.")
@@ -100,60 +111,204 @@ def build_store(
         path for path in find_sources(sources) if path.absolute() != _absolute(out)
     ]
     out = Path(out)
-    _create(out)
-    with filelock.FileLock(out / "build.lock"):
-        units, skipped = _list_units(paths)
-        settings = {
-            "format_version": FORMAT_VERSION,
-            "cutoff": float(cutoff),
-            "options": json.loads(json.dumps(asdict(options))),
-        }
-        _prepare_files(out, settings)
-        records_file, entries, read_now = _update(
-            out, units, float(cutoff), options, progress, n_workers
-        )
-        return _finish(out, records_file, entries, skipped, read_now, cutoff, started)
+    _check_out(out)
+    units, skipped = _list_units(paths)
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "cutoff": float(cutoff),
+        "options": json.loads(json.dumps(asdict(options))),
+    }
+    builder = _Builder(
+        out, settings, units, skipped, options, progress, n_workers, verify
+    )
+    if (report := builder.current()) is not None:
+        return report
+    make_folder(out)
+    busy = f"{out}: another process builds this store now."
+    with locked(out / LOCK_FILE, busy=busy, wait=wait):
+        # The other process may have done it.
+        return builder.current() or builder.build()
 
 
 def _absolute(path: str | Path) -> Path:
     return Path(path).absolute()
 
 
-def _create(out: Path) -> None:
+@dataclass(slots=True)
+class _Builder:
+    """Brings one store in line with its sources.
+
+    Attributes:
+        out: directory of the store.
+        settings: content of its header.
+        units: structures of the sources.
+        skipped: sources that could not be listed, and why.
+        options: how files are read.
+        progress: show a progress bar.
+        n_workers: processes that read.
+        verify: read every record that is there, and read damaged ones anew.
+    """
+
+    out: Path
+    settings: dict[str, Any]
+    units: list[_Unit]
+    skipped: list[tuple[str, str]]
+    options: PhononReadOptions
+    progress: bool
+    n_workers: int
+    verify: bool
+    started: float = field(default_factory=time.perf_counter)
+
+    def current(self) -> PrepareReport | None:
+        """The report of a store that needs no work; None where it does.
+
+        Nothing is written, so that finished stores on read-only disks can be used.
+        """
+        finished = self._finished()
+        if finished is None:
+            return None
+        entries, reader = finished
+        wanted = [(unit.key, unit.fingerprint) for unit in self.units]
+        if [(e["key"], e["fingerprint"]) for e in entries] != wanted:
+            return None
+        if self.verify and not all(_is_whole(entry, reader) for entry in entries):
+            return None
+        return self._report(entries, set(), reader.size)
+
+    def build(self) -> PrepareReport:
+        """Read what is new or has changed, and write the index."""
+        with writing(self.out):
+            if self._header() != self.settings:
+                self._remove((INDEX_FILE, RECORDS_FILES))
+                write_header(self.out, self.settings)
+            path, end, known = self._start()
+        todo = [
+            unit
+            for unit in self.units
+            if known.get(unit.key, {}).get("fingerprint") != unit.fingerprint
+        ]
+        make = partial(
+            _make, cutoff=self.settings["cutoff"], options=self.options
+        )
+        with BlockWriter(path, end) as writer, _mapper(self.n_workers) as mapped:
+            for entry, value in tqdm(
+                mapped(make, todo),
+                total=len(todo),
+                desc="reading phonons",
+                unit="structure",
+                disable=not self.progress or not todo,
+            ):
+                known[entry["key"]] = writer.append(entry, value or b"")
+        entries = [known[unit.key] for unit in self.units]
+        report = self._report(
+            entries, {unit.key for unit in todo}, path.stat().st_size
+        )
+        write_index(self.out, path.name, entries, report)
+        with writing(self.out):
+            self._remove((RECORDS_FILES,), but=path.name)
+        return report
+
+    def _start(self) -> tuple[Path, int, dict[str, dict[str, Any]]]:
+        """Choose the data file to go on with.
+
+        A finished data file is never changed: runs that train on it go on reading it.
+
+        Returns:
+            The file, where its whole blocks end, and their entries by key.
+        """
+        finished = self._finished()
+        newest = max(self.out.glob(f"{RECORDS_FILES}{_SUFFIX}"), default=None)
+        if finished is None:
+            (self.out / INDEX_FILE).unlink(missing_ok=True)
+            path = newest or self.out / f"records.0001{_SUFFIX}"
+        elif newest is not None and newest.name != finished[1].path.name:
+            path = newest
+        else:
+            return self._copy(*finished)
+        entries, end = read_blocks(path) if path.is_file() else ({}, 0)
+        return path, end, entries
+
+    def _copy(
+        self, entries: list[dict[str, Any]], reader: BlockReader
+    ) -> tuple[Path, int, dict[str, dict[str, Any]]]:
+        """Start the next data file with what is still wanted of a finished one."""
+        number = int(reader.path.name.split(".")[1]) + 1
+        path = self.out / f"records.{number:04d}{_SUFFIX}"
+        temporary = path.with_suffix(".copy")
+        wanted = {unit.key: unit.fingerprint for unit in self.units}
+        kept = {}
+        with BlockWriter(temporary) as writer:
+            for entry in entries:
+                if wanted.get(entry["key"]) != entry["fingerprint"]:
+                    continue
+                with suppress(DataFormatError):  # damaged ones are read anew
+                    value = reader.get(entry[PLACE], entry["source"])
+                    kept[entry["key"]] = writer.append(entry, value)
+        temporary.replace(path)
+        return path, path.stat().st_size, kept
+
+    def _finished(self) -> tuple[list[dict[str, Any]], BlockReader] | None:
+        """Entries and data file of a finished, whole store with the same settings."""
+        try:
+            header, entries, _, reader = open_finished(self.out)
+        except DataFormatError:
+            return None
+        return (entries, reader) if header == self.settings else None
+
+    def _header(self) -> dict[str, Any] | None:
+        try:
+            return read_header(self.out)
+        except DataFormatError:
+            return None
+
+    def _remove(self, patterns: tuple[str, ...], but: str = "") -> None:
+        for pattern in patterns:
+            for old in self.out.glob(pattern):
+                if old.name != but:
+                    old.unlink()
+
+    def _report(
+        self, entries: list[dict[str, Any]], read_now: set[str], n_bytes: int
+    ) -> PrepareReport:
+        skipped = [
+            *self.skipped,
+            *((e["source"], e["skipped"]) for e in entries if "skipped" in e),
+        ]
+        usable = [entry for entry in entries if "skipped" not in entry]
+        if not usable:
+            reasons = "\n".join(f"  {reason}" for _, reason in skipped[:_MAX_REASONS])
+            more = len(skipped) - _MAX_REASONS
+            raise DataFormatError(
+                f"none of {len(skipped)} phonon sources could be read:\n{reasons}"
+                + (f"\n  and {more} more" if more > 0 else "")
+            )
+        names = unique_names(entry["name"] for entry in usable)
+        return build_report(
+            [{**e, "name": name} for e, name in zip(usable, names, strict=True)],
+            skipped,
+            n_read=sum(entry["key"] in read_now for entry in usable),
+            cutoff=self.settings["cutoff"],
+            n_bytes=n_bytes,
+            seconds=time.perf_counter() - self.started,
+        )
+
+
+def _is_whole(entry: dict[str, Any], reader: BlockReader) -> bool:
+    try:
+        reader.get(entry[PLACE], entry["source"])
+    except DataFormatError:
+        return False
+    return True
+
+
+def _check_out(out: Path) -> None:
     if out.exists() and not is_store(out) and (out.is_file() or any(out.iterdir())):
         leftover = {path.name for path in out.iterdir()} if out.is_dir() else {"."}
-        if leftover - {"build.lock"}:
+        if leftover - {LOCK_FILE}:
             raise ConfigError(
                 f"{out}: exists and is not a store; nothing is written into it. Give "
                 "another out=..., ending in .store by custom."
             )
-    out.mkdir(parents=True, exist_ok=True)
-
-
-def _prepare_files(out: Path, settings: dict[str, Any]) -> None:
-    """Write the header, and start anew where the settings changed."""
-    header = read_json(out / HEADER_FILE) if is_store(out) else None
-    if header is None or any(header.get(key) != settings[key] for key in settings):
-        (out / INDEX_FILE).unlink(missing_ok=True)
-        for old in out.glob(_RECORDS_FILES):
-            old.unlink()
-        write_json(out / HEADER_FILE, settings)
-
-
-def _next_file(out: Path) -> tuple[Path, Path | None]:
-    """Name the data file to work on, and a finished one that it starts as a copy of.
-
-    A finished data file is never changed: runs that train on it go on reading it.
-    """
-    existing = sorted(out.glob(_RECORDS_FILES))
-    newest = existing[-1] if existing else None
-    if not (out / INDEX_FILE).is_file():
-        return newest or out / "records.0001.lmdb", None
-    finished = out / str(read_json(out / INDEX_FILE)["records_file"])
-    if newest is not None and newest != finished:
-        return newest, None
-    number = int(finished.name.split(".")[1]) + 1
-    return out / f"records.{number:04d}.lmdb", finished
 
 
 def _list_units(paths: list[Path]) -> tuple[list[_Unit], list[tuple[str, str]]]:
@@ -161,70 +316,11 @@ def _list_units(paths: list[Path]) -> tuple[list[_Unit], list[tuple[str, str]]]:
     skipped: list[tuple[str, str]] = []
     for path in paths:
         try:
-            fingerprint = _fingerprint(path)
+            fingerprint = json.dumps(source_state(path))
             units += [_Unit(path, entry, fingerprint) for entry in list_entries(path)]
         except DataFormatError as error:
             skipped.append((str(path), str(error)))
     return units, skipped
-
-
-def _fingerprint(path: Path) -> str:
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(file.name, file.stat()) for file in files if file.is_file()]
-    return json.dumps([[name, s.st_size, s.st_mtime_ns] for name, s in stats])
-
-
-def _update(
-    out: Path,
-    units: list[_Unit],
-    cutoff: float,
-    options: PhononReadOptions,
-    progress: bool,
-    n_workers: int,
-) -> tuple[Path, list[dict[str, Any]], set[str]]:
-    """Bring the data file in line with the sources.
-
-    Returns:
-        The data file, its entries in the order of the sources, and the keys of those
-        that were read now.
-    """
-    records_file, finished = _next_file(out)
-    known: dict[str, dict[str, Any]] = {}
-    if finished is not None or records_file.is_file():
-        known = _read_entries(Reader.of(finished or records_file).environment)
-    todo = [
-        unit
-        for unit in units
-        if known.get(unit.key, {}).get("fingerprint") != unit.fingerprint
-    ]
-    gone = set(known) - {unit.key for unit in units}
-    if finished is not None:
-        if not todo and not gone:
-            return finished, [known[unit.key] for unit in units], set()
-        temporary = records_file.with_suffix(".copy")
-        temporary.unlink(missing_ok=True)
-        Reader.of(finished).environment.copy(str(temporary), compact=True)
-        temporary.replace(records_file)
-    environment = open_for_writing(records_file)
-    try:
-        with environment.begin(write=True) as transaction:
-            for key in gone:
-                transaction.delete(RECORD_PREFIX + key.encode())
-                transaction.delete(ENTRY_PREFIX + key.encode())
-        make = partial(_make, cutoff=cutoff, options=options)
-        with _mapper(n_workers) as mapped:
-            results = tqdm(
-                mapped(make, todo),
-                total=len(todo),
-                desc="reading phonons",
-                unit="structure",
-                disable=not progress or not todo,
-            )
-            _write(environment, results)
-        known = _read_entries(environment)
-    finally:
-        environment.close()
-    return records_file, [known[unit.key] for unit in units], {u.key for u in todo}
 
 
 @contextmanager
@@ -234,8 +330,19 @@ def _mapper(n_workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
         yield map
         return
     # fork would copy the locks of torch's and BLAS's running threads.
-    with multiprocessing.get_context("spawn").Pool(n_workers) as pool:
-        yield pool.imap
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+        try:
+            yield pool.map
+        except BrokenProcessPool as error:
+            raise ConfigError(
+                f"n_workers={n_workers}: a process that reads was killed, most likely "
+                "for want of memory. What was read is kept: run the same command with "
+                "fewer of them."
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _make(
@@ -265,103 +372,3 @@ def _describe(record: StructureRecord, n_edges: int) -> dict[str, Any]:
         "removed": {rule: record.info.get(f"removed_{rule}", 0.0) for rule in rules},
         "units": f"{record.info.get('units')} (from {record.info.get('units_from')})",
     }
-
-
-def _write(
-    environment: lmdb.Environment,
-    results: Iterable[tuple[dict[str, Any], bytes | None]],
-) -> None:
-    pending: list[tuple[dict[str, Any], bytes | None]] = []
-    last = time.monotonic()
-    try:
-        for result in results:
-            pending.append(result)
-            if time.monotonic() - last > _SECONDS_PER_COMMIT:
-                _commit(environment, pending)
-                last = time.monotonic()
-    finally:
-        # Ctrl-C loses nothing that was read.
-        _commit(environment, pending)
-
-
-def _commit(
-    environment: lmdb.Environment, pending: list[tuple[dict[str, Any], bytes | None]]
-) -> None:
-    with environment.begin(write=True) as transaction:
-        for entry, value in pending:
-            key = entry["key"].encode()
-            if value is None:
-                transaction.delete(RECORD_PREFIX + key)
-            else:
-                transaction.put(RECORD_PREFIX + key, value)
-            transaction.put(ENTRY_PREFIX + key, json.dumps(entry).encode())
-    pending.clear()
-
-
-def _read_entries(environment: lmdb.Environment) -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = {}
-    with environment.begin() as transaction:
-        cursor = transaction.cursor()
-        found = cursor.set_range(ENTRY_PREFIX)
-        while found and cursor.key().startswith(ENTRY_PREFIX):
-            entry = json.loads(cursor.value())
-            entries[entry["key"]] = entry
-            found = cursor.next()
-    return entries
-
-
-def _finish(
-    out: Path,
-    records_file: Path,
-    entries: list[dict[str, Any]],
-    skipped: list[tuple[str, str]],
-    read_now: set[str],
-    cutoff: float,
-    started: float,
-) -> PrepareReport:
-    skipped = [
-        *skipped,
-        *((e["source"], e["skipped"]) for e in entries if "skipped" in e),
-    ]
-    usable = [entry for entry in entries if "skipped" not in entry]
-    if not usable:
-        reasons = "\n".join(f"  {reason}" for _, reason in skipped[:_MAX_REASONS])
-        more = len(skipped) - _MAX_REASONS
-        raise DataFormatError(
-            f"none of {len(skipped)} phonon sources could be read:\n{reasons}"
-            + (f"\n  and {more} more" if more > 0 else "")
-        )
-    _make_names_unique(usable)
-    report = build_report(
-        usable,
-        skipped,
-        n_read=sum(entry["key"] in read_now for entry in usable),
-        cutoff=float(cutoff),
-        n_bytes=records_file.stat().st_size,
-        seconds=time.perf_counter() - started,
-    )
-    index = out / INDEX_FILE
-    if not index.is_file() or read_json(index)["records_file"] != records_file.name:
-        fields = ("key", "name", "n_atoms", "n_edges", "elements", "source")
-        write_json(
-            index,
-            {
-                "records_file": records_file.name,
-                "entries": [{f: entry[f] for f in fields} for entry in usable],
-                "report": report.to_dict(),
-            },
-        )
-        for old in out.glob(f"{_RECORDS_FILES}*"):
-            if not old.name.startswith(records_file.name):
-                old.unlink()
-    return report
-
-
-def _make_names_unique(entries: list[dict[str, Any]]) -> None:
-    seen: set[str] = set()
-    for entry in entries:
-        name, copy_number = entry["name"], 1
-        while entry["name"] in seen:
-            copy_number += 1
-            entry["name"] = f"{name} ({copy_number})"
-        seen.add(entry["name"])

@@ -50,6 +50,8 @@ def cached_store(
             cutoff=cutoff,
             progress=progress,
             n_workers=n_workers,
+            verify=False,
+            wait=True,
             **read_options,
         )
     store = PhononStore(path)

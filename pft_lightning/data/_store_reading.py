@@ -6,21 +6,13 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch_geometric.data import Data
 
-from pft_lightning.data._prepare_report import PrepareReport
-from pft_lightning.data._store_format import (
-    FORMAT_VERSION,
-    HEADER_FILE,
-    INDEX_FILE,
-    RECORD_PREFIX,
-    Reader,
-    decode,
-    read_json,
-)
+from pft_lightning.data._store_file import PLACE
+from pft_lightning.data._store_format import decode
+from pft_lightning.data._store_index import open_finished, unique_names
 from pft_lightning.data.commensurate import fold_record, q_point_orders
 from pft_lightning.data.records import StructureRecord, to_data
 from pft_lightning.errors import DataFormatError
@@ -30,8 +22,9 @@ from pft_lightning.graphs import Graph, build_graph
 class PhononStore:
     """Phonon structures on disk, with their force constants and graphs.
 
-    Opening reads only the index. Each process opens the data file on first use, so
-    the object can be pickled and used by the workers of a data loader.
+    Opening reads only the index. Structures are read, and verified by their
+    checksums, one by one; the object can be pickled, and used by the workers of a
+    data loader.
 
     Args:
         path: the store's directory.
@@ -46,32 +39,24 @@ class PhononStore:
         report: of the build.
 
     Raises:
-        DataFormatError: no store, an unfinished one, or one of another version.
+        DataFormatError: no store, an unfinished, damaged or truncated one, or one of
+            another version.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        header = _read_header(self.path)
-        index = read_json(self.path / INDEX_FILE)
-        self._cached_cutoff = float(header["cutoff"])
-        self._records_file = self.path / str(index["records_file"])
-        if not self._records_file.is_file():
-            raise DataFormatError(
-                f"{self._records_file}: no such file, though the store's index names "
-                "it. Delete the store and build it again with pft-prepare."
-            )
-        entries = index["entries"]
-        self.cutoff = self._cached_cutoff
-        self.names: list[str] = [entry["name"] for entry in entries]
-        self._keys: list[str] = [entry["key"] for entry in entries]
-        self.n_atoms = np.array([e["n_atoms"] for e in entries], dtype=np.int64)
-        self.n_edges = np.array([e["n_edges"] for e in entries], dtype=np.int64)
-        self.elements: list[tuple[int, ...]] = [tuple(e["elements"]) for e in entries]
-        self.report = PrepareReport.from_dict(index["report"])
+        header, entries, self.report, self._reader = open_finished(self.path)
+        usable = [entry for entry in entries if "skipped" not in entry]
+        self._cached_cutoff = self.cutoff = float(header["cutoff"])
+        self.names = unique_names(entry["name"] for entry in usable)
+        self._places: list[list[int]] = [entry[PLACE] for entry in usable]
+        self.n_atoms = np.array([e["n_atoms"] for e in usable], dtype=np.int64)
+        self.n_edges = np.array([e["n_edges"] for e in usable], dtype=np.int64)
+        self.elements: list[tuple[int, ...]] = [tuple(e["elements"]) for e in usable]
 
     def __len__(self) -> int:
         """Number of structures."""
-        return len(self._keys)
+        return len(self._places)
 
     def __repr__(self) -> str:
         """Say what the store is and holds."""
@@ -137,7 +122,7 @@ class PhononStore:
         """Give a view of some structures, in the given order."""
         view = copy.copy(self)
         view.names = [self.names[i] for i in indices]
-        view._keys = [self._keys[i] for i in indices]
+        view._places = [self._places[i] for i in indices]
         view.elements = [self.elements[i] for i in indices]
         view.n_atoms = self.n_atoms[list(indices)]
         view.n_edges = self.n_edges[list(indices)]
@@ -158,38 +143,12 @@ class PhononStore:
         return self.subset(kept), [self.names[i] for i in dropped]
 
     def _load(self, index: int) -> tuple[StructureRecord, Graph]:
-        reader = Reader.of(self._records_file)
-        value = reader.get(RECORD_PREFIX + self._keys[index].encode())
-        if value is None:
-            raise DataFormatError(
-                f"{self._records_file}: structure {self.names[index]} is missing. The "
-                "store is damaged: delete it and build it again with pft-prepare."
-            )
+        value = self._reader.get(self._places[index], self.names[index])
         record, graph = decode(value, self._cached_cutoff)
         if record.name != self.names[index]:
             # Two sources had the same name; the index made them unique.
             record = replace(record, name=self.names[index])
         return record, graph
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    if not (path / HEADER_FILE).is_file():
-        raise DataFormatError(
-            f"{path}: not a store (no {HEADER_FILE} in it). Build one: "
-            f"pft-prepare phonons=... out={path}"
-        )
-    header = read_json(path / HEADER_FILE)
-    if header.get("format_version") != FORMAT_VERSION:
-        raise DataFormatError(
-            f"{path}: a store of format version {header.get('format_version')}; this "
-            f"release reads version {FORMAT_VERSION}. Build it again with pft-prepare."
-        )
-    if not (path / INDEX_FILE).is_file():
-        raise DataFormatError(
-            f"{path}: the store is not finished; its build was interrupted. Run the "
-            "same pft-prepare command again: it goes on where it stopped."
-        )
-    return header
 
 
 def _shorten(graph: Graph, record: StructureRecord, cutoff: float) -> Graph:

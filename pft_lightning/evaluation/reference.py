@@ -14,7 +14,7 @@ from phonopy import Phonopy
 
 from pft_lightning.data.cells import PhononCells
 from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
-from pft_lightning.data.readers.registry import entry_name
+from pft_lightning.data.readers.registry import entry_name, source_state
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.errors import ConfigError, DataFormatError
@@ -147,13 +147,7 @@ def _of_phonopy(name: str, phonon: Phonopy) -> Material:
 
 
 def _of_path(path: Path, options: PhononReadOptions) -> list[Material]:
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(f.name, f.stat()) for f in files if f.is_file()]
-    state = [
-        str(path.absolute()),
-        [[name, s.st_size, s.st_mtime_ns] for name, s in stats],
-        asdict(options),
-    ]
+    state = [str(path.absolute()), source_state(path), asdict(options)]
     try:
         entries = list_entries(path)
     except DataFormatError as error:

@@ -36,6 +36,9 @@ NOT_SOURCES = (
 # File that makes a directory a store.
 STORE_HEADER = "store.json"
 
+# File that marks a store as finished.
+STORE_INDEX = "index.json"
+
 
 def is_store(path: Path) -> bool:
     """Tell whether a path is a store, finished or not."""
@@ -121,6 +124,20 @@ def read_entry(
     )
 
 
+def source_state(path: Path) -> list[list[Any]]:
+    """Names, sizes and times of change of a source's files, which tell changes of it.
+
+    Raises:
+        OSError: it is gone, or may not be read.
+    """
+    if is_store(path):
+        files = [path / STORE_HEADER, path / STORE_INDEX]
+    else:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in files if file.is_file()]
+    return [[name, s.st_size, s.st_mtime_ns] for name, s in stats]
+
+
 @lru_cache(maxsize=8)
 def _open_store(path: str, time: int) -> Any:
     """Open a store once per state of its index, not once per structure."""
@@ -131,5 +148,5 @@ def _open_store(path: str, time: int) -> Any:
 
 
 def _index_time(path: Path) -> int:
-    index = path / "index.json"
+    index = path / STORE_INDEX
     return index.stat().st_mtime_ns if index.is_file() else 0
