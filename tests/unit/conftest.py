@@ -82,7 +82,7 @@ def displace(phonon: Phonopy, force_constants: np.ndarray) -> None:
         entry["forces"] = -np.einsum("iab,b->ia", rows, entry["displacement"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def spring_phonon() -> SpringPhonon:
     """Make a phonon calculation with displacements and forces, none of them noisy."""
 
