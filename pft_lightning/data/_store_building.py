@@ -187,9 +187,7 @@ class _Builder:
             for unit in self.units
             if known.get(unit.key, {}).get("fingerprint") != unit.fingerprint
         ]
-        make = partial(
-            _make, cutoff=self.settings["cutoff"], options=self.options
-        )
+        make = partial(_make, cutoff=self.settings["cutoff"], options=self.options)
         with BlockWriter(path, end) as writer, _mapper(self.n_workers) as mapped:
             for entry, value in tqdm(
                 mapped(make, todo),
@@ -200,9 +198,7 @@ class _Builder:
             ):
                 known[entry["key"]] = writer.append(entry, value or b"")
         entries = [known[unit.key] for unit in self.units]
-        report = self._report(
-            entries, {unit.key for unit in todo}, path.stat().st_size
-        )
+        report = self._report(entries, {unit.key for unit in todo}, path.stat().st_size)
         write_index(self.out, path.name, entries, report)
         with writing(self.out):
             self._remove((RECORDS_FILES,), but=path.name)

@@ -1,6 +1,6 @@
 """Phonon structures on disk: build a store once, stream from it in training.
 
-A store is a directory with one LMDB file: compact float64 force constants and the
+A store is a directory with one data file: compact float64 force constants and the
 neighbour list of each structure, which never moves.
 """
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pft_lightning.conf
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import pft_lightning.conf
 from pft_lightning.cli import common  # noqa: F401  (registers the resolvers)
 
 
