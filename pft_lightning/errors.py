@@ -14,6 +14,10 @@ class ConfigError(PFTError, ValueError):
     """An option, or a combination of options, makes no sense."""
 
 
+class UnknownElementError(ConfigError):
+    """A structure holds an element that a model has no parameters for."""
+
+
 class ShapeError(PFTError, ValueError):
     """An array has another shape than the function promises to take."""
 

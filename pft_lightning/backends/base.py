@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.errors import ConfigError
+from pft_lightning.errors import ConfigError, UnknownElementError
 from pft_lightning.files import write_atomically as write_atomically
 from pft_lightning.graphs import to_dtype
 from pft_lightning.physics.hvp import compute_derivatives
@@ -170,7 +170,7 @@ class EnergyModel(torch.nn.Module, ABC):
             engine: see ``pft_lightning.physics.hvp.compute_derivatives``.
 
         Raises:
-            ConfigError: a structure holds an element that the model lacks.
+            UnknownElementError: a structure holds an element that the model lacks.
         """
         batch = self.prepare(batch)
         return compute_derivatives(
@@ -203,7 +203,7 @@ class EnergyModel(torch.nn.Module, ABC):
             batch: where they come from, to name the structures in the message.
 
         Raises:
-            ConfigError: naming the elements, and the structures if known.
+            UnknownElementError: naming the elements, and the structures if known.
         """
         known = self._known_elements
         numbers = atomic_numbers.to(known.device)
@@ -219,7 +219,7 @@ class EnergyModel(torch.nn.Module, ABC):
             names = [batch[keys.NAME][i] for i in sorted(set(structures.tolist()))]
             where = f" (structures: {', '.join(map(str, names[:5]))}"
             where += ", …)" if len(names) > 5 else ")"
-        raise ConfigError(
+        raise UnknownElementError(
             f"the {self.name} model has no parameters for {symbols}{where}. It knows "
             f"{', '.join(_symbol(z) for z in self.atomic_numbers)}. Leave these "
             "structures out, or start from a model that covers them."

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.errors import ConfigError
-from pft_lightning.evaluation.files import read_json, write_json
 from pft_lightning.evaluation.fingerprints import fingerprint
 from pft_lightning.evaluation.protocols import Protocol, compute_phonons
+from pft_lightning.json_files import find_json, write_json
 
 
 def distill(
@@ -47,7 +47,7 @@ def distill(
     """
     made = {"teacher": fingerprint(teacher), "relax": relax, "fmax": fmax}
     record = out / "teacher.json"
-    if out.exists() and (read_json(record) or {}).items() != made.items():
+    if out.exists() and (find_json(record) or {}).items() != made.items():
         raise ConfigError(
             f"{out} exists already and was made by another teacher or with other "
             "settings; choose another out=..."

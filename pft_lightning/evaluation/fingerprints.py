@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from ase.calculators.calculator import BaseCalculator
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.evaluation.force_constants import Potential
+
+
+# What of a calculator changes from one structure to the next.
+_VOLATILE = ("atoms", "results", "_directory", "directory", "label", "prefix")
+
+_PLAIN = (bool, int, float, str, bytes, type(None), np.generic, torch.dtype)
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
 
 
 def digest(value: Any) -> str:
@@ -15,13 +31,76 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that compute numbers between model and result."""
+    found = {}
+    for name in ("phonopy", "spglib", "symfc"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 def fingerprint(model: Potential) -> str:
-    """Tell two models apart by their type and weights (calculators: parameters)."""
-    kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    if not isinstance(model, EnergyModel):
-        return digest([kind, repr(getattr(model, "parameters", None))])
-    found = hashlib.sha256(f"{kind} {model.cutoff} {model.head}".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    """Tell two models apart by their type, weights and settings."""
+    found = hashlib.sha256()
+    _add_name(found, type(model))
+    if isinstance(model, EnergyModel):
+        shown = (model.cutoff, model.head, str(model.dtype), model.atomic_numbers)
+        found.update(repr(shown).encode())
+        _add_module(found, model)
+    else:
+        _add_calculator(found, model)
     return found.hexdigest()
+
+
+def _add_name(found: _Hash, kind: type) -> None:
+    found.update(f"{kind.__module__}.{kind.__qualname__} ".encode())
+
+
+def _add_module(found: _Hash, module: torch.nn.Module) -> None:
+    """Add weights, and settings that are no weights, as MACE's number of neighbours."""
+    tensors = {**module.state_dict(), **dict(module.named_buffers())}
+    for name, tensor in sorted(tensors.items()):
+        if isinstance(tensor, torch.Tensor):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            found.update(_bytes(tensor))
+    for name, part in module.named_modules():
+        found.update(f"{name} {type(part).__qualname__} ".encode())
+        for attribute, value in sorted(vars(part).items()):
+            is_setting = not attribute.startswith("_") and attribute != "training"
+            if is_setting and isinstance(value, _PLAIN):
+                found.update(f"{attribute}={value!r} ".encode())
+
+
+def _add_calculator(found: _Hash, calculator: BaseCalculator) -> None:
+    for name, value in sorted(vars(calculator).items()):
+        if name not in _VOLATILE:
+            found.update(f"{name}=".encode())
+            _add(found, value)
+
+
+def _add(found: _Hash, value: Any) -> None:
+    """Add what of a value is weights or settings; other objects by their kind."""
+    if isinstance(value, torch.nn.Module):
+        _add_module(found, value)
+    elif isinstance(value, BaseCalculator):
+        _add_calculator(found, value)
+    elif isinstance(value, (torch.Tensor, np.ndarray)):
+        found.update(_bytes(torch.as_tensor(value)))
+    elif isinstance(value, Mapping):
+        for key, held in value.items():
+            found.update(f"{key!r}:".encode())
+            _add(found, held)
+    elif isinstance(value, (list, tuple)):
+        for held in value:
+            _add(found, held)
+    elif isinstance(value, _PLAIN):
+        found.update(f"{value!r} ".encode())
+    else:
+        _add_name(found, type(value))
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()

@@ -21,12 +21,16 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.batching import BatchLimits, plan_batches
 from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.data.upstream import UpstreamFrames
-from pft_lightning.evaluation.files import read_json, write_json
+from pft_lightning.evaluation.failures import check_failure, describe, is_lasting
 from pft_lightning.evaluation.force_constants import Potential, in_float64
 from pft_lightning.graphs import build_batch
+from pft_lightning.json_files import find_json, write_json
 from pft_lightning.losses import absolute_errors, residuals
 from pft_lightning.types import Derivatives
 
+
+# Changes when the same input would give other numbers.
+_RESULTS_VERSION = 2
 
 # Å; ASE calculators make neighbour lists of their own.
 _NO_EDGES = 0.1
@@ -72,32 +76,36 @@ def evaluate_upstream(
         for p in find_sources(upstream, kind="upstream")
     ]
     stored = {
-        label: read_json(folder / "forgetting" / f"{label}.json") if folder else None
+        label: find_json(folder / "forgetting" / f"{label}.json") if folder else None
         for label in models
     }
     # Everyone decides what to do before anyone writes.
     gather({})
     found: dict[str, dict[str, Any]] = {}
     for label, model in models.items():
-        key = json.dumps([fingerprints[label], state, dict(names or {})])
-        known = stored[label]
-        if known is not None and known["key"] == key:
+        key = json.dumps(
+            [_RESULTS_VERSION, fingerprints[label], state, dict(names or {})]
+        )
+        known = stored[label] or {}
+        if known.get("key") == key and isinstance(known.get("errors"), dict):
             found[label] = known["errors"]
             continue
         view = copy.copy(frames)
         view.cutoff = model.cutoff if isinstance(model, EnergyModel) else _NO_EDGES
-        error = ""
         sums: Sums = {}
         try:
             sums = collect_errors(
                 model, view, rank=rank, n_ranks=n_ranks, progress=progress
             )
         except Exception as cause:
-            error = f"{type(cause).__name__}: {cause}"
-        shares = gather({**sums, "failed": {error: [0.0, 1.0]}} if error else sums)
-        failures = [text for share in shares for text in share.get("failed", {})]
-        found[label] = {"error": failures[0]} if failures else merge(shares)
-        if folder is not None and rank == 0:
+            check_failure(cause)
+            lasting = 1.0 if is_lasting(cause) else 0.0
+            sums = {"failed": {describe(cause): [lasting, 1.0]}}
+        shares = gather(sums)
+        failed = [share["failed"] for share in shares if "failed" in share]
+        found[label] = {"error": next(iter(failed[0]))} if failed else merge(shares)
+        lasts = all(lasting for one in failed for lasting, _ in one.values())
+        if folder is not None and rank == 0 and lasts:
             write_json(
                 folder / "forgetting" / f"{label}.json",
                 {"key": key, "errors": found[label]},

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from ase.calculators.calculator import BaseCalculator
@@ -16,11 +15,16 @@ from tqdm import tqdm
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
-from pft_lightning.errors import ConfigError, DataFormatError, PFTError
+from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation import processes
-from pft_lightning.evaluation.files import read_json, write_csv, write_json
-from pft_lightning.evaluation.fingerprints import digest, fingerprint
-from pft_lightning.evaluation.force_constants import Potential, in_float64
+from pft_lightning.evaluation.failures import check_failure, failed_row, is_lasting
+from pft_lightning.evaluation.files import write_csv
+from pft_lightning.evaluation.fingerprints import (
+    digest,
+    fingerprint,
+    library_versions,
+)
+from pft_lightning.evaluation.force_constants import Method, Potential, in_float64
 from pft_lightning.evaluation.forgetting import evaluate_upstream
 from pft_lightning.evaluation.metrics import COLUMNS, compare, summarise
 from pft_lightning.evaluation.properties import compute_properties
@@ -31,13 +35,20 @@ from pft_lightning.evaluation.protocols import (
     get_protocol,
 )
 from pft_lightning.evaluation.reference import Material, Phonons, list_materials
-from pft_lightning.physics.properties_io import load_properties, save_properties
+from pft_lightning.evaluation.stored import (
+    arrays_file,
+    find_finished,
+    find_kept,
+    record_file,
+)
+from pft_lightning.json_files import write_json
+from pft_lightning.physics.properties_io import save_properties
 from pft_lightning.types import Engine, PhononProperties
 
 
 # Changes when the same input would give other numbers: files of an older version are
 # computed again.
-_RESULTS_VERSION = 1
+_RESULTS_VERSION = 2
 
 REFERENCE = "reference"
 
@@ -102,8 +113,9 @@ def evaluate_phonons(
 
     With a folder, every material is written when it is done. The same call into the
     same folder computes only what is not there yet; a change of models, protocol or
-    sources is noticed, and what it concerns is computed again. A failure counts as
-    done: delete the file of the material to try again.
+    sources is noticed, and what it concerns is computed again. A failure of the
+    material or the model counts as done: delete the file of the material to try again.
+    One of the surroundings (memory, disk), or that nobody foresaw, does not.
 
     Where torch's process group is initialised (Lightning Fabric does that for torchrun
     and SLURM), its processes share the materials and the upstream frames.
@@ -124,29 +136,31 @@ def evaluate_phonons(
         progress: Show progress bars.
 
     Raises:
-        ConfigError: unknown protocol, or a label that cannot be used.
+        ConfigError: unknown protocol, a label that cannot be used, or a wrong option.
         DataFormatError: a path matches nothing.
+        StorageError: the disk is full, or the folder cannot be written.
     """
     chosen = get_protocol(protocol)
     named = _named(models)
     materials = list_materials(phonons, options)
     folder = None if out is None else Path(out)
     rank, n_ranks = processes.rank()
+    _check_options(named, chosen, max_atoms, engine)
     fingerprints = {label: fingerprint(model) for label, model in named.items()}
+    settings = [_RESULTS_VERSION, library_versions(), describe(chosen), engine]
     task = _Task(
         models={
             label: in_float64(model) if isinstance(model, EnergyModel) else model
             for label, model in named.items()
         },
         keys={
-            label: digest([_RESULTS_VERSION, describe(chosen), found])
-            for label, found in fingerprints.items()
+            label: digest([*settings, found]) for label, found in fingerprints.items()
         },
         protocol=chosen,
         max_atoms=max_atoms,
         engine=engine,
     )
-    records = _finished(folder, materials, task)
+    records = find_finished(folder, materials, task.keys_of)
     # Nobody writes before everyone has seen what is there, so all share one list.
     processes.barrier()
     pending = [material for material in materials if material.name not in records]
@@ -166,8 +180,8 @@ def evaluate_phonons(
         else:
             # The arrays first: the record says that a material is done.
             if found:
-                save_properties(_arrays_file(folder, material), found)
-            write_json(_record_file(folder, material), record)
+                save_properties(arrays_file(folder, material), found)
+            write_json(record_file(folder, material), record)
         computed[material.name] = record
     forgetting = (
         None
@@ -215,16 +229,40 @@ def _named(models: Potential | Mapping[str, Potential]) -> dict[str, Potential]:
     return named
 
 
+def _check_options(
+    models: Mapping[str, Potential],
+    protocol: Protocol,
+    max_atoms: int,
+    engine: str | None,
+) -> None:
+    """Refuse what would fail on every material."""
+    if max_atoms < 1:
+        raise ConfigError(f"max_atoms={max_atoms}; at least 1.")
+    if engine not in (None, *get_args(Engine)):
+        raise ConfigError(
+            f"engine={engine!r}; expected {', '.join(get_args(Engine))}, or null."
+        )
+    if protocol.method not in get_args(Method):
+        raise ConfigError(
+            f"protocol.method={protocol.method!r}; expected one of "
+            f"{', '.join(get_args(Method))}."
+        )
+    for label, model in models.items():
+        is_calculator = not isinstance(model, EnergyModel)
+        if is_calculator and protocol.method != "finite_displacement":
+            raise ConfigError(
+                f"protocol.method={protocol.method!r} needs second derivatives, which "
+                f"the ASE calculator {label!r} ({type(model).__name__}) does not give. "
+                "Use protocol.method=finite_displacement, or protocol=mdr."
+            )
+
+
 def _evaluate(
     material: Material, task: _Task, folder: Path | None
 ) -> tuple[dict[str, Any], dict[str, PhononProperties]]:
     """Evaluate all models on one material; failures become part of the record."""
     keys = task.keys_of(material)
-    record: dict[str, Any] = {
-        "name": material.name,
-        "source": material.source,
-        "keys": keys,
-    }
+    record: dict[str, Any] = {"name": material.name, "source": material.source}
     try:
         reference = material.read()
         identity = {
@@ -235,10 +273,13 @@ def _evaluate(
         }
         found = {REFERENCE: compute_properties(reference, task.protocol)}
     except Exception as error:
-        failed = {"name": material.name, **_failure(error)}
+        check_failure(error)
+        failed = {"name": material.name, **failed_row(error)}
         models = {label: {**failed, "model": label} for label in task.models}
-        return {**record, **failed, "models": models}, {}
-    rows, kept = _kept(folder, material, keys)
+        done = keys if is_lasting(error) else {}
+        return {**record, "keys": done, **failed, "models": models}, {}
+    rows, kept = find_kept(folder, material, keys)
+    passing = set()
     found |= kept
     for label, model in task.models.items():
         if label in rows:
@@ -269,33 +310,16 @@ def _evaluate(
             }
             found[label] = properties
         except Exception as error:
-            rows[label] = {**row, **_failure(error)}
+            check_failure(error)
+            rows[label] = {**row, **failed_row(error)}
+            if not is_lasting(error):
+                passing.add(label)
+    done = {label: key for label, key in keys.items() if label not in passing}
     status = {"status": "ok", "error": ""}
     # In the order of the call, whatever was there before.
     rows = {label: rows[label] for label in task.models}
     found = {label: found[label] for label in (REFERENCE, *rows) if label in found}
-    return {**record, **identity, **status, "models": rows}, found
-
-
-def _kept(
-    folder: Path | None, material: Material, keys: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, PhononProperties]]:
-    """Results of models that were evaluated on this material before."""
-    record = None if folder is None else read_json(_record_file(folder, material))
-    if folder is None or record is None or record["status"] != "ok":
-        return {}, {}
-    known = record.get("keys", {})
-    rows = {
-        label: record["models"][label]
-        for label, key in keys.items()
-        if known.get(label) == key
-    }
-    finished = [label for label, row in rows.items() if row["status"] == "ok"]
-    try:
-        arrays = load_properties(_arrays_file(folder, material)) if finished else {}
-        return rows, {label: arrays[label] for label in finished}
-    except (DataFormatError, KeyError):
-        return {}, {}  # Damaged files are made again.
+    return {**record, "keys": done, **identity, **status, "models": rows}, found
 
 
 def _on_one_mesh(
@@ -314,29 +338,6 @@ def _on_one_mesh(
         compute_properties(phonon, protocol, mesh=mesh, mesh_symmetry=False),
         compute_properties(reference, protocol, mesh=mesh, mesh_symmetry=False),
     )
-
-
-def _failure(error: Exception) -> dict[str, str]:
-    failure = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-    if not isinstance(error, PFTError):
-        # Nobody foresaw it: keep what a bug report needs.
-        failure["traceback"] = "".join(traceback.format_exception(error))
-    return failure
-
-
-def _finished(
-    folder: Path | None, materials: list[Material], task: _Task
-) -> dict[str, dict[str, Any]]:
-    """Read the records of materials that were done before, with the same settings."""
-    if folder is None:
-        return {}
-    found = {}
-    for material in materials:
-        record = read_json(_record_file(folder, material))
-        keys = task.keys_of(material)
-        if record is not None and keys.items() <= record.get("keys", {}).items():
-            found[material.name] = record
-    return found
 
 
 def _summarise(
@@ -382,11 +383,3 @@ def _summarise(
         "forgetting": forgetting or {},
         "failures": failures,
     }
-
-
-def _record_file(folder: Path, material: Material) -> Path:
-    return folder / "materials" / f"{material.name}.json"
-
-
-def _arrays_file(folder: Path, material: Material) -> Path:
-    return folder / "materials" / f"{material.name}.npz"

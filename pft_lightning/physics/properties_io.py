@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pft_lightning.errors import DataFormatError
-from pft_lightning.files import write_atomically
+from pft_lightning.files import make_folder, write_atomically
 from pft_lightning.types import BandStructure, PhononProperties
 
 
@@ -43,7 +43,7 @@ def save_properties(path: Path, properties: Mapping[str, PhononProperties]) -> N
             for n, (distances, frequencies) in enumerate(segments):
                 arrays[f"{label}/bands/{n}/distances"] = distances
                 arrays[f"{label}/bands/{n}/frequencies"] = frequencies
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(
         path,
         lambda file: np.savez_compressed(file, **arrays),  # type: ignore[arg-type]
