@@ -37,6 +37,10 @@ ENERGY_MASK: Final = "energy_mask"
 FORCES_MASK: Final = "forces_mask"
 STRESS_MASK: Final = "stress_mask"
 
+# (n_structures, 3) | float | 1 | what the errors of energy, forces and stress of a
+# structure count by in the loss; 1 where a batch has no such field
+WEIGHTS: Final = "weights"
+
 # (n_structures,) | bool | counts in losses and metrics; False for a structure that
 # only keeps a process busy where there are fewer structures than processes
 COUNTED: Final = "counted"

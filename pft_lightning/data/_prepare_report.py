@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pft_lightning.data.sources import skip_lines
+
 
 @dataclass(frozen=True, slots=True)
 class PrepareReport:
@@ -66,9 +68,7 @@ class PrepareReport:
                 for rule, (value, name) in self.removed.items()
             ]
             lines.append("largest asymmetry removed, eV/Å²: " + ", ".join(parts))
-        lines.append(f"{len(self.skipped)} skipped" + (":" if self.skipped else ""))
-        lines += [f"  {reason}" for _, reason in self.skipped]
-        return "\n".join(lines)
+        return "\n".join([*lines, *skip_lines(self.skipped)])
 
 
 def build_report(

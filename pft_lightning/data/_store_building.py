@@ -37,6 +37,7 @@ from pft_lightning.data._store_index import (
     write_index,
 )
 from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
+from pft_lightning.data.readers.options import reading
 from pft_lightning.data.readers.registry import is_store, source_state
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.data.sources import Spec, find_sources
@@ -107,12 +108,12 @@ def build_store(
     options = PhononReadOptions(**read_options)
     if not cutoff > 0:
         raise ConfigError(f"cutoff={cutoff}; a positive length in Å is needed.")
-    paths = [
-        path for path in find_sources(sources) if path.absolute() != _absolute(out)
-    ]
+    found = find_sources(sources)
+    paths = [path for path in found.paths if path.absolute() != _absolute(out)]
     out = Path(out)
     _check_out(out)
     units, skipped = _list_units(paths)
+    skipped = [*found.skipped, *skipped]
     settings = {
         "format_version": FORMAT_VERSION,
         "cutoff": float(cutoff),
@@ -312,7 +313,8 @@ def _list_units(paths: list[Path]) -> tuple[list[_Unit], list[tuple[str, str]]]:
     skipped: list[tuple[str, str]] = []
     for path in paths:
         try:
-            fingerprint = json.dumps(source_state(path))
+            with reading(path):
+                fingerprint = json.dumps(source_state(path))
             units += [_Unit(path, entry, fingerprint) for entry in list_entries(path)]
         except DataFormatError as error:
             skipped.append((str(path), str(error)))

@@ -39,7 +39,7 @@ def cached_store(
     Raises:
         DataFormatError: see ``build_store``; the cutoff is larger than the store's.
     """
-    paths = find_sources(sources)
+    paths = find_sources(sources).paths
     if len(paths) == 1 and is_store(paths[0]):
         path = paths[0]
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,7 +33,7 @@ from pft_lightning.data.loading import (
     describe_set,
     hold_out,
 )
-from pft_lightning.data.readers.options import PhononReadOptions
+from pft_lightning.data.settings import PhononSource, UpstreamSource
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.store import PhononStore, cached_store
 from pft_lightning.data.upstream import UpstreamFrames
@@ -41,56 +41,6 @@ from pft_lightning.errors import ConfigError, DataFormatError
 
 
 Mode = Literal["alternate", "joint"]
-
-
-@dataclass(frozen=True, slots=True)
-class PhononSource:
-    """Where phonon structures come from, and how many make a batch.
-
-    Attributes:
-        train: File, folder, glob, store or list of them.
-        val: The same; None holds out a share of ``train``.
-        batch_size: Structures per process and step.
-        max_atoms: Atoms per process and step, or None.
-        max_edges: Edges per process and step, or None.
-        options: How files are read: units, tolerances, whether structures are
-            relaxed. A store that is given as it is was read with its own.
-    """
-
-    train: Spec
-    val: Spec | None = None
-    batch_size: int = 16
-    max_atoms: int | None = None
-    max_edges: int | None = None
-    options: PhononReadOptions = field(default_factory=PhononReadOptions)
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamSource:
-    """Where energy, force and stress frames come from, and how many make a batch.
-
-    Attributes:
-        train: Extended XYZ, ASE database, aselmdb, or a list; None co-trains on
-            nothing.
-        val: The same; None holds out a share of ``train``.
-        batch_size: Structures per process and step.
-        max_atoms: Atoms per process and step, or None.
-        max_edges: Edges per process and step, or None; graphs are then built once
-            at the start to count them.
-        energy_key: Name of the energy in the files; None takes ASE's calculator
-            results, else the usual names.
-        forces_key: The same for forces.
-        stress_key: The same for the stress.
-    """
-
-    train: Spec | None = None
-    val: Spec | None = None
-    batch_size: int = 64
-    max_atoms: int | None = None
-    max_edges: int | None = None
-    energy_key: str | None = None
-    forces_key: str | None = None
-    stress_key: str | None = None
 
 
 class PhononDataModule(lightning.LightningDataModule):
@@ -262,13 +212,12 @@ class PhononDataModule(lightning.LightningDataModule):
         frames = UpstreamFrames(
             spec,
             self._cutoff(),
-            keys={
-                keys.ENERGY: source.energy_key,
-                keys.FORCES: source.forces_key,
-                keys.STRESS: source.stress_key,
-            },
+            source.names,
+            max_force=source.max_force,
+            max_stress=source.max_stress,
+            max_energy=source.max_energy,
         )
-        if frames.skipped or not frames.known.all():
+        if not frames.is_plain:
             rank_zero_warn(f"Upstream frames {spec}: {frames.summary()}")
         return frames
 

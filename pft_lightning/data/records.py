@@ -16,11 +16,20 @@ from pft_lightning.data.cells import PhononCells
 from pft_lightning.errors import DataFormatError
 from pft_lightning.graphs import Graph, build_data
 from pft_lightning.physics.force_constants import ForceConstants
+from pft_lightning.units import GPA_PER_EV_PER_CUBIC_ANGSTROM
 
 
 # Largest force that a calculation can mean, eV/Å. Two atoms of a molecular dynamics
 # run that collide reach some tens; a broken or mis-scaled file reaches thousands.
 MAX_FORCE = 1e3
+
+# Largest component of a stress that a calculation can mean, eV/Å³: 1600 GPa, some ten
+# times what experiments reach. A stress in kbar or GPa passes it soon.
+MAX_STRESS = 10.0
+
+# Largest energy that a calculation can mean, eV/atom. With all its electrons an atom of
+# uranium has -760,000 eV.
+MAX_ENERGY = 1e6
 
 # Largest entry of the force constants, eV/Å². The stiffest bonds known (O-H, C≡N,
 # N≡N) have about 150.
@@ -49,6 +58,7 @@ class StructureRecord:
         stress: (3, 3), eV/Å³, ASE's sign (tension positive).
         force_constants: eV/Å².
         cells: of the phonon calculation, of which the structure is the supercell.
+        weights: what the errors of energy, forces and stress count by in the loss.
         info: provenance: source file, unit conversion, removed asymmetry, ...
     """
 
@@ -62,6 +72,7 @@ class StructureRecord:
     stress: np.ndarray | None = None
     force_constants: ForceConstants | None = None
     cells: PhononCells | None = None
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0)
     info: dict[str, str | float] = field(default_factory=dict)
 
     @property
@@ -88,6 +99,7 @@ def to_data(record: StructureRecord, graph: Graph) -> Data:
     data[keys.ENERGY_MASK] = torch.tensor([record.energy is not None])
     data[keys.FORCES_MASK] = torch.tensor([record.forces is not None])
     data[keys.STRESS_MASK] = torch.tensor([record.stress is not None])
+    data[keys.WEIGHTS] = torch.tensor([record.weights], dtype=torch.float64)
     data[keys.NAME] = record.name
     data[keys.HEAD] = str(record.info.get("head", ""))
     if record.force_constants is not None:
@@ -100,6 +112,8 @@ def validate(
     *,
     source: str | None = None,
     max_force: float = MAX_FORCE,
+    max_stress: float = MAX_STRESS,
+    max_energy: float = MAX_ENERGY,
 ) -> StructureRecord:
     """Check shapes, finiteness and sizes, and give the record back.
 
@@ -107,22 +121,22 @@ def validate(
         record: what a reader made.
         source: file named in messages; ``info["source"]`` or the name by default.
         max_force: largest component of a force, eV/Å.
+        max_stress: largest component of the stress, eV/Å³.
+        max_energy: largest energy, eV/atom.
 
     Raises:
         DataFormatError: names the file, the value and what to do.
     """
     where = source or str(record.info.get("source", record.name))
     _check_structure(record, where)
-    if record.energy is not None and not np.isfinite(record.energy):
-        raise DataFormatError(
-            f"{where}: the energy is {record.energy}; a finite number of eV is needed. "
-            "Repeat the calculation or remove the structure."
-        )
+    if record.energy is not None:
+        _check_energy(record.energy, record.n_atoms, where, max_energy=max_energy)
     if record.forces is not None:
         check_array("forces", record.forces, (record.n_atoms, 3), where)
         check_forces(record.forces, where, max_force=max_force)
     if record.stress is not None:
         check_array("stress", record.stress, (3, 3), where)
+        _check_stress(record.stress, where, max_stress=max_stress)
     if record.force_constants is not None:
         _check_force_constants(record.force_constants, record.n_atoms, where)
     return record
@@ -166,6 +180,34 @@ def check_forces(forces: np.ndarray, where: str, *, max_force: float) -> None:
         )
 
 
+def _check_energy(
+    energy: float, n_atoms: int, where: str, *, max_energy: float
+) -> None:
+    if not np.isfinite(energy):
+        raise DataFormatError(
+            f"{where}: the energy is {energy}; a finite number of eV is needed. "
+            "Repeat the calculation or remove the structure."
+        )
+    if abs(energy) > max_energy * n_atoms:
+        raise DataFormatError(
+            f"{where}: the energy is {energy / n_atoms:g} eV/atom; at most "
+            f"{max_energy:g} is accepted. Check the units of the file and that "
+            "calculation, or raise max_energy if it is meant."
+        )
+
+
+def _check_stress(stress: np.ndarray, where: str, *, max_stress: float) -> None:
+    largest = float(np.abs(stress).max())
+    if largest > max_stress:
+        gpa = GPA_PER_EV_PER_CUBIC_ANGSTROM
+        raise DataFormatError(
+            f"{where}: the largest stress is {largest:g} eV/Å³ ({largest * gpa:.3g} "
+            f"GPa); at most {max_stress:g} is accepted. Is it in kbar or GPa? Divide "
+            f"it by {10 * gpa:.2f} or {gpa:.3f} and write the file again, or raise "
+            "max_stress if it is meant."
+        )
+
+
 def shortest_distance(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
 ) -> float:
@@ -204,6 +246,15 @@ def _check_structure(record: StructureRecord, where: str) -> None:
         )
     if record.pbc.any():
         volume = abs(float(np.linalg.det(record.cell)))
+        # Of the parallelepiped of the periodic vectors; a length or area for fewer.
+        periodic = record.cell[record.pbc]
+        extent = float(np.sqrt(max(np.linalg.det(periodic @ periodic.T), 0.0)))
+        if not record.pbc.all() and extent < MIN_DISTANCE:
+            raise DataFormatError(
+                f"{where}: the structure is periodic along {int(record.pbc.sum())} "
+                f"lattice vectors that span {extent:g} Å (or Å²); they are missing or "
+                "parallel. Write the cell again, or pbc without them."
+            )
         if record.pbc.all() and volume < 1e-3 * n_atoms:
             raise DataFormatError(
                 f"{where}: the cell has a volume of {volume:g} Å³ for {n_atoms} atoms; "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,23 @@ from torch_geometric.data import Data
 from pft_lightning.data.ase_database import SUFFIXES as DATABASE_SUFFIXES
 from pft_lightning.data.ase_database import get_row, row_ids
 from pft_lightning.data.readers.options import reading
-from pft_lightning.data.records import MAX_FORCE, StructureRecord, to_data, validate
-from pft_lightning.data.sources import Spec, find_sources
-from pft_lightning.data.targets import TARGETS, check_keys, frame_to_record
+from pft_lightning.data.records import (
+    MAX_ENERGY,
+    MAX_FORCE,
+    MAX_STRESS,
+    StructureRecord,
+    to_data,
+    validate,
+)
+from pft_lightning.data.sources import Spec, find_sources, skip_lines
+from pft_lightning.data.targets import (
+    TARGETS,
+    Remarks,
+    check_keys,
+    frame_to_record,
+    is_isolated_atom,
+)
+from pft_lightning.data.xyz import read_frames
 from pft_lightning.errors import DataFormatError
 from pft_lightning.graphs import build_graph
 
@@ -26,15 +40,18 @@ class UpstreamFrames:
 
     XYZ files (.xz, .gz and .bz2 too) are read once and held; rows of databases are
     read when they are asked for, so a database may be larger than memory. Every frame
-    is looked at once when opened: those that cannot be used are left out and counted.
+    is looked at once when opened: those that cannot be used are left out and counted,
+    and so are isolated atoms, which give the zero of energies (as in MACE).
 
     Args:
         spec: file, folder, glob, or a list of them.
         cutoff: of the graphs, Å.
-        keys: names of "energy", "forces" and "stress" in the files. None takes what
-            ASE understands as calculator results, else the usual names
-            (``REF_energy``, ``dft_energy``, ...; virials become a stress).
+        keys: names of "energy", "forces" and "stress" in the files. None takes the
+            usual names of reference values (``REF_energy``, ``dft_energy``), else
+            what ASE understands as calculator results; virials become a stress.
         max_force: largest component of a force, eV/Å; frames beyond are left out.
+        max_stress: largest component of the stress, eV/Å³; likewise.
+        max_energy: largest energy, eV/atom; likewise.
 
     Attributes:
         cutoff: of the graphs, Å.
@@ -55,28 +72,22 @@ class UpstreamFrames:
         keys: Mapping[str, str | None] | None = None,
         *,
         max_force: float = MAX_FORCE,
+        max_stress: float = MAX_STRESS,
+        max_energy: float = MAX_ENERGY,
     ) -> None:
         self.cutoff = float(cutoff)
-        self.skipped: list[tuple[str, str]] = []
         self._keys = check_keys(keys or {})
-        self._max_force = max_force
+        self._limits = {
+            "max_force": max_force,
+            "max_stress": max_stress,
+            "max_energy": max_energy,
+        }
         self._n_edges: np.ndarray | None = None
-        self._paths = find_sources(spec, kind="upstream")
-        # For each frame: its file, its row there, and itself if it is held.
-        self._files: list[int] = []
-        self._rows: list[int] = []
-        self._held: list[StructureRecord | None] = []
-        self.names: list[str] = []
-        self.elements: list[tuple[int, ...]] = []
-        known: list[list[bool]] = []
-        sizes: list[int] = []
-        for record in self._scan():
-            sizes.append(record.n_atoms)
-            self.names.append(record.name)
-            self.elements.append(tuple(sorted(set(record.atomic_numbers.tolist()))))
-            known.append([getattr(record, target) is not None for target in TARGETS])
-        self.known = np.array(known, dtype=bool).reshape(-1, len(TARGETS))
-        self.n_atoms = np.array(sizes, dtype=np.int64)
+        found = find_sources(spec, kind="upstream")
+        self._paths = found.paths
+        self.skipped: list[tuple[str, str]] = list(found.skipped)
+        self._remarks = Remarks()
+        self._index(self._scan())
         self._check()
 
     def __len__(self) -> int:
@@ -108,11 +119,11 @@ class UpstreamFrames:
 
     def record(self, index: int) -> StructureRecord:
         """Give one frame, from memory or its database."""
-        held = self._held[index]
-        if held is not None:
-            return held
-        path, row_id = self._paths[self._files[index]], self._rows[index]
-        return self._convert(_database_frame(path, row_id), self.names[index], path)
+        frame = self._frames[index]
+        if frame.held is not None:
+            return frame.held
+        atoms = _database_frame(frame.path, frame.row)
+        return self._convert(atoms, frame.name, frame.path, Remarks())
 
     def data(self, index: int) -> Data:
         """Give one frame as a graph in the neutral schema, float64."""
@@ -123,9 +134,7 @@ class UpstreamFrames:
     def subset(self, indices: Sequence[int]) -> UpstreamFrames:
         """Give a view of some frames, in the given order."""
         view, chosen = copy.copy(self), list(indices)
-        for name in ("names", "elements", "_files", "_rows", "_held"):
-            setattr(view, name, [getattr(self, name)[i] for i in chosen])
-        view.n_atoms, view.known = self.n_atoms[chosen], self.known[chosen]
+        view._index([self._frames[i] for i in chosen])
         view._n_edges = None if self._n_edges is None else self._n_edges[chosen]
         return view
 
@@ -157,44 +166,84 @@ class UpstreamFrames:
         for target, count in self.counts().items():
             note = "" if count else ", its loss weight has no effect"
             lines.append(f"{target}: {count} of {n_frames} frames{note}")
-        lines.append(f"{len(self.skipped)} skipped" + (":" if self.skipped else ""))
-        lines += [f"  {reason}" for _, reason in self.skipped]
-        return "\n".join(lines)
+        lines += self._remarks.lines()
+        return "\n".join([*lines, *skip_lines(self.skipped)])
 
-    def _scan(self) -> Iterator[StructureRecord]:
-        """Look at all frames once; note where they are, and what was left out."""
+    @property
+    def is_plain(self) -> bool:
+        """Nothing was left out or noticed, and every frame has every target."""
+        return not self.skipped and not self._remarks and bool(self.known.all())
+
+    def _index(self, frames: list[_Frame]) -> None:
+        """Lay out what is asked of many frames at once."""
+        self._frames = frames
+        self.names = [frame.name for frame in frames]
+        self.elements = [frame.elements for frame in frames]
+        self.n_atoms = np.array([frame.n_atoms for frame in frames], dtype=np.int64)
+        known = np.array([frame.known for frame in frames], dtype=bool)
+        self.known = known.reshape(-1, len(TARGETS))
+
+    def _scan(self) -> list[_Frame]:
+        """Look at all frames once; note what was left out and what was noticed."""
+        found: list[_Frame] = []
         labels = _labels(self._paths)
-        for number, (path, label) in enumerate(zip(self._paths, labels, strict=True)):
-            in_memory = not path.name.endswith(DATABASE_SUFFIXES)
+        for path, label in zip(self._paths, labels, strict=True):
+            skipped, remarks = list(self.skipped), Remarks()
             try:
-                for row, atoms in _frames(path):
-                    try:
-                        record = self._convert(atoms, f"{label}/{row}", path)
-                    except DataFormatError as error:
-                        self.skipped.append((f"{label}/{row}", str(error)))
-                        continue
-                    self._files.append(number)
-                    self._rows.append(row)
-                    self._held.append(record if in_memory else None)
-                    yield record
+                found += list(self._scan_file(path, label, remarks))
             except DataFormatError as error:
-                if len(self._paths) == 1:
-                    raise
-                self.skipped.append((str(path), str(error)))
+                # Of a file that is damaged nothing is used, as what was read before
+                # the damage showed may be wrong too.
+                self.skipped = [*skipped, (str(path), str(error))]
+            else:
+                self._remarks.extend(remarks)
+        return found
 
-    def _convert(self, atoms: Atoms, name: str, path: Path) -> StructureRecord:
+    def _scan_file(self, path: Path, label: str, remarks: Remarks) -> Iterator[_Frame]:
+        in_memory = not path.name.endswith(DATABASE_SUFFIXES)
+        for row, atoms in _frames(path):
+            name = f"{label}/{row}"
+            try:
+                record = self._convert(atoms, name, path, remarks)
+            except DataFormatError as error:
+                self.skipped.append((name, str(error)))
+                continue
+            yield _Frame(
+                path=path,
+                row=row,
+                name=name,
+                elements=tuple(sorted(set(record.atomic_numbers.tolist()))),
+                n_atoms=record.n_atoms,
+                known=tuple(getattr(record, t) is not None for t in TARGETS),
+                held=record if in_memory else None,
+            )
+
+    def _convert(
+        self, atoms: Atoms | DataFormatError, name: str, path: Path, remarks: Remarks
+    ) -> StructureRecord:
+        if isinstance(atoms, DataFormatError):
+            raise atoms
         where = f"{path}, frame {name.rsplit('/', 1)[-1]}"
+        if is_isolated_atom(atoms):
+            raise DataFormatError(
+                f"{where}: an isolated atom (config_type="
+                f"{atoms.info['config_type']}), which gives the zero of energies and "
+                "is not trained on."
+            )
+        noticed = Remarks()
         with reading(Path(where)):
-            record = frame_to_record(atoms, name, where, self._keys)
-        return validate(record, source=where, max_force=self._max_force)
+            record = frame_to_record(atoms, name, where, self._keys, noticed)
+        record = validate(record, source=where, **self._limits)
+        remarks.extend(noticed)
+        return record
 
     def _check(self) -> None:
         where = ", ".join(str(path) for path in self._paths[:3])
         if not self.names:
-            reasons = "\n".join(f"  {reason}" for _, reason in self.skipped[:5])
+            lines = "\n".join(skip_lines(self.skipped, most=5)[1:])
             raise DataFormatError(
                 f"{where}: none of {len(self.skipped)} frames or files can be used:\n"
-                f"{reasons}"
+                f"{lines}"
             )
         counts = self.counts()
         absent = [t for t, key in self._keys.items() if key and not counts[t]]
@@ -210,7 +259,9 @@ class UpstreamFrames:
             )
 
     def _present(self) -> str:
-        _, atoms = next(_frames(self._paths[self._files[0]]))
+        first = self._frames[0]
+        atoms = next(atoms for row, atoms in _frames(first.path) if row == first.row)
+        assert isinstance(atoms, Atoms)
         results = [] if atoms.calc is None else list(atoms.calc.results)
         names = sorted(
             {*results, *atoms.info, *atoms.arrays} - {"numbers", "positions"}
@@ -221,25 +272,29 @@ class UpstreamFrames:
         )
 
 
-def _frames(path: Path) -> Iterator[tuple[int, Atoms]]:
-    """Give the frames of a file with their numbers, one after the other."""
-    if path.name.endswith(DATABASE_SUFFIXES):
-        for row_id in row_ids(path):
-            yield row_id, _database_frame(path, row_id)
-        return
-    import ase.io
-    from ase.io.formats import open_with_compression
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where a frame is, what is asked of it often, and itself if it is held."""
 
-    with reading(path):
-        # Decompressed at once: ASE seeks back and forth, which xz and bz2 can only do
-        # by starting over (80 s for 800 frames). And a file that ends early is
-        # refused, not used in part.
-        with open_with_compression(str(path), "r") as file:
-            text = io.StringIO(file.read())
-        frames = ase.io.read(text, ":", format="extxyz")
-    if not frames:
-        raise DataFormatError(f"{path}: the file has no frames; give another one.")
-    yield from enumerate(frames)
+    path: Path
+    row: int
+    name: str
+    elements: tuple[int, ...]
+    n_atoms: int
+    known: tuple[bool, ...]
+    held: StructureRecord | None
+
+
+def _frames(path: Path) -> Iterator[tuple[int, Atoms | DataFormatError]]:
+    """Give the frames of a file with their numbers, or why one cannot be read."""
+    if not path.name.endswith(DATABASE_SUFFIXES):
+        yield from read_frames(path)
+        return
+    for row_id in row_ids(path):
+        try:
+            yield row_id, _database_frame(path, row_id)
+        except DataFormatError as error:
+            yield row_id, error
 
 
 def _database_frame(path: Path, row_id: int) -> Atoms:

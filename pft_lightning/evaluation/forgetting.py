@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,11 @@ def evaluate_upstream(
         DataFormatError: no frame can be used.
     """
     frames = UpstreamFrames(upstream, _NO_EDGES, names)
+    if not frames.is_plain and rank == 0:
+        warnings.warn(f"Upstream frames: {frames.summary()}", stacklevel=2)
     state = [
         [str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns]
-        for p in find_sources(upstream, kind="upstream")
+        for p in find_sources(upstream, kind="upstream").paths
     ]
     stored = {
         label: find_json(folder / "forgetting" / f"{label}.json") if folder else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from pft_lightning.data.cells import PhononCells
 from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
 from pft_lightning.data.readers.registry import entry_name, source_state
 from pft_lightning.data.records import StructureRecord
-from pft_lightning.data.sources import Spec, find_sources
+from pft_lightning.data.sources import Spec, find_sources, skip_lines
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.physics.force_constants import from_phonopy, symmetrise
@@ -126,9 +127,10 @@ def list_materials(
             )
         if in_memory:
             return _unique([_of_phonopy(p.unitcell.formula, p) for p in in_memory])
-    found: list[Material] = []
-    for path in find_sources(phonons):  # type: ignore[arg-type]
-        found += _of_path(path, options)
+    sources = find_sources(phonons)  # type: ignore[arg-type]
+    if sources.skipped:
+        warnings.warn("\n".join(skip_lines(sources.skipped)), stacklevel=2)
+    found = [material for path in sources.paths for material in _of_path(path, options)]
     return _unique(found)
 
 

@@ -127,6 +127,7 @@ class EnergyForceStressLoss:
                     batch[keys.STRUCTURE_INDEX] if quantity == "forces" else None
                 ),
                 huber_delta=self.huber_delta,
+                structure_weights=_structure_weights(batch, quantity),
             )
             for quantity in self.weights
         }
@@ -146,3 +147,11 @@ class EnergyForceStressLoss:
             )
             for quantity in self.weights
         }
+
+
+def _structure_weights(batch: Batch, quantity: str) -> torch.Tensor | None:
+    """Give the (n_structures,) weights of a quantity, where the batch has any."""
+    if keys.WEIGHTS not in batch:
+        return None
+    weights: torch.Tensor = batch[keys.WEIGHTS]
+    return weights[:, QUANTITIES.index(quantity)]

@@ -78,6 +78,7 @@ def compute_term(
     structure_index: torch.Tensor | None = None,
     huber_delta: float = 0.01,
     shares: torch.Tensor | None = None,
+    structure_weights: torch.Tensor | None = None,
 ) -> TermSum:
     """Sum the residuals of one quantity over the local batch.
 
@@ -94,6 +95,8 @@ def compute_term(
         huber_delta: Where the Huber loss turns linear, unit of ``difference``.
         shares: (n_structures,), atoms of each structure divided by those that it
             counts as; 1 if left out. Only for residuals of atoms.
+        structure_weights: (n_structures,), factors of the residuals; 1 if left out.
+            As in MACE a mean is not divided by them: half the weight is half the term.
 
     Returns:
         Sum of weighted residuals and sum of weights, both scalar.
@@ -107,6 +110,8 @@ def compute_term(
     if kind == "l2" and difference.ndim < 2:
         difference = difference.unsqueeze(-1)
     weights = mask.to(difference.dtype)
+    if structure_weights is not None:
+        weights = weights * structure_weights.to(difference.dtype)
     if structure_index is not None:
         if reduction == "structures":
             atoms = _counted_atoms(structure_index, len(mask), shares)

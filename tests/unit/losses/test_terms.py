@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch_geometric.data import Data
 
+from pft_lightning import keys
 from pft_lightning.errors import ConfigError, ShapeError
 from pft_lightning.losses import EnergyForceStressLoss, global_mean
 from pft_lightning.losses.terms import TermSum, compute_term
+from pft_lightning.types import Derivatives
 
 
 INDEX = torch.tensor([0, 0, 0, 1, 2, 2])
@@ -82,3 +85,47 @@ def test_rows_that_fit_no_axis_are_refused():
 def test_unknown_options_are_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
         EnergyForceStressLoss(**arguments, name="upstream")
+
+
+@pytest.mark.parametrize("reduction", ["atoms", "structures"])
+def test_weights_of_structures_act_as_in_mace(reduction):
+    """A mean of weighted squares: not divided by the weights."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = torch.tensor([3, 1, 2])
+    weights = torch.tensor([[0.5, 2.0, 1.0], [1.0, 0.25, 4.0], [3.0, 1.0, 0.1]])
+    energy, forces, stress = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((3,), (6, 3), (3, 3, 3))
+    )
+    batch = Data(
+        **{
+            keys.STRUCTURE_INDEX: torch.repeat_interleave(torch.arange(3), sizes),
+            "num_graphs": 3,
+            keys.ENERGY: torch.zeros(3),
+            keys.FORCES: torch.zeros(6, 3),
+            keys.STRESS: torch.zeros(3, 3, 3),
+            keys.ENERGY_MASK: torch.ones(3, dtype=bool),
+            keys.FORCES_MASK: torch.ones(3, dtype=bool),
+            keys.STRESS_MASK: torch.ones(3, dtype=bool),
+            keys.WEIGHTS: weights,
+        }
+    )
+    loss = EnergyForceStressLoss(
+        {"energy": 1.0, "forces": 1.0, "stress": 1.0},
+        dict.fromkeys(["energy", "forces", "stress"], "mse"),
+        reduction=reduction,
+    )
+    found = global_mean(loss.terms(Derivatives(energy, forces, stress), batch))
+    # As mace.modules.loss: weighted_mean_squared_error_energy and the like.
+    atoms = weights[:, 1].repeat_interleave(sizes)[:, None]
+    by_structure = [f.square().mean() for f in forces.split(sizes.tolist())]
+    expected = {
+        "energy": (weights[:, 0] * (energy / sizes).square()).mean(),
+        "forces": (atoms * forces.square()).mean()
+        if reduction == "atoms"
+        else (weights[:, 1] * torch.stack(by_structure)).mean(),
+        "stress": (weights[:, 2, None, None] * stress.square()).mean(),
+    }
+    # float64 sums of a few numbers
+    for quantity, value in expected.items():
+        torch.testing.assert_close(found[quantity], value, rtol=1e-12, atol=0)
