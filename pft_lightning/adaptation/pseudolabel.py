@@ -9,6 +9,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
+from pft_lightning.data.targets import without_targets
 
 
 def pseudolabel(
@@ -31,7 +32,8 @@ def pseudolabel(
     """
     calculator = Calculator(model)
     for structure in structures:
-        labelled = structure.copy()
+        # Labels of others, and their weights, would be read in place of these.
+        labelled = without_targets(structure)
         labelled.calc = calculator
         results = {
             "energy": labelled.get_potential_energy(),

@@ -13,6 +13,7 @@ from ase.build import bulk
 from ase.geometry import get_distances
 
 from pft_lightning import Calculator, load_model
+from pft_lightning.adaptation.pseudolabel import pseudolabel
 from pft_lightning.adaptation.rattle import RattleOptions, rattle
 from pft_lightning.cli.structures import read_structures, write_structures
 from pft_lightning.data.upstream import UpstreamFrames
@@ -143,6 +144,22 @@ def test_rattled_and_pseudolabelled_structures_are_an_upstream_source(world, tmp
         assert record.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
         assert np.abs(record.forces - atoms.get_forces()).max() < 1e-6
         assert np.abs(record.stress - atoms.get_stress(voigt=False)).max() < 1e-6
+
+
+def test_pseudolabels_replace_the_labels_that_were_there(world, tmp_path):
+    frame = bulk("LiF", "rocksalt", 4.9)
+    frame.info |= {"REF_energy": 99.0, "config_energy_weight": 0.0, "note": "kept"}
+    frame.arrays["REF_forces"] = np.full((2, 3), 7.0)
+    model = load_model(world.base)
+    (labelled,) = pseudolabel(model, [frame])
+    assert labelled.info["note"] == "kept"
+    ase.io.write(tmp_path / "x.xyz", labelled, format="extxyz")
+    frames = UpstreamFrames(tmp_path / "x.xyz", cutoff=4.0)
+    frame.calc = Calculator(model)
+    # Extended XYZ writes energies in full.
+    assert frames.record(0).energy == pytest.approx(frame.get_potential_energy())
+    assert np.abs(frames.record(0).forces).max() < 1e-6
+    assert frames.is_plain
 
 
 @pytest.mark.parametrize(
