@@ -10,16 +10,25 @@ from pathlib import Path
 import ase
 import ase.io
 import numpy as np
-import phonopy
 import spglib
+from ase.io.formats import filetype
 from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import estimate_supercell_matrix
 
 from pft_lightning.data.cells import PhononCells
+from pft_lightning.data.readers.content import check_unit_cell, count_atoms
+from pft_lightning.data.readers.folder import read_cells
 from pft_lightning.data.readers.options import PhononReadOptions, reading
-from pft_lightning.data.readers.phonopy import make_phonopy, material_name
-from pft_lightning.data.readers.registry import is_phonon_source
+from pft_lightning.data.readers.phonopy import (
+    SUFFIXES,
+    build_phonopy,
+    load_content,
+    make_phonopy,
+    material_name,
+    told_units,
+)
+from pft_lightning.data.readers.poscar import read_poscar
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.units import unit_system
 
@@ -27,6 +36,9 @@ from pft_lightning.units import unit_system
 XYZ_SUFFIXES = (".xyz", ".extxyz")
 
 _SYMPREC = 1e-5  # Å, phonopy's default
+
+# What phonopy files hold beside their cells.
+_FORCES = ("displacements", "dataset", "force_constants", "displacement_pairs")
 
 
 def read_structures(spec: str | Sequence[str]) -> Iterator[ase.Atoms]:
@@ -64,10 +76,9 @@ def read_supercells(
     """
     for path in _find(spec):
         with reading(path):
-            if is_phonon_source(path):
-                phonon = _load(path)
-                units = unit_system(phonon.calculator or "vasp")
-                yield material_name(path), PhononCells.of(phonon, units).to_phonopy()
+            if _is_phonon_file(path):
+                name = path.name if path.is_dir() else material_name(path)
+                yield name, _load(path).to_phonopy()
                 continue
             crystals = _read(path)
             for index, atoms in enumerate(crystals):
@@ -101,7 +112,9 @@ def _supercell(
         supercell_matrix = estimate_supercell_matrix(standard, max_num_atoms=max_atoms)
     numbers = np.array(supercell_matrix)
     matrix = np.diag(numbers) if numbers.size == 3 else numbers.reshape(3, 3)
-    return make_phonopy(cell, matrix, None, "vasp", PhononReadOptions(symprec=_SYMPREC))
+    check_unit_cell(cell, 1.0, atoms.get_chemical_formula())
+    count_atoms(cell, matrix, atoms.get_chemical_formula())
+    return make_phonopy(cell, matrix, None, "vasp", _SYMPREC)
 
 
 def _find(spec: str | Sequence[str]) -> Iterator[Path]:
@@ -140,16 +153,37 @@ def write_structures(structures: Sequence[ase.Atoms], out: Path) -> None:
 
 
 def _read(path: Path) -> list[ase.Atoms]:
-    if is_phonon_source(path):
-        return [_to_ase(_load(path).unitcell)]
+    if _is_phonon_file(path):
+        return [_to_ase(_load(path).to_phonopy().unitcell)]
+    if filetype(path) == "vasp":
+        # ASE guesses elements from the comment.
+        return [_to_ase(read_poscar(path))]
     return list(ase.io.read(path, ":"))
 
 
-def _load(path: Path) -> Phonopy:
-    return phonopy.load(path, produce_fc=False, is_nac=False, log_level=0)
+def _is_phonon_file(path: Path) -> bool:
+    return path.is_dir() or path.name.endswith(SUFFIXES)
+
+
+def _load(path: Path) -> PhononCells:
+    """Cells of a phonopy file or folder, without forces."""
+    options = PhononReadOptions()
+    if path.is_dir():
+        phonon, units = read_cells(path, options)
+        return PhononCells.of(phonon, units)
+    content = load_content(path)
+    # phonopy takes a crystal in a file that names no units for one of VASP.
+    code, _ = told_units(content, path) or ("vasp", "")
+    units = unit_system(code)
+    cells = {name: content[name] for name in content if name not in _FORCES}
+    return PhononCells.of(build_phonopy(cells, units, path, options)[0], units)
 
 
 def _to_ase(cell: PhonopyAtoms) -> ase.Atoms:
     return ase.Atoms(
-        cell.symbols, scaled_positions=cell.scaled_positions, cell=cell.cell, pbc=True
+        numbers=cell.numbers,
+        scaled_positions=cell.scaled_positions,
+        cell=cell.cell,
+        masses=cell.masses,
+        pbc=True,
     )

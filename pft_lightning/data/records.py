@@ -38,6 +38,13 @@ MAX_FORCE_CONSTANT = 1e3
 # Nearest that two atoms may be, Å. The bond of H2 is 0.74.
 MIN_DISTANCE = 0.3
 
+# Longest lattice vector of a periodic direction, Å: that of a cell with a very large
+# vacuum. What is longer is in another unit, and takes the memory of its grid.
+MAX_LENGTH = 1e4
+
+# Most images of a flat cell that the search of near atoms may visit.
+_MAX_IMAGES = 100_000
+
 # Radius in which near atoms are looked for, Å: the search makes a grid of boxes of
 # this size, so that a radius of MIN_DISTANCE takes fifty times longer.
 _SEARCH_RADIUS = 2.0
@@ -244,28 +251,60 @@ def _check_structure(record: StructureRecord, where: str) -> None:
             f"expected 1 to {len(chemical_symbols) - 1}. Ghost or unknown species "
             "must be removed."
         )
-    if record.pbc.any():
-        volume = abs(float(np.linalg.det(record.cell)))
-        # Of the parallelepiped of the periodic vectors; a length or area for fewer.
-        periodic = record.cell[record.pbc]
-        extent = float(np.sqrt(max(np.linalg.det(periodic @ periodic.T), 0.0)))
-        if not record.pbc.all() and extent < MIN_DISTANCE:
-            raise DataFormatError(
-                f"{where}: the structure is periodic along {int(record.pbc.sum())} "
-                f"lattice vectors that span {extent:g} Å (or Å²); they are missing or "
-                "parallel. Write the cell again, or pbc without them."
-            )
-        if record.pbc.all() and volume < 1e-3 * n_atoms:
-            raise DataFormatError(
-                f"{where}: the cell has a volume of {volume:g} Å³ for {n_atoms} atoms; "
-                "its lattice vectors are missing or parallel. Write the cell again."
-            )
+    check_cell(record.cell, record.pbc, n_atoms, where)
     nearest = shortest_distance(record.positions, record.cell, record.pbc)
-    if nearest < MIN_DISTANCE:
+    if too_near(nearest):
         raise DataFormatError(
             f"{where}: two atoms are {nearest:.3g} Å apart; at least {MIN_DISTANCE} Å "
             "is needed. Check the positions and the unit of length."
         )
+
+
+def check_cell(cell: np.ndarray, pbc: np.ndarray, n_atoms: int, where: str) -> None:
+    """Refuse a lattice that no crystal has, before anything is computed with it.
+
+    Args:
+        cell: (3, 3), Å, finite.
+        pbc: (3,).
+        n_atoms: in the cell.
+        where: file, for messages.
+
+    Raises:
+        DataFormatError: names the file, the value and what to do.
+    """
+    longest = float(np.abs(cell[pbc]).max(initial=0.0))
+    if longest > MAX_LENGTH:
+        raise DataFormatError(
+            f"{where}: the cell has a vector of {longest:.3g} Å; at most "
+            f"{MAX_LENGTH:g} is accepted. Check the unit of length."
+        )
+    if not pbc.all():
+        # A length or an area for one or two periodic vectors.
+        periodic = cell[pbc]
+        extent = float(np.sqrt(max(np.linalg.det(periodic @ periodic.T), 0.0)))
+        if pbc.any() and extent < MIN_DISTANCE:
+            raise DataFormatError(
+                f"{where}: the structure is periodic along {int(pbc.sum())} lattice "
+                f"vectors that span {extent:g} Å (or Å²); they are missing or "
+                "parallel. Write the cell again, or pbc without them."
+            )
+        return
+    volume = abs(float(np.linalg.det(cell)))
+    areas = np.linalg.norm(np.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]), axis=1)
+    if (
+        volume < 1e-3 * n_atoms
+        or np.prod(1.0 + 2.0 * _SEARCH_RADIUS * areas / volume) > _MAX_IMAGES
+    ):
+        raise DataFormatError(
+            f"{where}: the cell has a volume of {volume:g} Å³ for {n_atoms} atoms and "
+            f"vectors of {np.round(np.linalg.norm(cell, axis=1), 6).tolist()} Å; its "
+            "lattice vectors are missing or parallel. Write the cell again."
+        )
+
+
+def too_near(distance: float) -> bool:
+    """Tell whether two atoms cannot be as near as this, Å."""
+    return distance < MIN_DISTANCE
 
 
 def _check_force_constants(

@@ -191,6 +191,16 @@ def asymmetry(force_constants: ForceConstants) -> Asymmetry:
     return Asymmetry(float(drift), float(np.abs(difference).max()))
 
 
+def mean_stiffness(force_constants: ForceConstants) -> float:
+    """Average ``Φ[i, i, a, a]`` over atoms and directions, eV/Å².
+
+    Near a minimum it is positive: what binds an atom that moves alone.
+    """
+    rows = np.arange(force_constants.n_primitive)
+    own = force_constants.compact[rows, force_constants.representatives()]
+    return float(np.einsum("iaa->i", own).mean() / 3.0)
+
+
 def symmetrise(
     force_constants: ForceConstants, *, tolerance: float = 1e-10
 ) -> ForceConstants:

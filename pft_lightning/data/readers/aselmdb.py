@@ -11,8 +11,9 @@ from phonopy.structure.atoms import PhonopyAtoms
 from pft_lightning.data.ase_database import get_row, row_ids
 from pft_lightning.data.cells import PhononCells
 from pft_lightning.data.readers.assemble import remove_asymmetry
+from pft_lightning.data.readers.content import check_unit_cell
 from pft_lightning.data.readers.options import PhononReadOptions, reading
-from pft_lightning.data.readers.phonopy import make_phonopy
+from pft_lightning.data.readers.phonopy import choose_symprec, make_phonopy
 from pft_lightning.data.records import StructureRecord, check_array, validate
 from pft_lightning.errors import DataFormatError
 from pft_lightning.physics.force_constants import from_array
@@ -63,7 +64,9 @@ def read_row(path: Path, row_id: int, options: PhononReadOptions) -> StructureRe
             # phonopy has no masses of Tc, Pm, Po and the like; none is used here.
             masses=atoms.get_masses(),
         )
-        phonon = make_phonopy(cell, np.eye(3, dtype=int), None, "vasp", options)
+        check_unit_cell(cell, 1.0, where)
+        symprec = choose_symprec(None, options, path)
+        phonon = make_phonopy(cell, np.eye(3, dtype=int), None, "vasp", symprec)
         raw, broken = from_array(
             array, phonon.primitive, phonon.symmetry.get_map_atoms()
         )

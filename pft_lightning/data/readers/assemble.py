@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from pft_lightning.physics.force_constants import (
     Asymmetry,
     ForceConstants,
     from_phonopy,
+    mean_stiffness,
     symmetrise,
 )
 from pft_lightning.units import UnitSystem
@@ -38,6 +39,7 @@ def build_record(
     options: PhononReadOptions,
     energy: float | None = None,
     nac_params: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> StructureRecord:
     """Make the record of a supercell, producing force constants where needed.
 
@@ -50,6 +52,7 @@ def build_record(
         options: of reading.
         energy: of the unit cell, in the code's unit; None where unknown.
         nac_params: phonopy's Born charges and dielectric tensor; None where unknown.
+        notes: of the reader, on what it left out.
 
     Raises:
         DataFormatError: the data are incomplete, broken or too noisy.
@@ -60,6 +63,8 @@ def build_record(
         "units": units.description,
         "units_from": units_from,
     }
+    if notes:
+        info["notes"] = " ".join(notes)
     n_atoms = len(phonon.supercell)
     forces, stress = options.known_zeros(n_atoms)
     if energy is not None:
@@ -78,7 +83,6 @@ def build_record(
         cells=PhononCells.of(phonon, units, nac_params),
         info=info,
     )
-    # A broken structure is told as such, not by what its symmetry search says.
     validate(record, source=where)
     if phonon.force_constants is None:
         info["force_constants_from"] = _produce(phonon, where, units, options)
@@ -103,20 +107,27 @@ def remove_asymmetry(
     """Symmetrise force constants, note what was removed, refuse too much of it.
 
     Raises:
-        DataFormatError: more than ``options.max_asymmetry`` is broken.
+        DataFormatError: more than ``options.max_asymmetry`` is broken, or more than
+            ``options.max_relative_asymmetry`` of what binds the atoms.
     """
     info["removed_acoustic_sum_rule"] = broken.acoustic_sum_rule
     info["removed_permutation"] = broken.permutation
     info["removed_translation"] = broken.translation
-    if broken.worst > options.max_asymmetry:
+    relative = broken.worst / max(abs(mean_stiffness(raw)), 1e-12)
+    if (
+        broken.worst > options.max_asymmetry
+        or relative > options.max_relative_asymmetry
+    ):
         raise DataFormatError(
             f"{where}: the force constants break the acoustic sum rule by "
             f"{broken.acoustic_sum_rule:.3g}, permutation symmetry by "
             f"{broken.permutation:.3g} and translation symmetry by "
-            f"{broken.translation:.3g} eV/Å²; at most "
-            f"max_asymmetry={options.max_asymmetry:g} is accepted. The calculation is "
-            "not converged or its cells do not belong together: repeat it, or raise "
-            "max_asymmetry."
+            f"{broken.translation:.3g} eV/Å², {relative:.2g} of the mean of those of "
+            "an atom with itself; at most "
+            f"max_asymmetry={options.max_asymmetry:g} and "
+            f"max_relative_asymmetry={options.max_relative_asymmetry:g} are accepted. "
+            "The calculation is not converged, its cells do not belong together or its "
+            "atoms are in another order: repeat it, or raise the limit."
         )
     return symmetrise(raw)
 

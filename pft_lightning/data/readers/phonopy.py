@@ -1,19 +1,31 @@
-"""Reader of phonopy yaml files: plain, .xz, .bz2, .gz, .lzma."""
+"""Reader of phonopy and phono3py yaml files: plain, .xz, .bz2, .gz, .lzma."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from phonopy import Phonopy
-from phonopy.interface.phonopy_yaml import PhonopyYamlData, load_phonopy_yaml
 
 from pft_lightning.data.readers.assemble import build_record
+from pft_lightning.data.readers.born import charges_of_content
+from pft_lightning.data.readers.content import (
+    PhononContent,
+    header_of,
+    parse_content,
+)
 from pft_lightning.data.readers.options import PhononReadOptions, reading
+from pft_lightning.data.readers.order import (
+    find_order,
+    reorder_dataset,
+    reorder_force_constants,
+)
+from pft_lightning.data.readers.values import read_number
 from pft_lightning.data.records import StructureRecord
-from pft_lightning.errors import DataFormatError
+from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.files import COMPRESSED
 from pft_lightning.safe_yaml import load_yaml
 from pft_lightning.units import (
@@ -21,6 +33,7 @@ from pft_lightning.units import (
     calculator_from_frequency_factor,
     calculator_from_unit_names,
     has_unit_names,
+    known_calculators,
     unit_system,
 )
 
@@ -30,7 +43,21 @@ SUFFIXES = tuple(
 )
 
 # Names that phonopy gives to any material: the folder then says which one it is.
-_GENERIC = ("phonopy", "phonopy_params", "phonopy_disp", "phonon", "phonopy_fc")
+_GENERIC = (
+    "phonopy",
+    "phonopy_params",
+    "phonopy_disp",
+    "phonon",
+    "phonopy_fc",
+    "phono3py",
+    "phono3py_params",
+    "phono3py_disp",
+)
+
+# phonopy's tolerance of the symmetry search, in the unit of length of the file, and
+# the largest that still finds a symmetry of the atoms that are there.
+_SYMPREC = 1e-5
+_MAX_SYMPREC = 0.1
 
 
 def material_name(path: Path) -> str:
@@ -56,7 +83,10 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
     with reading(path):
         content = load_content(path)
         units, units_from = find_units(content, path, options)
-        phonon, data = build_phonopy(content, units, path, options)
+        phonon, parsed = build_phonopy(content, units, path, options)
+        nac_params, note = charges_of_content(
+            content, cells_with_charges(parsed), phonon, path
+        )
         return build_record(
             phonon,
             path=path,
@@ -64,8 +94,9 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
             units=units,
             units_from=units_from,
             options=options,
-            energy=_unit_cell_energy(content),
-            nac_params=data.nac_params,
+            energy=_unit_cell_energy(content, path),
+            nac_params=nac_params,
+            notes=[note] if note else [],
         )
 
 
@@ -81,13 +112,13 @@ def load_content(path: Path) -> dict[str, Any]:
     ):
         raise DataFormatError(
             f"{path}: no unit cell is in it, so this is not a phonopy.yaml-like file. "
-            "Give phonopy_params.yaml or another file that phonopy.load reads."
+            "Give phonopy_params.yaml, phono3py_params.yaml or alike."
         )
     return content
 
 
 def find_units(
-    content: dict[str, Any], path: Path, options: PhononReadOptions
+    content: Mapping[str, Any], path: Path, options: PhononReadOptions
 ) -> tuple[UnitSystem, str]:
     """Find the units of a phonopy yaml file and what tells them.
 
@@ -97,7 +128,7 @@ def find_units(
     Raises:
         DataFormatError: nothing tells the units, or two things contradict.
     """
-    told = _told_units(content, path)
+    told = told_units(content, path)
     if told is None:
         if options.units is None:
             raise DataFormatError(
@@ -120,47 +151,82 @@ def find_units(
 
 
 def build_phonopy(
-    content: dict[str, Any],
+    content: Mapping[str, Any],
     units: UnitSystem,
     path: Path,
     options: PhononReadOptions,
-) -> tuple[Phonopy, PhonopyYamlData]:
+) -> tuple[Phonopy, PhononContent]:
     """Build the ``Phonopy`` object of a yaml file, in the file's own units.
 
-    ``phonopy.load`` is not used, since it also takes FORCE_SETS, FORCE_CONSTANTS and
-    BORN from whatever folder the process happens to run in.
+    ``phonopy.load`` is not used, since it builds any Python object that the file asks
+    for, and takes FORCE_SETS, FORCE_CONSTANTS and BORN from whatever folder the
+    process happens to run in.
 
     Raises:
-        DataFormatError: the force constants do not fit the cells.
+        DataFormatError: names the file, the value and what to do.
     """
-    without_units = {k: v for k, v in content.items() if k != "physical_unit"}
-    data = load_phonopy_yaml(without_units, calculator=units.calculator)
-    if data.unitcell is None:
-        raise DataFormatError(f"{path}: the unit cell cannot be read; write it again.")
-    matrix = np.eye(3, dtype=int)
-    if data.supercell_matrix is not None:
-        matrix = np.asarray(data.supercell_matrix)
-    primitive_matrix: Any = data.primitive_matrix
-    phonon = make_phonopy(
-        data.unitcell, matrix, primitive_matrix, units.calculator, options
-    )
-    array = data.force_constants
-    if array is None:
-        if data.dataset is not None:
-            phonon.dataset = data.dataset
-    else:
+    parsed = parse_content(content, units, path)
+    symprec = choose_symprec(parsed.symprec, options, path)
+
+    def make(primitive_matrix: Any) -> Phonopy:
+        return make_phonopy(
+            parsed.unit_cell,
+            parsed.supercell_matrix,
+            primitive_matrix,
+            units.calculator,
+            symprec,
+        )
+
+    phonon = make(parsed.primitive_matrix)
+    array, dataset = parsed.force_constants, parsed.dataset
+    if (
+        array is not None
+        and parsed.primitive_matrix is None
+        and array.shape[0] == len(parsed.unit_cell)
+        and array.shape[0] not in (len(phonon.primitive), len(phonon.supercell))
+    ):
+        # Compact force constants of the unit cell, as phonopy wrote them when no
+        # primitive cell was asked for.
+        phonon = make("P")
+    order = None
+    if parsed.supercell is not None:
+        order = find_order(
+            parsed.supercell, phonon.supercell, units.length, f"{path}, supercell"
+        )
+    if array is not None:
         # Setting a data set would drop the force constants: those of the file win, as
         # in phonopy.load.
-        if (
-            primitive_matrix is None
-            and array.shape[0] == len(data.unitcell)
-            and array.shape[0] not in (len(phonon.primitive), len(phonon.supercell))
-        ):
-            # Compact force constants of the unit cell, as phonopy wrote them when
-            # no primitive cell was asked for.
-            phonon = make_phonopy(data.unitcell, matrix, "P", units.calculator, options)
+        if order is not None:
+            rows = phonon.primitive.p2s_map
+            array = reorder_force_constants(array, None, order, rows, str(path))
         set_force_constants(phonon, array, path)
-    return phonon, data
+    elif dataset is not None:
+        phonon.dataset = dataset if order is None else reorder_dataset(dataset, order)  # type: ignore[assignment]
+    return phonon, parsed
+
+
+def cells_with_charges(parsed: PhononContent) -> list[Any]:
+    """Cells that the Born charges of a file may belong to, the likeliest first."""
+    return [parsed.primitive, parsed.unit_cell, parsed.supercell]
+
+
+def choose_symprec(told: float | None, options: PhononReadOptions, path: Path) -> float:
+    """Tolerance of the symmetry search: of the options, else of the file.
+
+    Raises:
+        DataFormatError: that of the file makes no sense.
+    """
+    if options.symprec is not None:
+        return options.symprec
+    if told is None:
+        return _SYMPREC
+    if not 0.0 < told <= _MAX_SYMPREC:
+        raise DataFormatError(
+            f"{path}: symmetry_tolerance is {told:g}; a length above 0 and at most "
+            f"{_MAX_SYMPREC:g} is needed. Correct the file, or give options.symprec="
+            f"{_SYMPREC:g}, which is then used."
+        )
+    return told
 
 
 def make_phonopy(
@@ -168,7 +234,7 @@ def make_phonopy(
     supercell_matrix: np.ndarray,
     primitive_matrix: Any,
     calculator: str,
-    options: PhononReadOptions,
+    symprec: float = _SYMPREC,
 ) -> Phonopy:
     """Build a silent ``Phonopy`` object; the primitive cell is found by default."""
     with warnings.catch_warnings():
@@ -180,7 +246,7 @@ def make_phonopy(
             unitcell,
             supercell_matrix,
             primitive_matrix="auto" if primitive_matrix is None else primitive_matrix,
-            symprec=options.symprec,
+            symprec=symprec,
             calculator=calculator,
             log_level=0,
         )
@@ -203,17 +269,28 @@ def set_force_constants(phonon: Phonopy, array: np.ndarray, path: Path) -> None:
     phonon.force_constants = array
 
 
-def _told_units(content: dict[str, Any], path: Path) -> tuple[str, str] | None:
-    """Give the code that a file's units belong to, and what in the file tells so."""
-    header = content.get("phonopy")
-    header = header if isinstance(header, dict) else {}
+def told_units(content: Mapping[str, Any], path: Path) -> tuple[str, str] | None:
+    """Give the code that a file's units belong to, and what in the file tells so.
+
+    Raises:
+        DataFormatError: phonopy does not know them, or two things contradict.
+    """
+    header = header_of(content, path)
     units = content.get("physical_unit")
     units = units if isinstance(units, dict) else {}
     force = units.get("force", units.get("force_constants"))
     calculator = header.get("calculator")
     length = units.get("length")
     if calculator is not None:
-        system = unit_system(str(calculator))
+        try:
+            system = unit_system(str(calculator))
+        except ConfigError as error:
+            raise DataFormatError(
+                f"{path}: the calculator is {calculator!r}, which phonopy does not "
+                "know, so the units are unknown. Write the name of the code as phonopy "
+                f"does ({', '.join(known_calculators())}), or delete the line and give "
+                "units=..."
+            ) from error
         if length and force and not has_unit_names(system, str(length), str(force)):
             raise DataFormatError(
                 f"{path}: the calculator is {calculator} ({system.description}), but "
@@ -229,11 +306,18 @@ def _told_units(content: dict[str, Any], path: Path) -> tuple[str, str] | None:
             )
         return named, "physical_unit"
     factor = header.get("frequency_unit_conversion_factor")
-    named = calculator_from_frequency_factor(float(factor)) if factor else None
+    if factor is None:
+        return None
+    named = calculator_from_frequency_factor(
+        read_number(factor, "frequency_unit_conversion_factor", path)
+    )
     return (named, "frequency_unit_conversion_factor") if named else None
 
 
-def _unit_cell_energy(content: dict[str, Any]) -> float | None:
+def _unit_cell_energy(content: Mapping[str, Any], path: Path) -> float | None:
     """Give the top-level energy that phonon databases add: that of the unit cell."""
     energy = content.get("energy")
-    return float(energy) if isinstance(energy, (int, float)) else None
+    # Of another kind where it is a block.
+    if energy is None or isinstance(energy, (list, dict)):
+        return None
+    return read_number(energy, "energy", path)

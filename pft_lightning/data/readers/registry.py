@@ -9,6 +9,7 @@ from typing import Any
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import DataFormatError
+from pft_lightning.files import COMPRESSED
 
 
 # Files whose presence makes a folder one material.
@@ -47,7 +48,16 @@ def is_store(path: Path) -> bool:
 
 def is_material_folder(path: Path) -> bool:
     """Tell whether a folder is one material, by the force files in it."""
-    return path.is_dir() and any((path / name).is_file() for name in FORCE_FILES)
+    return path.is_dir() and any(find_file(path, name) for name in FORCE_FILES)
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Find a file of a folder, plain or else compressed; None where there is none."""
+    for packed in ("", *COMPRESSED):
+        path = folder / f"{name}{packed}"
+        if path.is_file():
+            return path
+    return None
 
 
 def is_phonon_source(path: Path) -> bool:

@@ -1,0 +1,173 @@
+"""Readers of FORCE_SETS, FORCE_CONSTANTS and force_constants.hdf5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from phonopy import Phonopy
+from phonopy.file_IO import parse_FORCE_SETS_from_strings
+from phonopy.interface.calculator import get_force_constant_conversion_factor
+from phonopy.structure.dataset import get_displacements_and_forces
+
+from pft_lightning.data.readers.poscar import read_text
+from pft_lightning.data.readers.registry import find_file
+from pft_lightning.errors import DataFormatError
+
+
+# Displacements in FORCE_SETS and in the yaml file may differ by this, in the file's
+# unit of length: old files print fewer digits.
+_SAME_DISPLACEMENT = 1e-4
+
+
+def told_atoms(folder: Path) -> int | None:
+    """Number of atoms that the first line of the force file tells; None if unknown."""
+    for name in ("FORCE_CONSTANTS", "FORCE_SETS"):
+        file = find_file(folder, name)
+        if file is not None:
+            first = read_text(file).split("\n", 1)[0].split()
+            return int(first[-1]) if first and len(first) <= 2 else None
+    return None
+
+
+def read_force_constants(
+    file: Path, n_atoms: int, calculator: str | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read FORCE_CONSTANTS or force_constants.hdf5.
+
+    Args:
+        file: text, plain or compressed, or HDF5.
+        n_atoms: of the supercell.
+        calculator: whose unit the force constants are brought to, where the file says
+            its own.
+
+    Returns:
+        (n_rows, n_atoms, 3, 3), and the (n_rows,) atoms that the rows belong to, or
+        None where the file does not say.
+
+    Raises:
+        DataFormatError: damaged, or of another number of atoms.
+    """
+    if ".hdf5" in file.suffixes:
+        return _read_hdf5(file, n_atoms, calculator)
+    words = read_text(file).split("\n", 1)
+    header = words[0].split()
+    if len(header) not in (1, 2) or not all(word.isdigit() for word in header):
+        raise DataFormatError(
+            f"{file}: the first line is {words[0][:80]!r}; one or two numbers of atoms "
+            "are expected. The file is not FORCE_CONSTANTS or is damaged."
+        )
+    n_rows, n_columns = int(header[0]), int(header[-1])
+    _check_shape(file, (n_rows, n_columns, 3, 3), n_atoms)
+    numbers = words[1].split() if len(words) > 1 else []
+    # Each block: the two atoms, and three lines of three numbers.
+    n_blocks = n_rows * n_columns
+    if len(numbers) != 11 * n_blocks:
+        raise DataFormatError(
+            f"{file}: has {len(numbers)} numbers; {n_rows} x {n_columns} blocks of "
+            f"force constants need {11 * n_blocks}. It was truncated: write it again."
+        )
+    blocks = np.array(numbers, dtype=np.float64).reshape(n_rows, n_columns, 11)
+    atoms = blocks[:, :, :2].astype(np.int64) - 1
+    if (atoms[:, :, 1] != np.arange(n_columns)).any() or (
+        atoms[:, :, 0] != atoms[:, :1, 0]
+    ).any():
+        raise DataFormatError(
+            f"{file}: the numbers of the atoms above its blocks are not in order. "
+            "Write it again with phonopy."
+        )
+    array = np.ascontiguousarray(blocks[:, :, 2:].reshape(n_rows, n_columns, 3, 3))
+    return array, atoms[:, 0, 0]
+
+
+def _read_hdf5(
+    file: Path, n_atoms: int, calculator: str | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    import h5py
+
+    with h5py.File(file, "r") as content:
+        name = next((key for key in ("force_constants", "fc2") if key in content), None)
+        if name is None:
+            raise DataFormatError(
+                f"{file}: holds {sorted(content)}; force_constants or fc2 is needed."
+            )
+        # A compressed array may be larger than memory: its shape is looked at first.
+        _check_shape(file, content[name].shape, n_atoms)
+        array = np.array(content[name], dtype=np.float64)
+        rows = np.array(content["p2s_map"]) if "p2s_map" in content else None
+        unit = content["physical_unit"][0] if "physical_unit" in content else None
+    if unit is not None:
+        array *= get_force_constant_conversion_factor(
+            unit.decode() if isinstance(unit, bytes) else str(unit), calculator
+        )
+    full = array.shape[0] == array.shape[1]
+    return array, None if full else rows
+
+
+def _check_shape(file: Path, shape: tuple[int, ...], n_atoms: int) -> None:
+    if len(shape) != 4 or shape[1:] != (n_atoms, 3, 3) or not 1 <= shape[0] <= n_atoms:
+        raise DataFormatError(
+            f"{file}: the force constants have shape {tuple(shape)}; expected "
+            f"{(n_atoms, n_atoms, 3, 3)} (full) or fewer rows (compact) for this "
+            "supercell. They belong to another cell, or the supercell matrix is wrong."
+        )
+
+
+def read_force_sets(file: Path, phonon: Phonopy) -> dict[str, Any]:
+    """Read FORCE_SETS and check it against the cells and displacements beside it.
+
+    Returns:
+        phonopy's data set, of type 1 or 2.
+
+    Raises:
+        DataFormatError: damaged, or of another calculation.
+    """
+    rows = [line.split() for line in read_text(file).splitlines()]
+    rows = [row for row in rows if row and not row[0].startswith("#")]
+    n_atoms = len(phonon.supercell)
+    if not rows:
+        raise DataFormatError(f"{file}: is empty. Make it again with phonopy-init -f.")
+    if len(rows[0]) == 1:
+        _check_type_1(file, rows, n_atoms)
+    elif len(rows) % n_atoms:
+        raise DataFormatError(
+            f"{file}: has {len(rows)} lines of displacements and forces, no multiple "
+            f"of the supercell's {n_atoms} atoms. It was truncated or belongs to "
+            "another supercell."
+        )
+    text = "\n".join(" ".join(row) for row in rows)
+    dataset: Any = parse_FORCE_SETS_from_strings(text, natom=n_atoms)
+    stated = phonon.dataset
+    if stated is not None:
+        ours, theirs = (
+            get_displacements_and_forces(data)[0] for data in (dataset, stated)
+        )
+        same = ours.shape == theirs.shape and np.allclose(
+            ours, theirs, atol=_SAME_DISPLACEMENT
+        )
+        if not same:
+            raise DataFormatError(
+                f"{file}: its {len(ours)} displacements are not the {len(theirs)} of "
+                "the phonopy yaml file beside it. The two belong to different "
+                "calculations: make FORCE_SETS again with phonopy-init -f."
+            )
+    return dict(dataset)
+
+
+def _check_type_1(file: Path, rows: list[list[str]], n_atoms: int) -> None:
+    """Check the numbers of atoms and of lines of displacement-wise FORCE_SETS."""
+    told = int(rows[0][0])
+    if told != n_atoms:
+        raise DataFormatError(
+            f"{file}: holds forces on {told} atoms, but the supercell has {n_atoms}. "
+            "The two belong to different calculations."
+        )
+    n_displacements = int(rows[1][0]) if len(rows) > 1 else 0
+    expected = 2 + n_displacements * (2 + n_atoms)
+    if n_displacements < 1 or len(rows) != expected:
+        raise DataFormatError(
+            f"{file}: has {len(rows)} lines; {n_displacements} displacements of "
+            f"{n_atoms} atoms need {expected}. Forces are missing or the file was "
+            "truncated: make it again with phonopy-init -f."
+        )
