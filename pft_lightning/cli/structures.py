@@ -155,7 +155,7 @@ def write_structures(structures: Sequence[ase.Atoms], out: Path) -> None:
 def _read(path: Path) -> list[ase.Atoms]:
     if _is_phonon_file(path):
         return [_to_ase(_load(path).to_phonopy().unitcell)]
-    if filetype(path) == "vasp":
+    if filetype(str(path)) == "vasp":
         # ASE guesses elements from the comment.
         return [_to_ase(read_poscar(path))]
     return list(ase.io.read(path, ":"))
