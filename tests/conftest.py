@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from pft_lightning.graphs import build_batch, build_data, build_graph
 from pft_lightning.physics.force_constants import from_phonopy
 from pft_lightning.testing import PairPotential
 
+
+# Helpers of several folders: import commands.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Tests compare to rounding; the order of sums must not depend on the machine's load.
 torch.set_num_threads(1)

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from commands import Command
 
 
 PLUGINS = Path(__file__).parent / "plugins"
@@ -37,20 +37,14 @@ def arguments(world, run, *overrides: str) -> list[str]:
     ]
 
 
-def start_pft_train(*overrides: str) -> subprocess.Popen[str]:
-    """Start `pft-train` in a process of its own."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(
-            [str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]
-        ),
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        [Path(sys.executable).with_name("pft-train"), *overrides],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+def start_pft_train(*overrides: str) -> Command:
+    """Start `pft-train` in a process that finds the plugins of the tests."""
+    found = [str(PLUGINS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return Command(
+        "pft-train",
+        *overrides,
+        environment={"PYTHONPATH": os.pathsep.join(found)},
+        merged=True,
     )
 
 
@@ -58,7 +52,7 @@ def start_pft_train(*overrides: str) -> subprocess.Popen[str]:
 def pft_train(world):
     """Start a short training in a process of its own; give the running process."""
 
-    def start(run: Path, *overrides: str) -> subprocess.Popen[str]:
+    def start(run: Path, *overrides: str) -> Command:
         return start_pft_train(
             *arguments(world, run, f"hydra.run.dir={run}", *overrides)
         )
@@ -71,7 +65,7 @@ def pft_train_mace(world):
     """The same from a file of mace_run_train."""
     from mace_runs import common
 
-    def start(path: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
+    def start(path: Path, run: Path, *overrides: str) -> Command:
         return start_pft_train(
             *common(world, path, run), f"hydra.run.dir={run}", *overrides
         )

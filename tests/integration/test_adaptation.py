@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run_command
 
 from pft_lightning import load_model
 from pft_lightning.cli.export import export
@@ -198,11 +197,6 @@ def test_an_adaptation_that_makes_no_sense_is_named(
 
 
 def test_export_without_a_run_says_so(tmp_path):
-    command = Path(sys.executable).with_name("pft-export")
-    result = subprocess.run(
-        [command, f"run={tmp_path}", f"out={tmp_path / 'a.model'}"],
-        capture_output=True,
-        text=True,
-    )
+    result = run_command("pft-export", f"run={tmp_path}", f"out={tmp_path / 'a.model'}")
     assert result.returncode == 2
     assert "holds no run" in result.stderr

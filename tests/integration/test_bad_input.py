@@ -5,12 +5,11 @@ from __future__ import annotations
 import lzma
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import ase.io
 import lightning
 import pytest
+from commands import run_command
 
 import pft_lightning as pft
 from pft_lightning.cli.train import train
@@ -19,11 +18,7 @@ from pft_lightning.errors import CheckpointError, ConfigError, DataFormatError
 
 
 def prepare(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [Path(sys.executable).with_name("pft-prepare"), *arguments],
-        capture_output=True,
-        text=True,
-    )
+    return run_command("pft-prepare", *arguments)
 
 
 def test_prepare_builds_a_store_and_names_what_it_skips(world, tmp_path):

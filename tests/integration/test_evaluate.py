@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import Command, run_command
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,7 +22,6 @@ from pft_lightning.evaluation.protocols import PROTOCOLS, Protocol
 from ..conftest import true_potential
 
 
-COMMAND = str(Path(sys.executable).with_name("pft-evaluate"))
 FAST = ("protocol.mesh=[4,4,4]", "protocol.band_points=5", "accelerator=cpu")
 
 
@@ -36,32 +36,28 @@ def true_model(world) -> Path:
 def start(world, true_model, tmp_path):
     """Start `pft-evaluate` in a folder of its own; give the running process."""
 
-    def begin(run: Path | str, *overrides: str, launcher=()) -> subprocess.Popen[str]:
+    def begin(run: Path | str, *overrides: str, launcher=()):
+        arguments = (
+            f"model.checkpoint={true_model}",
+            f"phonons={world.phonons_train}",
+            f"compare.base.checkpoint={world.base}",
+            f"hydra.run.dir={run}",
+            *FAST,
+            *overrides,
+        )
+        if not launcher:
+            return Command("pft-evaluate", *arguments, cwd=tmp_path)
+        command = Path(sys.executable).with_name("pft-evaluate")
         return subprocess.Popen(
-            [
-                *launcher,
-                COMMAND,
-                f"model.checkpoint={true_model}",
-                f"phonons={world.phonons_train}",
-                f"compare.base.checkpoint={world.base}",
-                f"hydra.run.dir={run}",
-                *FAST,
-                *overrides,
-            ],
+            [*launcher, command, *arguments],
             cwd=tmp_path,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=heed_interrupts,
         )
 
     return begin
-
-
-def heed_interrupts() -> None:
-    """What a script starts in the background inherits that it ignores them."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -69,7 +65,7 @@ def composed(*overrides: str) -> DictConfig:
         return compose("evaluate", overrides=list(overrides))
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process) -> str:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output
@@ -86,21 +82,17 @@ def totals(folder: Path) -> dict:
 @pytest.fixture(scope="module")
 def expected(world, true_model, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(
-        [
-            COMMAND,
-            f"model.checkpoint={true_model}",
-            f"phonons={world.phonons_train}",
-            f"upstream={world.upstream_val}",
-            "compare.base.model=pair",
-            f"compare.base.checkpoint={world.base}",
-            f"hydra.run.dir={run}",
-            *FAST,
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
+    done = run_command(
+        "pft-evaluate",
+        f"model.checkpoint={true_model}",
+        f"phonons={world.phonons_train}",
+        f"upstream={world.upstream_val}",
+        "compare.base.model=pair",
+        f"compare.base.checkpoint={world.base}",
+        f"hydra.run.dir={run}",
+        *FAST,
     )
+    assert done.returncode == 0, done.stderr
     return run
 
 

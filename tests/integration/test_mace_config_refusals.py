@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import ase.io
 import pytest
+from commands import run_command
 from mace_runs import E0S, run_pft, with_phonons
 
 from pft_lightning.errors import ConfigError, DataFormatError, PFTError
@@ -86,15 +85,11 @@ def test_frames_that_make_no_batch_are_refused(write_options, world, tmp_path):
 def test_the_command_reports_one_message_and_no_traceback(write_options, tmp_path):
     # What Hydra saw on the command line must reach MACE's parser.
     arguments = (f"mace_config={write_options()}", "optimizer.lr=fast")
-    result = subprocess.run(
-        [
-            Path(sys.executable).with_name("pft-train"),
-            *arguments,
-            "data.phonons.train=null",
-            f"hydra.run.dir={tmp_path / 'run'}",
-        ],
-        capture_output=True,
-        text=True,
+    result = run_command(
+        "pft-train",
+        *arguments,
+        "data.phonons.train=null",
+        f"hydra.run.dir={tmp_path / 'run'}",
     )
     assert result.returncode == 2
     assert "error: mace.lr=fast: invalid float value: 'fast'." in result.stderr

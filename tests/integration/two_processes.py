@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ def capture(path: Path) -> tuple[str, str]:
     )
 
 
-def run(process: subprocess.Popen[str]) -> None:
+def run(process) -> None:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 import ase.io
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from commands import run_command
 
 import pft_lightning as pft
 from pft_lightning.cli.structures import read_supercells
@@ -19,11 +18,7 @@ from pft_lightning.data.readers.registry import read_entry
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [Path(sys.executable).with_name("pft-prepare"), "task=distill", *arguments],
-        capture_output=True,
-        text=True,
-    )
+    return run_command("pft-prepare", "task=distill", *arguments)
 
 
 def test_every_column_of_the_teacher_s_hessian_is_the_target(world, tmp_path):
@@ -78,19 +73,15 @@ def test_a_student_trained_on_the_folder_nears_its_teacher(world, tmp_path):
     student = pft.load_model(world.base)
     student.stiffness.data *= 1.2
     student.save(tmp_path / "student.pair")
-    trained = subprocess.run(
-        [
-            Path(sys.executable).with_name("pft-train"),
-            f"model.checkpoint={tmp_path / 'student.pair'}",
-            f"data.phonons.train={out}",
-            f"data.phonons.val={out}",
-            "optimizer.lr=1e-2",
-            "trainer.max_steps=30",
-            "trainer.max_epochs=-1",
-            f"hydra.run.dir={tmp_path / 'run'}",
-        ],
-        capture_output=True,
-        text=True,
+    trained = run_command(
+        "pft-train",
+        f"model.checkpoint={tmp_path / 'student.pair'}",
+        f"data.phonons.train={out}",
+        f"data.phonons.val={out}",
+        "optimizer.lr=1e-2",
+        "trainer.max_steps=30",
+        "trainer.max_epochs=-1",
+        f"hydra.run.dir={tmp_path / 'run'}",
     )
     assert trained.returncode == 0, trained.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

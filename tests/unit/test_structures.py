@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
 from ase.geometry import get_distances
+from commands import run_command
 
 from pft_lightning import Calculator, load_model
 from pft_lightning.adaptation.pseudolabel import pseudolabel
@@ -110,11 +109,7 @@ def test_structures_are_read_from_phonopy_files_and_written_for_vasp(world, tmp_
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [Path(sys.executable).with_name("pft-prepare"), *arguments],
-        capture_output=True,
-        text=True,
-    )
+    return run_command("pft-prepare", *arguments)
 
 
 def test_rattled_and_pseudolabelled_structures_are_an_upstream_source(world, tmp_path):
