@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ class Command:
         cwd: working folder; that of the tests by default.
         environment: added to that of the tests.
         merged: whether errors stand in the standard output, in their order.
+        n_processes: of a distributed run, started as its launcher would start them.
     """
 
     def __init__(
@@ -50,40 +52,46 @@ class Command:
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
         merged: bool = False,
+        n_processes: int = 1,
     ) -> None:
         self._output = Path(tempfile.mkdtemp(prefix="pft-command-"))
-        self._process = _context.Process(
-            target=_run,
-            args=(
-                [str(Path(sys.executable).with_name(name)), *map(str, arguments)],
-                str(cwd or Path.cwd()),
-                {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
-                [str(self._output / name) for name in ("out", "err")],
-                merged,
-            ),
-        )
-        self._process.start()
+        argv = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
+        base = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+        outputs = [str(self._output / stream) for stream in ("out", "err")]
+        self._processes = [
+            _context.Process(
+                target=_run,
+                args=(argv, str(cwd or Path.cwd()), base | ranks, outputs, merged),
+            )
+            for ranks in _ranks(n_processes)
+        ]
+        for process in self._processes:
+            process.start()
 
     @property
     def returncode(self) -> int | None:
-        return self._process.exitcode
+        """That of the first process which did not end well, or 0."""
+        codes = [process.exitcode for process in self._processes]
+        return None if None in codes else next(filter(None, codes), 0)
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
-        if self._process.exitcode is None:
-            os.kill(self._process.pid, number)
+        for process in self._processes:
+            if process.exitcode is None:
+                os.kill(process.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
     def wait(self, timeout: float = 300) -> int:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
+        for process in self._processes:
+            process.join(timeout)
+        if self.returncode is None:
             self.kill()
-            raise subprocess.TimeoutExpired(self._process.name, timeout)
-        return self._process.exitcode
+            raise subprocess.TimeoutExpired(str(self._output), timeout)
+        return self.returncode
 
     def communicate(self, timeout: float = 300) -> tuple[str, str]:
         """Wait for the end; give the standard output and the standard error."""
@@ -102,6 +110,22 @@ def run_command(name: str, *arguments: str, **options) -> subprocess.CompletedPr
     return subprocess.CompletedProcess(
         [name, *arguments], command.returncode, stdout, stderr
     )
+
+
+def _ranks(n_processes: int) -> list[dict[str, str]]:
+    """What Lightning's launcher tells each process of a run on one machine."""
+    if n_processes == 1:
+        return [{}]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "NODE_RANK": "0",
+        "WORLD_SIZE": str(n_processes),
+    }
+    return [{**shared, "LOCAL_RANK": str(rank)} for rank in range(n_processes)]
 
 
 def _run(

@@ -143,3 +143,15 @@ def world(tmp_path_factory) -> World:
 def rocksalt_force_constants():
     phonon = phonon_of(CRYSTALS["NaCl"], true_potential())
     return from_phonopy(phonon)[0]
+
+
+@pytest.fixture
+def not_compiled(monkeypatch):
+    """Leave everything to torch and the frameworks."""
+    from pft_lightning.backends import _compiled
+
+    monkeypatch.setenv("PFT_LIGHTNING_COMPILE", "0")
+    _compiled.load_library.cache_clear()
+    yield
+    monkeypatch.undo()
+    _compiled.load_library.cache_clear()

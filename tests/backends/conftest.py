@@ -48,15 +48,3 @@ def assert_same_as(calculator, model, atoms: ase.Atoms, tolerance: float = 1e-10
     assert abs(ours.get_potential_energy() - energy) < tolerance
     assert np.abs(ours.get_forces() - forces).max() < tolerance
     assert np.abs(ours.get_stress() - stress).max() < tolerance
-
-
-@pytest.fixture
-def not_compiled(monkeypatch):
-    """Leave everything to torch and the frameworks."""
-    from pft_lightning.backends import _compiled
-
-    monkeypatch.setenv("PFT_LIGHTNING_COMPILE", "0")
-    _compiled.load_library.cache_clear()
-    yield
-    monkeypatch.undo()
-    _compiled.load_library.cache_clear()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run_command
 
 from pft_lightning.backends.registry import load_model
 
@@ -18,12 +17,8 @@ EXAMPLE = Path(__file__).parents[2] / "pft_lightning" / "example" / "base.model"
 
 
 def run(command: str, *arguments: str) -> str:
-    result = subprocess.run(
-        [Path(sys.executable).with_name(command), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    n_processes = 2 if "trainer.devices=2" in arguments else 1
+    result = run_command(command, *arguments, n_processes=n_processes)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

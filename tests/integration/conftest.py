@@ -12,7 +12,8 @@ from commands import Command
 
 PLUGINS = Path(__file__).parent / "plugins"
 
-for folder in (Path(__file__).parent, Path(__file__).parents[1] / "backends"):
+HERE = Path(__file__).parent
+for folder in (HERE, HERE / "frameworks", HERE.parent / "backends"):
     sys.path.insert(0, str(folder))
 
 
@@ -45,6 +46,7 @@ def start_pft_train(*overrides: str) -> Command:
         *overrides,
         environment={"PYTHONPATH": os.pathsep.join(found)},
         merged=True,
+        n_processes=2 if "trainer.devices=2" in overrides else 1,
     )
 
 

@@ -108,18 +108,3 @@ def test_one_structure_for_two_processes_counts_once(pft_train, world, tmp_path)
     assert summaries[0]["phonon/hvp_mae"]["before"] == pytest.approx(
         summaries[1]["phonon/hvp_mae"]["before"], rel=1e-12
     )
-
-
-def test_two_processes_train_a_network_as_one_does(pft_train, backend_base, tmp_path):
-    common = (
-        f"model.checkpoint={backend_base}",
-        "data.mode=joint",
-        "trainer.max_steps=2",
-        "callbacks.ema=null",
-    )
-    sizes = ("data.phonons.batch_size=4", "data.upstream.batch_size=8")
-    run(pft_train(tmp_path / "one", *common, *capture(tmp_path / "one.pt"), *sizes))
-    run(pft_train(tmp_path / "two", *common, *capture(tmp_path / "two.pt"), *TWO))
-    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
-    assert len(expected) == len(found) == 2
-    check_same_steps(expected, found)

@@ -152,11 +152,19 @@ def test_a_killed_evaluation_goes_on_where_it_was(start, expected, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 def test_an_interrupt_ends_with_a_message_and_no_traceback(start, tmp_path):
-    run = tmp_path / "run"
-    process = start(run)
-    while not list(run.glob("materials/*.json")) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    (tmp_path / "my_models.py").write_text(
+        "import os, signal\n"
+        "from ase.calculators.morse import MorsePotential\n"
+        "class Interrupted(MorsePotential):\n"
+        "    def calculate(self, *arguments):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        super().calculate(*arguments)\n"
+    )
+    process = start(
+        tmp_path / "run",
+        "compare.morse.calculator=my_models:Interrupted",
+        "protocol.method=finite_displacement",
+    )
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "the same command goes on" in errors

@@ -17,7 +17,7 @@ import yaml
 
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "nequip.md"
+PAGE = HERE.parents[2] / "docs" / "nequip.md"
 # Where torch stops promising more: sums in another order.
 ROUNDING = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -113,7 +113,7 @@ class Runs:
             check=True,
             env=os.environ
             | {
-                "PYTHONPATH": str(HERE / "plugins"),
+                "PYTHONPATH": str(HERE.parent / "plugins"),
                 "OMP_NUM_THREADS": "1",
                 "XDG_CACHE_HOME": str(self.folder / "cache"),
             },

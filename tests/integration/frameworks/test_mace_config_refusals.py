@@ -124,7 +124,7 @@ def test_every_option_of_mace_is_accounted_for_once_and_documented():
     named = [name for group in GROUPS for name in group.names]
     assert len(named) == len(set(named))
     assert set(named) == known - set(NOT_IN_FILES)
-    page = (Path(__file__).parents[2] / "docs" / "mace.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "mace.md").read_text()
     assert options_table() in page
     for ours, theirs in REPLACES.items():
         assert f"| `{ours}` | `{theirs}` |" in page
