@@ -26,7 +26,7 @@ from pft_lightning.evaluation.failures import check_failure, describe, is_lastin
 from pft_lightning.evaluation.force_constants import Potential, in_float64
 from pft_lightning.graphs import build_batch
 from pft_lightning.json_files import find_json, write_json
-from pft_lightning.losses import absolute_errors, residuals
+from pft_lightning.losses import absolute_errors, doubtful_labels, residuals
 from pft_lightning.types import Derivatives
 
 
@@ -157,6 +157,9 @@ def collect_errors(
                 derivatives = model.derivatives(batch)
         else:
             derivatives = _ase_derivatives(model, frames, indices)
+        if step is plan[0]:
+            for reason in doubtful_labels(derivatives, batch):
+                warnings.warn(f"Upstream frames: {reason}", stacklevel=2)
         _add(sums, derivatives, batch, sources)
     return sums
 

@@ -8,6 +8,7 @@ from pft_lightning.losses.energy_force_stress import (
     residuals,
 )
 from pft_lightning.losses.hvp import HessianRequest
+from pft_lightning.losses.plausibility import doubtful_labels
 from pft_lightning.losses.terms import TermSum, global_counts, global_mean
 
 
@@ -18,6 +19,7 @@ __all__ = [
     "HessianRequest",
     "TermSum",
     "absolute_errors",
+    "doubtful_labels",
     "global_counts",
     "global_mean",
     "residuals",

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.adaptation import Adaptation, FullFineTuning
+from pft_lightning.adaptation import Adaptation, FullFineTuning, Scratch
 from pft_lightning.adaptation.checkpoint import complete_checkpoint, reduce_checkpoint
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.loading import count_structures
@@ -30,7 +30,11 @@ from pft_lightning.losses import (
 from pft_lightning.losses.terms import Reduction
 from pft_lightning.training.optimizers import decay_groups
 from pft_lightning.training.splitting import LocalStep, Work, run_step
-from pft_lightning.training.validation import efs_errors, hvp_errors
+from pft_lightning.training.validation import (
+    efs_errors,
+    hvp_errors,
+    warn_of_doubtful_labels,
+)
 from pft_lightning.types import Engine
 
 
@@ -153,6 +157,9 @@ class PhononFineTuning(lightning.LightningModule):
         self._sums = torch.zeros(len(METRICS), 2, dtype=torch.float64)
         self._splits = 0
         self.memory_splits = 0
+        # Weights that were just drawn can judge no data.
+        judges = not isinstance(self.adaptation, Scratch)
+        self._unjudged = {"training", "validation"} if judges else set()
 
     def setup(self, stage: str) -> None:
         """Fail before the first step where derivatives cannot be taken."""
@@ -183,6 +190,7 @@ class PhononFineTuning(lightning.LightningModule):
         work = []
         weights: dict[str, float] = {}
         counts: dict[str, torch.Tensor] = {}
+        self._judge_labels(batch, "training")
         for source, structures in batch.items():
             losses = self.losses[source]
             request = None
@@ -251,6 +259,15 @@ class PhononFineTuning(lightning.LightningModule):
         finally:
             self.model.head = kept
 
+    def _judge_labels(self, batch: Mapping[str, Batch], stage: str) -> None:
+        """Look at the labels of the first upstream batch with the base model's eyes."""
+        if keys.UPSTREAM in batch and stage in self._unjudged:
+            self._unjudged.remove(stage)
+            with self._head_of(keys.UPSTREAM):
+                warn_of_doubtful_labels(
+                    self.model, batch[keys.UPSTREAM], f"Upstream {stage} data"
+                )
+
     def _log_step(self, step: LocalStep, batch: Mapping[str, Batch]) -> torch.Tensor:
         size = count_structures(batch)
         source = "_".join(batch)
@@ -284,6 +301,7 @@ class PhononFineTuning(lightning.LightningModule):
         self, batch: Mapping[str, Batch], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Add the errors of one batch to the sums."""
+        self._judge_labels(batch, "validation")
         for source, structures in batch.items():
             with self._head_of(source):
                 errors = efs_errors(self.model, structures)

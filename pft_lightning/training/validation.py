@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
-from pft_lightning.losses import absolute_errors
+from pft_lightning.graphs import build_batch
+from pft_lightning.losses import absolute_errors, doubtful_labels
 from pft_lightning.physics.probes import validation_tangents
 from pft_lightning.types import Engine
 
 
 # Tangents of one pass; more need more memory and are not faster.
 _PROBES_PER_PASS = 4
+
+# Structures that tell whether labels are in other units.
+_STRUCTURES_LOOKED_AT = 16
 
 
 def efs_errors(model: EnergyModel, batch: Batch) -> dict[str, torch.Tensor]:
@@ -26,6 +31,27 @@ def efs_errors(model: EnergyModel, batch: Batch) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         found = absolute_errors(model.derivatives(batch), batch)
     return {name: rows[mask] for name, (rows, mask) in found.items()}
+
+
+def warn_of_doubtful_labels(model: EnergyModel, batch: Batch, name: str) -> None:
+    """Warn where labels are absurd in the eyes of a model that is not trained yet.
+
+    Args:
+        model: The potential.
+        batch: Neutral batch; its first structures are enough.
+        name: Of the data, for the message.
+    """
+    some = build_batch(batch.to_data_list()[:_STRUCTURES_LOOKED_AT])
+    try:
+        with torch.no_grad():
+            reasons = doubtful_labels(model.derivatives(some), some)
+    except torch.OutOfMemoryError:
+        return  # The step itself knows how to go on.
+    for reason in reasons:
+        rank_zero_warn(
+            f"{name} against the base model, first {some.num_graphs} structures: "
+            f"{reason}"
+        )
 
 
 def hvp_errors(
