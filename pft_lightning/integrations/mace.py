@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pft_lightning.backends import mace_files, mace_portable
@@ -115,6 +116,7 @@ class MACERun:
         name = "mace" if rank == 0 else f"mace/process_{rank}"
         self._prepared = prepare(arguments, folder / name)
         _repeat(self._prepared.arguments, changes)
+        _name_overruled(config.mace_config, arguments, self._prepared)
         self.config = _translate(config, given, arguments, self._prepared)
         self.config.adaptation = adaptation
 
@@ -232,6 +234,24 @@ def _repeat(arguments: argparse.Namespace, changes: Mapping[str, Any]) -> None:
             setattr(arguments, name, changes[name])
 
 
+def _name_overruled(
+    path: str, arguments: argparse.Namespace, prepared: Prepared
+) -> None:
+    """Say what MACE has decided otherwise than the file asks for."""
+    completed = vars(prepared.arguments)
+    changed = [
+        f"{name}={completed[name]} in place of {vars(arguments)[name]}"
+        for name in ("multiheads_finetuning", "loss", "lr", "ema", "ema_decay")
+        if completed[name] != vars(arguments)[name]
+    ]
+    if arguments.foundation_model is None:  # no heads of their own: without effect
+        changed = [text for text in changed if "multiheads" not in text]
+    if prepared.keeps_energies:
+        changed.append("the E0s of foundation_model in place of others")
+    if changed:
+        rank_zero_warn(f"{path}: MACE takes {', '.join(changed)}.")
+
+
 def _trains_phonons(config: DictConfig) -> bool:
     return config.data.phonons.train is not None and any(
         weight > 0 for weight in config.loss.phonon.values()
@@ -255,7 +275,7 @@ def _translate(
             backend="mace",
             checkpoint=completed.foundation_model,
             dtype=completed.default_dtype,
-            head=translated.model.head or _phonon_head(prepared),
+            head=translated.model.head or _phonon_head(prepared, phonons),
         )
         # Their values are those of MACE's options.
         translated.optimizer = translated.scheduler = translated.loss.upstream = None
@@ -302,9 +322,11 @@ def _plain(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _phonon_head(prepared: Prepared) -> str | None:
-    """The head that is not replay, where there is one such."""
+def _phonon_head(prepared: Prepared, phonons: DictConfig) -> str | None:
+    """The head that is not replay, where there is one such; any without phonons."""
     heads = [head for head in prepared.valid_loaders if head != "pt_head"]
+    if phonons.train is None and phonons.val is None:
+        return heads[-1]
     return heads[0] if len(heads) == 1 else None
 
 

@@ -5,26 +5,37 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import difflib
+import glob
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 
 from pft_lightning.backends.mace_files import _keep_global_state
 from pft_lightning.errors import ConfigError, DataFormatError
-from pft_lightning.integrations.mace_options import NOT_IN_FILES, left_out, refused
+from pft_lightning.integrations.mace_options import (
+    FROM_FOUNDATION,
+    NOT_IN_FILES,
+    group_of,
+    left_out,
+    nearest,
+    refused,
+    switched_off,
+)
+from pft_lightning.integrations.mace_values import unusable
+from pft_lightning.safe_yaml import load_yaml
 
 
 with _keep_global_state():
-    from mace.tools import build_default_arg_parser
+    from mace.tools import build_default_arg_parser, get_tag
 
 # Names that MACE takes in place of a file of replay data.
 NAMED_DATA = ("mp", "matpes_pbe", "matpes_r2scan", "omat")
+# Of a file of options.
+_MAX_BYTES = 10_000_000
 _FILES = ("train_file", "valid_file", "pt_train_file", "pt_valid_file")
 
 
@@ -49,15 +60,53 @@ def read_arguments(
     for name, value in (changes or {}).items():
         option, converted = _convert(parser, name, value)
         setattr(arguments, option, converted)
-    if problems := refused(vars(arguments)):
+    if problems := [*refused(vars(arguments)), *checkpoints_of_mace(arguments)]:
         raise ConfigError(
             f"{path}: pft-train cannot do what these options of MACE ask for:\n  "
             + "\n  ".join(problems)
         )
-    if unused := left_out(given):
-        rank_zero_warn(f"{path}: without effect here: {'; '.join(unused)}.")
+    if problems := unusable(arguments):
+        raise ConfigError(
+            f"{path}: values that mace_run_train has no use for:\n  "
+            + "\n  ".join(problems)
+        )
     _check_files(path, arguments)
+    _warn(path, arguments, {**given, **(changes or {})})
+    vars(arguments).update(switched_off(vars(arguments)))
     return arguments
+
+
+def _warn(path: Path, arguments: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Name the options that have no effect, once for each reason."""
+    values = vars(arguments)
+    names = [name for name in values if name in given]
+    if kept := [n for n in names if given[n] is False and values[n] is True]:
+        rank_zero_warn(f"{path}: MACE cannot switch off: {', '.join(kept)}.")
+    if unused := left_out(names):
+        rank_zero_warn(f"{path}: without effect here: {'; '.join(unused)}.")
+    for name in switched_off(vars(arguments)):
+        rank_zero_warn(f"{path}: {name}: {group_of(name).note}.")
+    unread = [name for name in names if name in FROM_FOUNDATION]
+    if arguments.foundation_model and unread:
+        rank_zero_warn(
+            f"{path}: MACE ignores beside foundation_model, which decides on them: "
+            f"{', '.join(unread)}."
+        )
+
+
+def checkpoints_of_mace(arguments: argparse.Namespace) -> Iterator[str]:
+    """Say which training ``mace_run_train`` would go on with, if any."""
+    folder = arguments.checkpoints_dir or Path(arguments.work_dir, "checkpoints")
+    tag = get_tag(name=arguments.name, seed=arguments.seed)
+    if arguments.restart_latest and (
+        found := sorted(Path(folder).glob(f"{glob.escape(tag)}_epoch-*.pt"))
+    ):
+        yield (
+            f"restart_latest=True: mace_run_train would go on from {found[-1]}, which "
+            "holds weights without a network and cannot be continued here. Give the "
+            "last .model as foundation_model, or restart_latest: false "
+            "(+mace.restart_latest=false) to start anew"
+        )
 
 
 def option_names(parser: argparse.ArgumentParser) -> dict[str, str]:
@@ -71,17 +120,18 @@ def option_names(parser: argparse.ArgumentParser) -> dict[str, str]:
     }
 
 
-def _check_names(path: Path, parser: argparse.ArgumentParser) -> list[str]:
-    """Options that a file sets; MACE's parser would only print its whole usage."""
+def _check_names(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Options that a file sets, as it writes them.
+
+    MACE's parser would only print its whole usage for one that it does not know.
+    """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = load_yaml(path, max_bytes=_MAX_BYTES)
     except OSError as error:
         raise ConfigError(
             f"mace_config={path}: cannot be read ({error.strerror}). Give the YAML "
             "file that mace_run_train takes with --config."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"mace_config={path}: is not YAML ({error}).") from error
     if not isinstance(content, dict):
         raise ConfigError(
             f"mace_config={path}: holds a {type(content).__name__}; expected lines "
@@ -91,21 +141,16 @@ def _check_names(path: Path, parser: argparse.ArgumentParser) -> list[str]:
     for key in map(str, content):
         if key.removeprefix("--") not in known:
             raise ConfigError(
-                f"{path}: mace_run_train has no option {key!r}.{_nearest(key, known)}"
+                f"{path}: mace_run_train has no option {key!r}.{nearest(key, known)}"
             )
-    return [known[str(key).removeprefix("--")] for key in content]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
-    return f" Nearest: {near[0]!r}." if near else ""
+    return {known[str(k).removeprefix("--")]: value for k, value in content.items()}
 
 
 def _parse(path: Path, parser: argparse.ArgumentParser) -> argparse.Namespace:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return parser.parse_args(["--config", str(path)])
+            return parser.parse_args([f"--config={path}"])
     except SystemExit as error:
         lines = complaint.getvalue().strip().splitlines()
         reason = lines[-1].partition("error: ")[2] or lines[-1]
@@ -117,7 +162,7 @@ def _convert(parser: argparse.ArgumentParser, name: str, value: Any) -> tuple[st
     known = option_names(parser)
     if name not in known:
         raise ConfigError(
-            f"mace.{name}: mace_run_train has no such option.{_nearest(name, known)}"
+            f"mace.{name}: mace_run_train has no such option.{nearest(name, known)}"
         )
     action = next(a for a in parser._actions if a.dest == known[name])
     if value is None or isinstance(value, list) or isinstance(action.const, bool):
@@ -137,6 +182,17 @@ def _check_files(path: Path, arguments: argparse.Namespace) -> None:
             )
 
 
+def _is_heads(heads: Any) -> bool:
+    return (
+        isinstance(heads, dict)
+        and len(heads) > 0
+        and all(
+            isinstance(head, dict) and (name == "pt_head" or head.get("train_file"))
+            for name, head in heads.items()
+        )
+    )
+
+
 def _named_files(
     path: Path, arguments: argparse.Namespace
 ) -> Iterator[tuple[str, str]]:
@@ -145,10 +201,14 @@ def _named_files(
     if arguments.heads is not None:
         try:
             heads = ast.literal_eval(arguments.heads)
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            heads = {}
+        if not _is_heads(heads):
             raise ConfigError(
-                f"{path}: heads is not a dictionary ({error})."
-            ) from error
+                f"{path}: heads={arguments.heads}: expected a dictionary of heads with "
+                "their options, e.g. {'DFT': {'train_file': 'dft.xyz'}}, with a "
+                "train_file each."
+            )
     if not heads and arguments.train_file is None:
         raise ConfigError(
             f"{path}: names no training frames; give train_file, or heads with one "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 
-Kind = Literal["MACE", "pft_lightning", "left out", "refused"]
+Kind = Literal["MACE", "pft_lightning", "left out", "switched off", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +18,11 @@ class Group:
     Attributes:
         kind: ``MACE``, its own code acts on them, as in ``mace_run_train``;
             ``pft_lightning``, taken over; ``left out``, without influence on the
-            trained weights; ``refused``, with values other than ``accepted``.
+            trained weights; ``switched off``, taken for the value that is
+            ``accepted``; ``refused``, with values other than ``accepted``.
         note: what happens, or what to do instead.
         names: of the options.
-        accepted: values that are not refused.
+        accepted: values that are taken as they are.
     """
 
     kind: Kind
@@ -32,6 +34,11 @@ class Group:
 def _group(kind: Kind, note: str, names: str, accepted: tuple[Any, ...] = ()) -> Group:
     return Group(kind, note, tuple(names.split()), accepted)
 
+
+_ARCHITECTURE = (
+    "a network from scratch, `ScaleShiftMACE` or `MACE`; beside `foundation_model`, "
+    "which decides on them, they are ignored, and the log names them"
+)
 
 GROUPS: tuple[Group, ...] = (
     _group(
@@ -50,26 +57,31 @@ GROUPS: tuple[Group, ...] = (
         "MACE",
         "foundation model, its elements, its replay data",
         "foundation_model foundation_head foundation_model_kwargs "
-        "foundation_model_elements foundation_model_readout foundation_filter_elements "
+        "foundation_model_elements foundation_filter_elements "
         "multiheads_finetuning force_mh_ft_lr pt_train_file pt_valid_file "
         "weight_pt_head real_pt_data_ratio_threshold num_samples_pt subselect_pt "
         "filter_type_pt allow_random_padding_pt downloads_dir",
     ),
     _group(
         "MACE",
-        "a network from scratch; `ScaleShiftMACE` and `MACE`",
+        _ARCHITECTURE,
         "r_max num_radial_basis num_cutoff_basis pair_repulsion "
         "distance_transform apply_cutoff use_last_readout_only use_embedding_readout "
         "interaction interaction_first max_ell correlation use_reduced_cg use_so3 "
         "use_agnostic_product num_interactions MLP_irreps radial_MLP hidden_irreps "
         "edge_irreps use_edge_irreps_first num_channels max_L gate scaling "
-        "avg_num_neighbors compute_avg_num_neighbors mean std E0s",
+        "avg_num_neighbors compute_avg_num_neighbors mean std",
+    ),
+    _group(
+        "MACE",
+        "energies of free atoms; where the elements and heads of `foundation_model` "
+        "stay as they are, MACE keeps its energies, and the log says so",
+        "E0s",
     ),
     _group(
         "MACE",
         "the loss of the frames",
-        "energy_weight forces_weight stress_weight virials_weight huber_delta "
-        "compute_forces compute_stress",
+        "energy_weight forces_weight stress_weight virials_weight huber_delta",
     ),
     _group(
         "MACE",
@@ -163,6 +175,12 @@ GROUPS: tuple[Group, ...] = (
     _group("left out", "no influence on numbers", "pin_memory"),
     _group(
         "left out",
+        "MACE reads them nowhere, or where it labels replay data only: the loss says "
+        "whether stresses are trained on",
+        "compute_stress foundation_model_readout",
+    ),
+    _group(
+        "left out",
         "`trainer.devices` and `trainer.num_nodes` say how many processes there are; "
         "`batch_size` is that of each, as in MACE",
         "distributed launcher",
@@ -179,6 +197,21 @@ GROUPS: tuple[Group, ...] = (
         "compute_atomic_dipole dipole_weight swa_dipole_weight polarizability_weight "
         "swa_polarizability_weight beta1_schedulefree beta2_schedulefree "
         "pseudolabel_replay_compute_stress",
+    ),
+    _group(
+        "switched off",
+        "no checkpoint of MACE is in its `checkpoints_dir`, so there is nothing to go "
+        "on from; where there is one, it is refused by name. Runs of pft-train "
+        "continue with `resume=true`",
+        "restart_latest",
+        (False,),
+    ),
+    _group(
+        "switched off",
+        "the same network is trained without these kernels: those of cuEquivariance "
+        "have no second derivatives, those of OpenEquivariance are not used here",
+        "enable_cueq only_cueq enable_oeq",
+        (False,),
     ),
     _group(
         "refused",
@@ -219,13 +252,6 @@ GROUPS: tuple[Group, ...] = (
     _group("refused", "full-batch steps; use `optimizer: adam`", "lbfgs", (False,)),
     _group(
         "refused",
-        "MACE's `.pt` checkpoints cannot be continued; give the last `.model` as "
-        "`foundation_model`. Runs of pft-train continue with `resume=true`",
-        "restart_latest",
-        (False,),
-    ),
-    _group(
-        "refused",
         "`pft-prepare task=pseudolabel` lets a model label frames: give these as "
         "`pt_train_file`",
         "pseudolabel_replay",
@@ -233,14 +259,40 @@ GROUPS: tuple[Group, ...] = (
     ),
     _group(
         "refused",
-        "these kernels have no second derivatives; leave them out",
-        "enable_cueq only_cueq enable_oeq",
-        (False,),
+        "every loss that MACE offers for energies compares forces; `forces_weight: 0` "
+        "trains without them",
+        "compute_forces",
+        (True,),
     ),
     _group(
         "refused", "`pft-train --cfg job` shows a configuration", "dry_run", (False,)
     ),
 )
+
+# Beside ``foundation_model``, whose architecture, scale and shift MACE takes over.
+FROM_FOUNDATION = frozenset(
+    name
+    for group in GROUPS
+    for name in group.names
+    if group.note == _ARCHITECTURE or name == "radial_type"
+)
+
+# What others call options of MACE by.
+_SYNONYMS = {
+    "learning_rate": "lr",
+    "dtype": "default_dtype",
+    "precision": "default_dtype",
+    "epochs": "max_num_epochs",
+    "num_epochs": "max_num_epochs",
+    "max_epochs": "max_num_epochs",
+    "cutoff": "r_max",
+    "gradient_clip_val": "clip_grad",
+    "max_grad_norm": "clip_grad",
+    "val_file": "valid_file",
+    "validation_file": "valid_file",
+    "num_layers": "num_interactions",
+    "lmax": "max_ell",
+}
 
 # Options that no file sets.
 NOT_IN_FILES = ("help", "config")
@@ -251,27 +303,52 @@ def group_of(name: str) -> Group:
     return next(group for group in GROUPS if name in group.names)
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which option may be meant by a name that is none."""
+    guess = _SYNONYMS.get(name.lower())
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+    found = guess or next(iter(near), None)
+    return f" Nearest: {found!r}." if found else ""
+
+
 def refused(values: Mapping[str, Any]) -> list[str]:
     """Say which options have a value that cannot be used, and what to do instead."""
+    unread = FROM_FOUNDATION if values.get("foundation_model") else frozenset()
     found = [
         f"{name}={values[name]}: {group.note}"
-        for group in GROUPS
-        if group.kind == "refused"
-        for name in group.names
-        if name in values and values[name] not in group.accepted
+        for name, group in _other_than_accepted(values, "refused")
+        if name not in unread
     ]
     if values.get("device") == "xpu":
         found.append("device=xpu: use cpu, cuda or mps")
     return found
 
 
+def switched_off(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are taken for another value, and that value."""
+    found = _other_than_accepted(values, "switched off")
+    return {name: group.accepted[0] for name, group in found}
+
+
+def _other_than_accepted(
+    values: Mapping[str, Any], kind: Kind
+) -> list[tuple[str, Group]]:
+    return [
+        (name, group)
+        for group in GROUPS
+        if group.kind == kind
+        for name in group.names
+        if name in values and values[name] not in group.accepted
+    ]
+
+
 def left_out(names: Iterable[str]) -> list[str]:
     """Say which of some options have no effect, and what there is instead."""
-    return [
-        f"{name} ({group_of(name).note})"
-        for name in names
-        if group_of(name).kind == "left out"
-    ]
+    by_note: dict[str, list[str]] = {}
+    for name in names:
+        if group_of(name).kind == "left out":
+            by_note.setdefault(group_of(name).note, []).append(name)
+    return [f"{', '.join(found)} ({note})" for note, found in by_note.items()]
 
 
 def options_table() -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import filelock
+import numpy as np
 import torch
 
 from pft_lightning.backends.mace_files import _keep_global_state
@@ -57,6 +58,8 @@ class Prepared:
         train_loader: of the frames.
         valid_loaders: by head; the last one decides on schedule and patience.
         outputs: which of ``forces``, ``virials`` and ``stress`` the loss needs.
+        keeps_energies: the energies of free atoms are those of the foundation model,
+            although ``E0s`` or isolated atoms of the frames say otherwise.
     """
 
     arguments: argparse.Namespace
@@ -65,6 +68,7 @@ class Prepared:
     train_loader: Any
     valid_loaders: dict[str, Any]
     outputs: dict[str, bool]
+    keeps_energies: bool
 
 
 class _Ready(Exception):
@@ -83,14 +87,22 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
     """
     given, arguments = arguments, _redirected(arguments, folder)
     taken: dict[str, Any] = {}
+    configure = run_train.configure_model
 
     def take(**given: Any) -> None:
         taken.update(given)
         raise _Ready
 
+    def note_energies(
+        args: Any, loader: Any, atomic_energies: Any, *rest: Any, **named: Any
+    ) -> Any:
+        taken["atomic_energies"] = atomic_energies
+        return configure(args, loader, atomic_energies, *rest, **named)
+
     with (
         _quarantine() as complaints,
         mock.patch.object(tools, "train", take),
+        mock.patch.object(run_train, "configure_model", note_energies),
         _one_at_a_time(arguments),
     ):
         try:
@@ -99,7 +111,8 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
             pass
         # MACE reports wrong options by assertions and exceptions of any kind.
         except (Exception, SystemExit) as error:
-            reason = "; ".join([*complaints.messages, repr(error)])
+            said = f"{type(error).__name__}: {error}".removesuffix(": ")
+            reason = "; ".join([*complaints.messages, said])
             raise ConfigError(
                 f"mace_run_train cannot prepare this training: {reason}. Its log is "
                 f"in {folder}."
@@ -113,7 +126,14 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
         train_loader=taken["train_loader"],
         valid_loaders=taken["valid_loaders"],
         outputs={k: taken["output_args"][k] for k in ("forces", "virials", "stress")},
+        keeps_energies=not _has_energies(taken["model"], taken["atomic_energies"]),
     )
+
+
+def _has_energies(network: Any, atomic_energies: np.ndarray) -> bool:
+    """Whether a network has these energies of free atoms, (n_heads, n_elements), eV."""
+    present = network.atomic_energies_fn.atomic_energies.detach().cpu().numpy()
+    return np.allclose(present.reshape(atomic_energies.shape), atomic_energies)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,17 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from hydra import compose, initialize_config_module
-from mace_runs import E0S, OPTIONS, logged, run_mace, run_pft, with_phonons
+from mace_runs import (
+    E0S,
+    OPTIONS,
+    common,
+    logged,
+    run_mace,
+    run_pft,
+    with_phonons,
+)
 from omegaconf import OmegaConf
 
 from pft_lightning import load_model
@@ -20,6 +29,8 @@ from pft_lightning.errors import ConfigError
 
 
 pytest.importorskip("mace", reason="mace is not installed here")
+
+from pft_lightning.integrations.mace import MACERun
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +57,12 @@ VARIANTS = {
         "start_swa": 5,
         "swa_energy_weight": 50.0,
     },
-    "split, weights, seldom validations": {
+    "split, weights, isolated atoms, seldom validations": {
+        "train_file": "WEIGHTED",
+        "energy_key": "REF_energy",
+        "forces_key": "REF_forces",
+        "stress_key": "REF_stress",
+        "E0s": "",  # those of the isolated atoms
         "model": "MACE",
         "loss": "weighted",
         "valid_file": "",
@@ -93,11 +109,35 @@ VARIANTS = {
 }
 
 
+def write_weighted(source: Path, path: Path) -> str:
+    """Frames with weights as MACE reads them, and isolated atoms."""
+    frames = []
+    for i, atoms in enumerate(ase.io.read(source, ":")):
+        frame = atoms.copy()
+        frame.info["REF_energy"] = atoms.get_potential_energy()
+        frame.info["REF_stress"] = atoms.get_stress(voigt=False)
+        frame.arrays["REF_forces"] = atoms.get_forces()
+        frame.info["config_weight"] = (1.0, 0.0, 2.5)[i % 3]
+        frame.info["config_forces_weight"] = (1.0, 0.25)[i % 2]
+        frame.info["config_energy_weight"] = (1.0, 1.0, 1.0, 0.0)[i % 4]
+        frames.append(frame)
+    for symbol, energy in E0S.items():
+        atom = Atoms([symbol], [[0.0, 0.0, 0.0]], cell=[20.0] * 3)
+        atom.info.update(REF_energy=energy, config_type="IsolatedAtom")
+        frames.append(atom)
+    ase.io.write(path, frames, format="extxyz")
+    return str(path)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_without_phonons_the_losses_are_those_of_mace_run_train(
     write_options, world, foundation, tmp_path, name
 ):
-    files = {"FOUNDATION": str(foundation), "REPLAY": str(world.upstream_train)}
+    files = {
+        "FOUNDATION": str(foundation),
+        "REPLAY": str(world.upstream_train),
+        "WEIGHTED": write_weighted(world.upstream_train, tmp_path / "weighted.xyz"),
+    }
     path = write_options(**{k: files.get(v, v) for k, v in VARIANTS[name].items()})
     steps, validations = run_mace(path, tmp_path / "mace")
     run_pft(world, path, tmp_path / "pft", "data.phonons.train=null")
@@ -244,7 +284,8 @@ def test_the_run_records_the_options_that_mace_has_chosen(
         max_num_epochs=1,
         freeze=5,
     )
-    run_pft(world, path, tmp_path / "run", "data.phonons.train=null")
+    with pytest.warns(UserWarning, match=r"MACE takes loss=universal in place of wei"):
+        run_pft(world, path, tmp_path / "run", "data.phonons.train=null")
     recorded = OmegaConf.load(tmp_path / "run" / "config.yaml").mace
     assert recorded.loss == "universal"
     assert recorded.lr == 0.002
@@ -257,6 +298,26 @@ def test_the_run_records_the_options_that_mace_has_chosen(
             "data.phonons.train=null",
             "+mace.loss=stress",
         )
+
+
+def test_several_heads_need_one_to_be_chosen_for_phonons_only(
+    write_options, world, tmp_path
+):
+    frames = {
+        "train_file": str(world.upstream_train),
+        "valid_file": str(world.upstream_val),
+    }
+    path = write_options(heads=str({"one": frames, "two": frames}), max_num_epochs=1)
+
+    def build(*overrides: str):
+        overrides = (*common(world, path, tmp_path), *overrides)
+        with initialize_config_module("pft_lightning.conf", version_base="1.3"):
+            config = compose("train", overrides=list(overrides))
+        return MACERun(config, overrides, tmp_path).build_module()
+
+    assert build("data.phonons.train=null").model.heads == ("one", "two")
+    with pytest.raises(ConfigError, match=r"several heads, .*one.*two.*model.head="):
+        build(f"data.phonons.train={world.phonons_train}")
 
 
 def test_the_command_line_wins_over_the_file(write_options, world, tmp_path):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from importlib import resources
 from pathlib import Path
 
 import ase.io
 import pytest
+import torch
 from commands import run_command
 from mace_runs import E0S, run_pft, with_phonons
 
+from pft_lightning import load_model
 from pft_lightning.errors import ConfigError, DataFormatError, PFTError
 
 
@@ -27,14 +31,13 @@ NO_STATISTICS = {
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rate": 0.1}, r"no option 'learning_rate'"),
+        ({"learning_rate": 0.1}, r"no option 'learning_rate'. Nearest: 'lr'"),
         ({"max_num_epoch": 3}, r"no option 'max_num_epoch'. Nearest: 'max_num_epochs'"),
         ({"batch_size": "many"}, r"invalid int value: 'many'"),
         ({"name": ""}, r"--name"),
         ({"lbfgs": True}, r"lbfgs=True: .*optimizer: adam"),
-        ({"restart_latest": True}, r"restart_latest=True: .*resume=true"),
+        ({"compute_forces": False}, r"compute_forces=False: .*forces_weight: 0"),
         ({"pseudolabel_replay": True}, r"pseudolabel_replay=True: .*pft-prepare"),
-        ({"only_cueq": True}, r"only_cueq=True: .*no second derivatives"),
         ({"device": "xpu"}, r"device=xpu: use cpu"),
         ({"model": "PolarMACE"}, r"model=PolarMACE: "),
         ({"loss": "dipole"}, r"loss=dipole: .*universal"),
@@ -44,6 +47,19 @@ NO_STATISTICS = {
         ({"train_file": ""}, r"names no training frames"),
         ({"foundation_model": "/nowhere/a.model"}, r"foundation_model=/nowhere"),
         ({"heads": "{'a': {'train_file': 'gone.xyz'}}"}, r"heads.a.train_file=gone"),
+        ({"heads": 5}, r"heads=5: expected a dictionary of heads"),
+        ({"heads": {"a": {"valid_file": "b.xyz"}}}, r"with a\s+train_file each"),
+        ({"max_num_epochs": -1}, r"max_num_epochs=-1: expected at least 0"),
+        ({"eval_interval": 0}, r"eval_interval=0: expected at least 1"),
+        ({"lr": "nan"}, r"lr=nan: expected at least 0, and finite"),
+        ({"forces_weight": -1}, r"forces_weight=-1.0: expected at least 0"),
+        ({"r_max": -5.0}, r"r_max=-5.0: expected more than 0 and at most 50"),
+        ({"ema_decay": 2}, r"ema_decay=2.0: expected at least 0 and below 1"),
+        ({"scheduler": "cosine"}, r"scheduler=cosine: .*ExponentialLR"),
+        ({"config_type_weights": "[1]"}, r"config_type_weights=\[1\]: expected weig"),
+        ({"lr_params_factors": "{}x"}, r"lr_params_factors={}x: expected JSON"),
+        ({"atomic_numbers": "[0]"}, r"atomic_numbers=\[0\]: expected a list"),
+        ({"batch_size": [1, 2]}, r"MACE does not accept it: .*batch_size"),
     ],
 )
 def test_a_file_that_cannot_be_followed_is_refused_by_name(
@@ -53,6 +69,119 @@ def test_a_file_that_cannot_be_followed_is_refused_by_name(
 
     with pytest.raises(PFTError, match=message):
         read_arguments(write_options(**options))
+
+
+def read(path):
+    """Options of a file, and the warnings that reading it gives."""
+    from pft_lightning.integrations.mace_arguments import read_arguments
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        arguments = read_arguments(path)
+    return arguments, [str(w.message) for w in caught if path.name in str(w.message)]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("restart_latest", "nothing to go on from"),
+        ("enable_cueq", "trained without these kernels"),
+        ("only_cueq", "trained without these kernels"),
+        ("enable_oeq", "trained without these kernels"),
+    ],
+)
+def test_what_changes_no_training_is_switched_off_with_one_warning(
+    write_options, tmp_path, monkeypatch, option, said
+):
+    monkeypatch.chdir(tmp_path)
+    arguments, warned = read(write_options(**{option: True}))
+    assert getattr(arguments, option) is False
+    (line,) = warned
+    assert f"{option}: " in line
+    assert said in line
+    assert not read(write_options(**{option: False}))[1]
+
+
+def test_a_checkpoint_that_mace_would_go_on_from_is_refused_by_name(
+    write_options, tmp_path
+):
+    options = {"restart_latest": True, "work_dir": str(tmp_path), "name": "a[b]"}
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "other_run-7_epoch-3.pt").touch()
+    assert not read(write_options(**options))[0].restart_latest
+    (checkpoints / "a[b]_run-7_epoch-3.pt").touch()
+    with pytest.raises(ConfigError, match=r"go on from .*run-7_epoch-3.pt.*=false"):
+        read(write_options(**options))
+    assert not read(write_options(**options, seed=8))[0].restart_latest
+
+
+def test_a_device_that_is_not_there_is_refused_with_the_way_around(
+    write_options, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"device=cuda: .*trainer.accelerator=cpu"):
+        read(write_options(device="cuda"))
+
+
+@pytest.fixture(scope="session")
+def example_base() -> str:
+    return str(resources.files("pft_lightning") / "example" / "base.model")
+
+
+# Every one of them would make another network from scratch.
+UNREAD = {
+    "r_max": 3.0,
+    "pair_repulsion": True,
+    "distance_transform": "Agnesi",
+    "hidden_irreps": "8x0e",
+    "max_ell": 1,
+    "correlation": 1,
+    "num_interactions": 1,
+    "interaction": "RealAgnosticInteractionBlock",
+    "radial_type": "gaussian",
+    "num_radial_basis": 3,
+    "avg_num_neighbors": 3.0,
+    "compute_avg_num_neighbors": False,
+    "mean": 1.0,
+    "std": 3.0,
+    "MLP_irreps": "2x0e",
+    "gate": "tanh",
+}
+
+
+def test_options_that_mace_ignores_beside_a_foundation_model_are_named(
+    write_options, world, example_base, tmp_path
+):
+    from pft_lightning.integrations.mace_prepare import prepare
+
+    frames = tmp_path / "example.xyz"
+    ase.io.write(frames, ase.io.read(world.upstream_val, ":4"), format="extxyz")
+    common = {
+        "foundation_model": example_base,
+        "multiheads_finetuning": False,
+        "train_file": str(frames),
+        "valid_file": str(frames),
+        "foundation_model_elements": True,
+        "batch_size": 2,
+    }
+    arguments, warned = read(write_options(**common, **UNREAD, E0s="average"))
+    (line,) = warned
+    for name in UNREAD:
+        assert f" {name}" in line
+    with_them = prepare(arguments, tmp_path / "with")
+    assert with_them.network.r_max == load_model(example_base).cutoff
+    plain = {**dict.fromkeys(UNREAD, ""), "E0s": "foundation"}
+    without = prepare(read(write_options(**common, **plain))[0], tmp_path / "without")
+    state = without.network.state_dict()
+    for name, value in with_them.network.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    # Where elements and heads stay, E0s are ignored too; this depends on the frames.
+    assert with_them.keeps_energies
+    assert not without.keeps_energies
+    assert with_them.network.interactions[0].avg_num_neighbors == (
+        without.network.interactions[0].avg_num_neighbors
+    )
 
 
 @pytest.mark.parametrize(
