@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pft_lightning.data.sources import skip_lines
+from pft_lightning.data.volumes import volume_warnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class PrepareReport:
         removed: for "acoustic_sum_rule", "permutation" and "translation", the largest
             asymmetry that was symmetrised away, eV/Å², and the structure it was in.
         units: for each kind of units and what told them, the number of structures.
+        warnings: what was left out of structures that are in the store, and what
+            makes their labels doubtful.
     """
 
     n_structures: int
@@ -37,6 +40,7 @@ class PrepareReport:
     seconds: float
     removed: dict[str, tuple[float, str]]
     units: dict[str, int]
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for a JSON file."""
@@ -50,6 +54,7 @@ class PrepareReport:
         values["removed"] = {
             k: (float(v), str(n)) for k, (v, n) in values["removed"].items()
         }
+        values["warnings"] = tuple(map(str, values.get("warnings", ())))
         return cls(**values)
 
     def summary(self) -> str:
@@ -68,6 +73,7 @@ class PrepareReport:
                 for rule, (value, name) in self.removed.items()
             ]
             lines.append("largest asymmetry removed, eV/Å²: " + ", ".join(parts))
+        lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join([*lines, *skip_lines(self.skipped)])
 
 
@@ -97,4 +103,8 @@ def build_report(
         seconds=seconds,
         removed=removed,
         units=dict(Counter(entry["units"] for entry in entries)),
+        warnings=(
+            *(f"{e['name']}: {e['notes']}" for e in entries if e.get("notes")),
+            *volume_warnings(entries),
+        ),
     )

@@ -41,6 +41,7 @@ from pft_lightning.data.readers.options import reading
 from pft_lightning.data.readers.registry import is_store, source_state
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.data.sources import Spec, find_sources
+from pft_lightning.data.volumes import describe_crystal
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.files import make_folder, writing
 from pft_lightning.graphs import build_graph
@@ -369,4 +370,6 @@ def _describe(record: StructureRecord, n_edges: int) -> dict[str, Any]:
         "elements": sorted({int(number) for number in record.atomic_numbers}),
         "removed": {rule: record.info.get(f"removed_{rule}", 0.0) for rule in rules},
         "units": f"{record.info.get('units')} (from {record.info.get('units_from')})",
+        "notes": record.info.get("notes", ""),
+        "crystal": describe_crystal(record),
     }

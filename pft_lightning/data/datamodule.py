@@ -203,7 +203,7 @@ class PhononDataModule(lightning.LightningDataModule):
             progress=self._ranks()[1] == 0,
             **asdict(self.phonons.options),
         )
-        if store.report.skipped:
+        if store.report.skipped or store.report.warnings:
             rank_zero_warn(f"Phonon sources: {store.report.summary()}")
         return store
 
