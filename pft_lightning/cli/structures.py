@@ -17,7 +17,11 @@ from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import estimate_supercell_matrix
 
 from pft_lightning.data.cells import PhononCells
-from pft_lightning.data.readers.content import check_unit_cell, count_atoms
+from pft_lightning.data.readers.content import (
+    check_unit_cell,
+    count_atoms,
+    parse_content,
+)
 from pft_lightning.data.readers.folder import read_cells
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.phonopy import (
@@ -176,7 +180,8 @@ def _load(path: Path) -> PhononCells:
     code, _ = told_units(content, path) or ("vasp", "")
     units = unit_system(code)
     cells = {name: content[name] for name in content if name not in _FORCES}
-    return PhononCells.of(build_phonopy(cells, units, path, options)[0], units)
+    parsed = parse_content(cells, units, path)
+    return PhononCells.of(build_phonopy(parsed, units, path, options), units)
 
 
 def _to_ase(cell: PhonopyAtoms) -> ase.Atoms:

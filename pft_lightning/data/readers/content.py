@@ -28,8 +28,8 @@ from pft_lightning.units import UnitSystem
 
 
 # Most atoms of a supercell. The largest of phonon databases have some hundreds; phonopy
-# takes a minute to build one of this size.
-MAX_ATOMS: Final = 10_000
+# takes minutes to find the symmetry of one of this size.
+MAX_ATOMS: Final = 3000
 
 # Masses that an atom can have, AMU: from a muon's to several times the heaviest
 # element's. What lies outside is in another unit.
@@ -62,6 +62,20 @@ class PhononContent:
     dataset: dict[str, Any] | None
     force_constants: np.ndarray | None
     symprec: float | None
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms of the supercell."""
+        n_cells = abs(float(np.linalg.det(self.supercell_matrix)))
+        return round(n_cells) * len(self.unit_cell)
+
+    @property
+    def has_forces(self) -> bool:
+        """Tell whether force constants can be had from this file."""
+        if self.force_constants is not None:
+            return True
+        frames = (self.dataset or {}).get("first_atoms", [self.dataset or {}])
+        return any("forces" in frame for frame in frames)
 
 
 def header_of(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

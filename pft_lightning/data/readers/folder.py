@@ -15,8 +15,13 @@ from pft_lightning.data.readers.born import (
     charges_of_content,
     charges_of_file,
 )
-from pft_lightning.data.readers.content import check_unit_cell, count_atoms
+from pft_lightning.data.readers.content import (
+    check_unit_cell,
+    count_atoms,
+    parse_content,
+)
 from pft_lightning.data.readers.force_files import (
+    check_told_atoms,
     read_force_constants,
     read_force_sets,
     told_atoms,
@@ -139,7 +144,9 @@ def _cells_of_yaml(file: Path, options: PhononReadOptions) -> _Cells:
     units, units_from = find_units(content, file, options)
     # Those of the yaml file give way to the force files beside it.
     content.pop("force_constants", None)
-    phonon, parsed = build_phonopy(content, units, file, options)
+    parsed = parse_content(content, units, file)
+    check_told_atoms(file.parent, parsed.n_atoms)
+    phonon = build_phonopy(parsed, units, file, options)
     charges = charges_of_content(content, cells_with_charges(parsed), phonon, file)
     supercell_file = find_file(file.parent, "SPOSCAR")
     if supercell_file is not None:
@@ -190,7 +197,14 @@ def _cells_of_poscars(path: Path, options: PhononReadOptions) -> _Cells:
     where = str(path / used)
     check_unit_cell(unit_cell, 1.0, where)
     matrix = _supercell_matrix(path, unit_cell, used, supercell, options)
-    count_atoms(unit_cell, matrix, where)
+    n_atoms = count_atoms(unit_cell, matrix, where)
+    if supercell is not None and len(supercell) != n_atoms:
+        raise DataFormatError(
+            f"{supercell_file}: has {len(supercell)} atoms; supercell_matrix "
+            f"{matrix.tolist()} of {used} makes {n_atoms}. Remove the file that does "
+            "not belong here, or correct supercell_matrix."
+        )
+    check_told_atoms(path, n_atoms)
     symprec = choose_symprec(None, options, path)
     phonon = make_phonopy(unit_cell, matrix, None, "vasp", symprec)
     order = None

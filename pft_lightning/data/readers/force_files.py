@@ -14,6 +14,7 @@ from phonopy.structure.dataset import get_displacements_and_forces
 from pft_lightning.data.readers.poscar import read_text
 from pft_lightning.data.readers.registry import find_file
 from pft_lightning.errors import DataFormatError
+from pft_lightning.files import open_data
 
 
 # Displacements in FORCE_SETS and in the yaml file may differ by this, in the file's
@@ -26,9 +27,48 @@ def told_atoms(folder: Path) -> int | None:
     for name in ("FORCE_CONSTANTS", "FORCE_SETS"):
         file = find_file(folder, name)
         if file is not None:
-            first = read_text(file).split("\n", 1)[0].split()
-            return int(first[-1]) if first and len(first) <= 2 else None
+            first = _first_row(file)
+            told = 0 < len(first) <= 2 and all(word.isdigit() for word in first)
+            return int(first[-1]) if told else None
     return None
+
+
+def check_told_atoms(folder: Path, n_atoms: int) -> None:
+    """Compare a supercell with the forces on it, before it is built.
+
+    Raises:
+        DataFormatError: there are forces on another number of atoms.
+    """
+    told = told_atoms(folder)
+    if told is not None and told != n_atoms:
+        raise DataFormatError(
+            f"{folder}: holds forces on {told} atoms, but the supercell has {n_atoms}. "
+            "The two belong to different calculations, or supercell_matrix is wrong."
+        )
+    file = find_file(folder, "FORCE_SETS")
+    if told is None and file is not None:
+        rows = _rows(read_text(file))
+        if rows and len(rows) % n_atoms:
+            raise DataFormatError(
+                f"{file}: has {len(rows)} lines of displacements and forces, no "
+                f"multiple of the supercell's {n_atoms} atoms. It was truncated or "
+                "belongs to another supercell."
+            )
+
+
+def _first_row(file: Path) -> list[str]:
+    with open_data(file) as lines:
+        for line in lines:
+            words = line.decode("utf-8", errors="replace").split()
+            if words and not words[0].startswith("#"):
+                return words
+    return []
+
+
+def _rows(text: str) -> list[list[str]]:
+    """Give the words of each line that is neither empty nor a comment."""
+    rows = [line.split() for line in text.splitlines()]
+    return [row for row in rows if row and not row[0].startswith("#")]
 
 
 def read_force_constants(
@@ -123,19 +163,12 @@ def read_force_sets(file: Path, phonon: Phonopy) -> dict[str, Any]:
     Raises:
         DataFormatError: damaged, or of another calculation.
     """
-    rows = [line.split() for line in read_text(file).splitlines()]
-    rows = [row for row in rows if row and not row[0].startswith("#")]
+    rows = _rows(read_text(file))
     n_atoms = len(phonon.supercell)
     if not rows:
         raise DataFormatError(f"{file}: is empty. Make it again with phonopy-init -f.")
     if len(rows[0]) == 1:
         _check_type_1(file, rows, n_atoms)
-    elif len(rows) % n_atoms:
-        raise DataFormatError(
-            f"{file}: has {len(rows)} lines of displacements and forces, no multiple "
-            f"of the supercell's {n_atoms} atoms. It was truncated or belongs to "
-            "another supercell."
-        )
     text = "\n".join(" ".join(row) for row in rows)
     dataset: Any = parse_FORCE_SETS_from_strings(text, natom=n_atoms)
     stated = phonon.dataset
@@ -156,13 +189,7 @@ def read_force_sets(file: Path, phonon: Phonopy) -> dict[str, Any]:
 
 
 def _check_type_1(file: Path, rows: list[list[str]], n_atoms: int) -> None:
-    """Check the numbers of atoms and of lines of displacement-wise FORCE_SETS."""
-    told = int(rows[0][0])
-    if told != n_atoms:
-        raise DataFormatError(
-            f"{file}: holds forces on {told} atoms, but the supercell has {n_atoms}. "
-            "The two belong to different calculations."
-        )
+    """Check the number of lines of displacement-wise FORCE_SETS."""
     n_displacements = int(rows[1][0]) if len(rows) > 1 else 0
     expected = 2 + n_displacements * (2 + n_atoms)
     if n_displacements < 1 or len(rows) != expected:

@@ -83,7 +83,14 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
     with reading(path):
         content = load_content(path)
         units, units_from = find_units(content, path, options)
-        phonon, parsed = build_phonopy(content, units, path, options)
+        parsed = parse_content(content, units, path)
+        if not parsed.has_forces:
+            raise DataFormatError(
+                f"{path}: neither force constants nor displacements with forces are "
+                "in it. Add them (phonopy-init -f / --fc), or remove the file from the "
+                "set."
+            )
+        phonon = build_phonopy(parsed, units, path, options)
         nac_params, note = charges_of_content(
             content, cells_with_charges(parsed), phonon, path
         )
@@ -151,11 +158,11 @@ def find_units(
 
 
 def build_phonopy(
-    content: Mapping[str, Any],
+    parsed: PhononContent,
     units: UnitSystem,
     path: Path,
     options: PhononReadOptions,
-) -> tuple[Phonopy, PhononContent]:
+) -> Phonopy:
     """Build the ``Phonopy`` object of a yaml file, in the file's own units.
 
     ``phonopy.load`` is not used, since it builds any Python object that the file asks
@@ -165,7 +172,6 @@ def build_phonopy(
     Raises:
         DataFormatError: names the file, the value and what to do.
     """
-    parsed = parse_content(content, units, path)
     symprec = choose_symprec(parsed.symprec, options, path)
 
     def make(primitive_matrix: Any) -> Phonopy:
@@ -202,7 +208,7 @@ def build_phonopy(
         set_force_constants(phonon, array, path)
     elif dataset is not None:
         phonon.dataset = dataset if order is None else reorder_dataset(dataset, order)  # type: ignore[assignment]
-    return phonon, parsed
+    return phonon
 
 
 def cells_with_charges(parsed: PhononContent) -> list[Any]:

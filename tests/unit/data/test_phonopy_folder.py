@@ -176,7 +176,7 @@ def test_bad_force_constants(phonon: Phonopy, folder: Path) -> None:
     with pytest.raises(DataFormatError, match=r"16 x 16 blocks of .* need 2816"):
         read_phonon(folder)
     write_FORCE_CONSTANTS(exact(phonon)[:8, :8], path)
-    with pytest.raises(DataFormatError, match=r"\(8, 8, 3, 3\); expected \(16, 16"):
+    with pytest.raises(DataFormatError, match=r"forces on 8 atoms, .* has 16"):
         read_phonon(folder)
     path.write_text("these are no numbers\n")
     with pytest.raises(DataFormatError, match="FORCE_CONSTANTS"):
