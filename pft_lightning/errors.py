@@ -44,3 +44,7 @@ class NotDifferentiableError(PFTError, RuntimeError):
 
 class RelaxationError(PFTError, RuntimeError):
     """A potential could not relax a structure: it exploded or did not converge."""
+
+
+class DivergenceError(PFTError, ArithmeticError):
+    """A loss, gradient or validation error of a training is NaN or infinite."""

@@ -85,6 +85,7 @@ def train(options: argparse.Namespace, n_processes: int) -> dict[str, float]:
             f"trainer.strategy={strategy}",
             f"trainer.max_steps={options.steps}",
             "+trainer.limit_val_batches=1",
+            "trust_config=true",
             "+callbacks.traffic._target_=traffic.Traffic",
             f"+callbacks.traffic.path={folder / 'traffic.json'}",
             f"hydra.run.dir={folder}",

@@ -3,7 +3,14 @@
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.last_checkpoint import LastCheckpoint
 from pft_lightning.callbacks.phonon_validation import PhononValidation
+from pft_lightning.callbacks.throughput import Throughput
 from pft_lightning.callbacks.weight_averaging import RampedEMA
 
 
-__all__ = ["HessianLoss", "LastCheckpoint", "PhononValidation", "RampedEMA"]
+__all__ = [
+    "HessianLoss",
+    "LastCheckpoint",
+    "PhononValidation",
+    "RampedEMA",
+    "Throughput",
+]

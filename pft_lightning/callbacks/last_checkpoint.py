@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pft_lightning.errors import ConfigError
 
@@ -71,7 +74,29 @@ class LastCheckpoint(Checkpoint):
             self._saved_step = 0
             self._save(trainer)
 
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Save when SIGTERM ends a training between two steps.
+
+        Where several processes train, not all of them may get here, and none could
+        save; in a validation the weights are the average.
+        """
+        if (
+            isinstance(exception, SIGTERMException)
+            and trainer.state.stage == RunningStage.TRAINING
+            and trainer.world_size == 1
+            and not trainer.is_last_batch
+        ):
+            self._save(trainer)
+
     def _save(self, trainer: lightning.Trainer) -> None:
+        weights = trainer.lightning_module.parameters()
+        if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+            return  # The checkpoint before is the last good one.
         if trainer.global_step != self._saved_step:
             self._saved_step = trainer.global_step
             trainer.save_checkpoint(self.path, weights_only=False)

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 import ase
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.errors import CheckpointError, PFTError
 from pft_lightning.testing import build_crystal_batch
+from pft_lightning.training.instantiation import instantiate
 
 
 QUANTITIES = ("energy", "forces", "stress", "hvp")
@@ -86,7 +85,11 @@ def validation_structures(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run has said them
         module = instantiate(
-            data, cutoff=model.cutoff, atomic_numbers=model.atomic_numbers
+            data,
+            where="data",
+            trust=config.trust_config,
+            cutoff=model.cutoff,
+            atomic_numbers=model.atomic_numbers,
         )
         module.prepare_data()
         module.setup("validate")
@@ -122,7 +125,7 @@ def choose_structures(
         return structures, None
     try:
         return {**validation_structures(config, model), **structures}, None
-    except (PFTError, InstantiationException, OSError) as error:
+    except (PFTError, OSError) as error:
         return structures, str(error)
 
 

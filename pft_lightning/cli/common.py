@@ -39,9 +39,8 @@ def report_errors(
 ) -> Callable[[DictConfig], Any]:
     """Print expected errors of a command as one message and exit with status 2.
 
-    Hydra instantiates objects inside its own exceptions, so the chain of causes is
-    searched. A full traceback appears with ``PFT_TRACEBACK=1``, and always for
-    errors that nobody foresaw.
+    A full traceback appears with ``PFT_TRACEBACK=1``, and always for errors that
+    nobody foresaw.
     """
 
     @functools.wraps(command)
@@ -49,19 +48,40 @@ def report_errors(
         try:
             command(config)
         except Exception as error:
-            cause = _expected_cause(error)
-            if cause is None or os.environ.get("PFT_TRACEBACK"):
+            cause = expected_cause(error)
+            if cause is None or shows_tracebacks():
                 raise
-            print(f"error: {cause}", file=sys.stderr)
+            print(f"error: {describe(cause)}", file=sys.stderr)
             sys.exit(2)
 
     return wrapped
 
 
-def _expected_cause(error: BaseException) -> BaseException | None:
+def shows_tracebacks() -> bool:
+    """Tell whether the user wants to see where an error was raised."""
+    return bool(os.environ.get("PFT_TRACEBACK"))
+
+
+def expected_cause(error: BaseException) -> BaseException | None:
+    """The error in a chain of causes whose message tells a user what to do.
+
+    The file system's are among them: full disks, folders without permission.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (PFTError, OmegaConfBaseException)):
             return cause
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause
         cause = cause.__cause__
     return None
+
+
+def describe(error: BaseException) -> str:
+    """What to print of an expected error."""
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key or 'configuration'}: {error.msg or error}"
+    if isinstance(error, PFTError) or not isinstance(error, OSError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror} (PFT_TRACEBACK=1 shows what was being done)"

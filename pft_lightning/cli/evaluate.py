@@ -5,25 +5,29 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-import hydra
 import torch
 from ase.calculators.calculator import BaseCalculator
 from hydra.core.config_store import ConfigStore
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from pft_lightning.backends.registry import BACKENDS, load_model
-from pft_lightning.cli.common import report_errors
+from pft_lightning.backends.registry import load_model
+from pft_lightning.cli.command import command
 from pft_lightning.cli.memory import keep_freed_memory
+from pft_lightning.cli.options import check_options
 from pft_lightning.cli.run_folder import RunFolder, collect_versions
+from pft_lightning.cli.schema import Evaluate
 from pft_lightning.cli.tables import print_evaluation
 from pft_lightning.data.readers import PhononReadOptions
-from pft_lightning.errors import ConfigError
+from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.evaluation.protocols import PROTOCOLS, Protocol
 from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
@@ -33,7 +37,7 @@ from pft_lightning.plots.report import write_report
 # Ranks finish at different times, and one material can take hours.
 _TIMEOUT = timedelta(days=30)
 
-_COMPARE_KEYS = ("model", "checkpoint", "calculator", "dtype", "head")
+_FACTORY = re.compile(r"\w+(\.\w+)*:\w+")
 
 # The protocols are defined once, in Python; Hydra gets them as a group.
 for _name, _protocol in PROTOCOLS.items():
@@ -63,17 +67,11 @@ def load_potentials(
     """Load the potentials of a configuration: the compared ones first, by label.
 
     Raises:
-        ConfigError: A label occurs twice, or an entry has unknown keys.
+        ConfigError: A label occurs twice, or an entry names no potential, or two.
         CheckpointError: A file cannot be read.
     """
     found: dict[str, Potential] = {}
     for label, entry in config.compare.items():
-        unknown = sorted(set(entry) - set(_COMPARE_KEYS))
-        if unknown:
-            raise ConfigError(
-                f"compare.{label}.{unknown[0]} is not known; expected some of "
-                f"{', '.join(_COMPARE_KEYS)}."
-            )
         found[str(label)] = _load(f"compare.{label}", dict(entry), device)
     if config.label in found:
         raise ConfigError(
@@ -81,13 +79,11 @@ def load_potentials(
         )
     main = {
         "model": config.model.backend,
-        "checkpoint": OmegaConf.select(config, "model.checkpoint"),
+        "checkpoint": config.model.checkpoint,
         "calculator": config.calculator,
         "dtype": config.model.dtype,
         "head": config.model.head,
     }
-    if OmegaConf.is_missing(config.model, "checkpoint"):
-        main["checkpoint"] = None
     found[config.label] = _load("model", main, device)
     return found
 
@@ -104,14 +100,9 @@ def _load(where: str, entry: dict[str, Any], device: str | torch.device) -> Pote
         return make_calculator(str(factory))
     backend = entry.get("model")
     # The default group of models leaves the backend to the file.
-    backend = None if backend == "auto" else backend
-    if backend is not None and backend not in BACKENDS:
-        raise ConfigError(
-            f"{where}: model={backend!r}; expected one of {', '.join(BACKENDS)}."
-        )
     return load_model(
         str(checkpoint),
-        backend=backend,
+        backend=None if backend == "auto" else backend,
         dtype=entry.get("dtype") or "float64",
         head=entry.get("head"),
         device=device,
@@ -128,12 +119,12 @@ def make_calculator(spec: str) -> BaseCalculator:
     Raises:
         ConfigError: It cannot be imported, or makes something else.
     """
-    module_name, separator, factory_name = spec.partition(":")
-    if not separator or not factory_name:
+    if not _FACTORY.fullmatch(spec):
         raise ConfigError(
             f"calculator={spec!r}; expected module:factory, e.g. "
             "my_models:make_calculator."
         )
+    module_name, _, factory_name = spec.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -143,7 +134,12 @@ def make_calculator(spec: str) -> BaseCalculator:
             f"calculator={spec!r} cannot be imported ({error}). Is the module in "
             "the working directory or installed?"
         ) from error
-    calculator = factory()
+    except Exception as error:
+        raise ConfigError(_failed(f"calculator={spec!r}: the module", error)) from error
+    try:
+        calculator = factory()
+    except Exception as error:
+        raise ConfigError(_failed(f"calculator={spec!r}: calling", error)) from error
     if not isinstance(calculator, BaseCalculator):
         raise ConfigError(
             f"calculator={spec!r} made a {type(calculator).__name__}; expected an "
@@ -152,17 +148,30 @@ def make_calculator(spec: str) -> BaseCalculator:
     return calculator
 
 
+def _failed(what: str, error: Exception) -> str:
+    return (
+        f"{what} fails with {type(error).__name__}: {error}. PFT_TRACEBACK=1 shows "
+        "where."
+    )
+
+
 def build_fabric(config: DictConfig) -> Fabric:
     """Start this process's share of the work, in Lightning's own way."""
     shared = config.devices != 1 or config.num_nodes != 1
     # gloo: the processes only exchange numbers, and never leave the CPU for it.
     strategy = DDPStrategy(process_group_backend="gloo", timeout=_TIMEOUT)
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        strategy=strategy if shared else "auto",
-    )
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=strategy if shared else "auto",
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"accelerator={config.accelerator}, devices={config.devices}: cannot be "
+            f"used here ({error})."
+        ) from error
     fabric.launch()
     return fabric
 
@@ -176,12 +185,26 @@ def evaluate(config: DictConfig) -> Evaluation:
     Raises:
         PFTError: Anything in the configuration or the data that cannot be used.
     """
+    config = check_options(config, Evaluate, not_needed=("model.checkpoint",))
+    if OmegaConf.is_missing(config.model, "checkpoint"):
+        config.model.checkpoint = None  # a calculator takes its place
+    fabric = build_fabric(config)
+    try:
+        return _evaluate(config, fabric)
+    except SystemExit:
+        # SIGTERM came to this process alone, and the others would wait for it.
+        for process in getattr(fabric.strategy.launcher, "procs", ()):
+            process.terminate()
+        raise
+
+
+def _evaluate(config: DictConfig, fabric: Fabric) -> Evaluation:
     values: Any = OmegaConf.to_container(config, resolve=True)
     protocol = Protocol(**values["protocol"])
     options = PhononReadOptions(**values["options"])
-    fabric = build_fabric(config)
     folder = RunFolder(config.paths.run)
     potentials = load_potentials(config, fabric.device)
+    _check_method(protocol, potentials)
     if fabric.is_global_zero:
         folder.write_start(config)
     evaluation = evaluate_phonons(
@@ -203,19 +226,47 @@ def evaluate(config: DictConfig) -> Evaluation:
     return evaluation
 
 
-@hydra.main(
-    version_base="1.3", config_path="pkg://pft_lightning.conf", config_name="evaluate"
+def _check_method(protocol: Protocol, potentials: Mapping[str, Potential]) -> None:
+    for label, potential in potentials.items():
+        analytic = protocol.method != "finite_displacement"
+        if analytic and isinstance(potential, BaseCalculator):
+            raise ConfigError(
+                f"{label}: protocol.method={protocol.method} needs second derivatives, "
+                "which an ASE calculator does not give; use "
+                "protocol.method=finite_displacement or protocol=mdr."
+            )
+
+
+def check_evaluation(summary: Mapping[str, Any]) -> None:
+    """Refuse an evaluation that says nothing of a potential.
+
+    Args:
+        summary: Content of ``metrics.json``.
+
+    Raises:
+        DataFormatError: No material could be read, or a potential failed on each.
+    """
+    counts = summary["counts"]
+    reasons = {f["model"]: f"{f['name']}: {f['error']}" for f in summary["failures"]}
+    if counts["unreadable"] == counts["materials"]:
+        raise DataFormatError(
+            f"none of {counts['materials']} materials could be read ({reasons[None]})."
+        )
+    for label, failed in counts["failed"].items():
+        if failed == counts["materials"]:
+            why = reasons.get(label, reasons.get(None))
+            raise DataFormatError(
+                f"{label} failed on every one of {failed} materials ({why}). "
+                "metrics.json has all reasons."
+            )
+
+
+@command(
+    "evaluate",
+    after_stop="what is finished lies in the folder of the evaluation; the same "
+    "command goes on from there.",
 )
-@report_errors
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-evaluate``."""
     keep_freed_memory()
-    try:
-        evaluate(config)
-    except KeyboardInterrupt:
-        print(
-            f"interrupted: what is finished lies in {config.paths.run}; the same "
-            "command goes on from there.",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+    check_evaluation(evaluate(config).summary)

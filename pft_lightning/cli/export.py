@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.registry import find_model_file, load_model
 from pft_lightning.cli.agreement import choose_structures, compare
-from pft_lightning.cli.common import report_errors
+from pft_lightning.cli.checks import check_trust
+from pft_lightning.cli.command import command
+from pft_lightning.cli.options import check_options
 from pft_lightning.cli.provenance import (
     card_path,
     describe_conversion,
@@ -27,8 +30,10 @@ from pft_lightning.cli.provenance import (
     to_json,
 )
 from pft_lightning.cli.run_folder import RunFolder, read_json
-from pft_lightning.cli.train import build_module
+from pft_lightning.cli.schema import Export, TrainedRun
+from pft_lightning.cli.train import build_trained_module
 from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.training.instantiation import check_data
 
 
 EMA, RAW = "ema", "raw"
@@ -68,6 +73,7 @@ def export(config: DictConfig) -> EnergyModel:
         ConfigError: The file cannot be of the kind that its name says, or the options
             do not fit together.
     """
+    config = check_options(config, Export)
     out = Path(config.out)
     if out.is_dir():
         raise ConfigError(f"out={out}: is a folder; expected the name of a file.")
@@ -89,10 +95,8 @@ def _from_run(config: DictConfig) -> _Potential:
         raise CheckpointError(
             f"{path}: no such checkpoint; expected checkpoint=best, last, or a file."
         )
-    if config.weights not in (None, EMA, RAW):
-        raise ConfigError(f"weights is {config.weights!r}; expected {EMA} or {RAW}.")
     run_config = folder.read_config()
-    built = run_config.copy()
+    built = _check_run(run_config, folder, config)
     if run_config.get("mace_config"):
         # Its frames and foundation model have made this network; they may be gone.
         base_model = read_json(folder.base_model)
@@ -107,7 +111,7 @@ def _from_run(config: DictConfig) -> _Potential:
             "weights=raw, or leave it out."
         )
     weights = config.weights or (EMA if is_averaged else RAW)
-    module = build_module(built)
+    module = build_trained_module(built)
     module.on_load_checkpoint(checkpoint)
     # Lightning puts the average where the weights are otherwise.
     use_other = is_averaged and weights == RAW
@@ -130,7 +134,36 @@ def _from_run(config: DictConfig) -> _Potential:
         step=int(checkpoint.get("global_step", 0)),
     )
     words = {EMA: "moving average", RAW: "weights without average"}
-    return _Potential(model, history, run_config, f"{words[weights]} of {path}")
+    return _Potential(model, history, built, f"{words[weights]} of {path}")
+
+
+def _check_run(
+    run_config: DictConfig, folder: RunFolder, config: DictConfig
+) -> DictConfig:
+    """The configuration of a run, which may be another's, to build its potential.
+
+    It is data, and no more: what is trusted is said by the command.
+
+    Raises:
+        CheckpointError: It is damaged, or refers to something outside of it.
+    """
+    built = run_config.copy()
+    with open_dict(built):
+        built.trust_config = config.trust_config
+        if OmegaConf.is_dict(built.get("model")):
+            built.model.trust = config.model.get("trust", False)
+    try:
+        # What pft-train writes is resolved; ${oc.env:...} would hand on a secret.
+        check_data(OmegaConf.to_container(built), "config")
+        needed = [name for name in TrainedRun.model_fields if name in built]
+        part = OmegaConf.masked_copy(built, needed)
+        check_options(part, TrainedRun, trust=config.trust_config)
+    except (ConfigError, OmegaConfBaseException) as error:
+        raise CheckpointError(
+            f"{folder.path}: config.yaml is not that of a run that can be exported: "
+            f"{error}"
+        ) from error
+    return built
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
@@ -215,10 +248,8 @@ def _report(out: Path, provenance: dict[str, Any]) -> None:
     )
 
 
-@hydra.main(
-    version_base="1.3", config_path="pkg://pft_lightning.conf", config_name="export"
-)
-@report_errors
+@command("export", after_stop="nothing was written; give the command again.")
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-export``."""
+    check_trust(config, HydraConfig.get().overrides.task)
     export(config)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.adaptation.pseudolabel import pseudolabel
@@ -14,8 +13,10 @@ from pft_lightning.adaptation.rattle import RattleOptions, rattle
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.backends.registry import load_model
-from pft_lightning.cli.common import report_errors
+from pft_lightning.cli.command import command
 from pft_lightning.cli.distill import distill
+from pft_lightning.cli.options import check_options
+from pft_lightning.cli.schema import Prepare
 from pft_lightning.cli.structures import (
     XYZ_SUFFIXES,
     read_structures,
@@ -33,18 +34,27 @@ def prepare(config: DictConfig) -> PrepareReport | None:
         The report of ``task=store``.
 
     Raises:
-        ConfigError: Unknown task.
+        ConfigError: Unknown task, or an option of another type or range.
         DataFormatError: No source was found, or none could be read.
     """
+    config = _check(config)
     tasks: dict[str, Callable[[DictConfig], PrepareReport | None]] = {
         "store": prepare_store,
         "rattle": prepare_rattled,
         "pseudolabel": prepare_pseudolabels,
         "distill": prepare_teacher_phonons,
     }
-    if config.task not in tasks:
-        raise ConfigError(f"task is {config.task!r}; expected {', '.join(tasks)}.")
     return tasks[config.task](config)
+
+
+def _check(config: DictConfig) -> DictConfig:
+    not_needed = () if config.task == "store" else ("phonons",)
+    config = check_options(config, Prepare, not_needed=not_needed)
+    out = Path(config.out)
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ConfigError(f"out={out}: {above} is a file; expected a folder.")
+    return config
 
 
 def prepare_store(config: DictConfig) -> PrepareReport:
@@ -130,10 +140,11 @@ def _structures(config: DictConfig) -> Any:
     return spec if isinstance(spec, str) else OmegaConf.to_container(spec)
 
 
-@hydra.main(
-    version_base="1.3", config_path="pkg://pft_lightning.conf", config_name="prepare"
+@command(
+    "prepare",
+    after_stop="the same command goes on where this one has finished a part, and "
+    "begins again otherwise.",
 )
-@report_errors
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-prepare``."""
     prepare(config)

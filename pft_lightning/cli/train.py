@@ -7,11 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import hydra
 import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -20,7 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from pft_lightning.backends.registry import import_backend, load_model
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.wandb_dashboard import log_before_after
-from pft_lightning.cli.common import report_errors
+from pft_lightning.cli.checks import (
+    check_finite,
+    check_monitors,
+    check_train,
+    check_trust,
+)
+from pft_lightning.cli.command import Terminated, command
 from pft_lightning.cli.memory import keep_freed_memory
 from pft_lightning.cli.run_folder import (
     RunFolder,
@@ -30,8 +34,8 @@ from pft_lightning.cli.run_folder import (
 )
 from pft_lightning.cli.tables import print_before_after, print_trainable
 from pft_lightning.data.datamodule import PhononDataModule
-from pft_lightning.errors import ConfigError
 from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
+from pft_lightning.training.instantiation import instantiate
 from pft_lightning.training.module import MONITOR, PhononFineTuning
 
 
@@ -46,17 +50,30 @@ _NEED_LOGGER = ("learning_rate", "throughput", "device_stats")
 
 
 def build_module(config: DictConfig) -> PhononFineTuning:
-    """Load the potential and wrap it."""
-    dtypes = {"float32": torch.float32, "float64": torch.float64}
-    if config.model.dtype not in dtypes:
-        raise ConfigError(
-            f"model.dtype is {config.model.dtype!r}; expected one of "
-            f"{', '.join(dtypes)}."
-        )
+    """Load the potential and wrap it, ready to be trained."""
+    trust = config.trust_config
+    return _wrap(
+        config,
+        adaptation=instantiate(config.adaptation, where="adaptation", trust=trust),
+        optimizer=instantiate(config.optimizer, where="optimizer", trust=trust),
+        scheduler=instantiate(config.scheduler, where="scheduler", trust=trust),
+    )
+
+
+def build_trained_module(config: DictConfig) -> PhononFineTuning:
+    """The same without what is needed to train, for the checkpoint of a run."""
+    trust = config.trust_config
+    return _wrap(
+        config,
+        adaptation=instantiate(config.adaptation, where="adaptation", trust=trust),
+    )
+
+
+def _wrap(config: DictConfig, **parts: Any) -> PhononFineTuning:
     model = load_model(
         config.model.checkpoint,
         backend=config.model.backend,
-        dtype=dtypes[config.model.dtype],
+        dtype=config.model.dtype,
         head=config.model.head,
     )
     loss = config.loss
@@ -64,23 +81,21 @@ def build_module(config: DictConfig) -> PhononFineTuning:
     kinds = {name: kind for name, kind in loss.kind.items() if name != "hvp"}
     return PhononFineTuning(
         model,
-        adaptation=instantiate(config.adaptation),
         phonon_weights=phonon,
         upstream_weights=dict(loss.upstream or {}),  # none beside mace_config
         kinds=kinds,
         reduction=loss.reduction,
         huber_delta=loss.huber_delta,
-        optimizer=instantiate(config.optimizer),
-        scheduler=instantiate(config.scheduler),
         engine=config.engine,
         validation_seed=config.seed,
+        **parts,
     )
 
 
 def build_callbacks(config: DictConfig) -> list[Callback]:
     """Instantiate the callbacks of the configuration and the Hessian loss."""
     chosen = [
-        instantiate(callback)
+        instantiate(callback, where=f"callbacks.{name}", trust=config.trust_config)
         for name, callback in config.callbacks.items()
         if callback and (config.logger or name not in _NEED_LOGGER)
     ]
@@ -88,7 +103,7 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
         return chosen
     loss = config.loss
     hessian_loss = HessianLoss(
-        instantiate(config.probe),
+        instantiate(config.probe, where="probe", trust=config.trust_config),
         weight=loss.phonon.hvp,
         kind=loss.kind.hvp,
         huber_delta=loss.huber_delta,
@@ -105,8 +120,11 @@ def build_trainer(config: DictConfig) -> lightning.Trainer:
     folder = RunFolder(config.paths.run)
     # A resumed run must neither delete the log of its first part nor start another.
     kept = folder.continued_log(config.logger) if config.resume else {}
+    trust = config.trust_config
     logger: Logger | bool = (
-        instantiate(config.logger, **kept) if config.logger else False
+        instantiate(config.logger, where="logger", trust=trust, **kept)
+        if config.logger
+        else False
     )
     max_epochs = config.trainer.max_epochs
     if max_epochs is None:
@@ -114,6 +132,8 @@ def build_trainer(config: DictConfig) -> lightning.Trainer:
         max_epochs = -1 if config.trainer.max_steps > 0 else PAPER_EPOCHS
     trainer: lightning.Trainer = instantiate(
         config.trainer,
+        where="trainer",
+        trust=trust,
         callbacks=build_callbacks(config),
         logger=logger,
         plugins=[AtomicCheckpointIO()],
@@ -130,7 +150,14 @@ def validate(
 ) -> dict[str, float]:
     """Metrics of the module's present weights on the validation sets."""
     trainer.validate(module, datamodule, verbose=False)
+    _heed_sigterm(trainer)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _heed_sigterm(trainer: lightning.Trainer) -> None:
+    # Lightning leaves the last batch of its loops without looking.
+    if trainer.received_sigterm:
+        raise Terminated
 
 
 def _is_better(
@@ -139,11 +166,36 @@ def _is_better(
     """Compare as the callback does that chose the best checkpoint; NaN is worst."""
     best = config.callbacks.get("best") or {}
     monitor = best.get("monitor", MONITOR)
+    if monitor not in one:  # known of training steps only
+        return False
     if math.isnan(one[monitor]) or math.isnan(other[monitor]):
         return math.isnan(other[monitor]) and not math.isnan(one[monitor])
     if best.get("mode", "min") == "max":
         return one[monitor] > other[monitor]
     return one[monitor] < other[monitor]
+
+
+def _choose_weights(
+    config: DictConfig,
+    folder: RunFolder,
+    trainer: lightning.Trainer,
+    module: PhononFineTuning,
+    datamodule: lightning.LightningDataModule,
+) -> dict[str, float]:
+    """Keep the last weights or load the best ones, and give their metrics."""
+    after = validate(trainer, module, datamodule)
+    if config.export == "last" or not folder.best_checkpoint.exists():
+        return after
+    # The last weights may not have been validated before: compare, not assume.
+    last = copy.deepcopy(module.state_dict())
+    best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
+    module.on_load_checkpoint(best)
+    module.load_state_dict(best["state_dict"])
+    after_best = validate(trainer, module, datamodule)
+    if not _is_better(config, after, after_best):
+        return after_best
+    module.load_state_dict(last)
+    return after
 
 
 def _prepare_mace(
@@ -177,9 +229,8 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         PFTError: Anything in the configuration or the data that cannot be used.
     """
+    config = check_train(config)
     folder = RunFolder(config.paths.run)
-    if config.export not in ("best", "last"):
-        raise ConfigError(f"export is {config.export!r}; expected best or last.")
     mace = None
     if config.get("mace_config"):
         mace = _prepare_mace(config, overrides, folder)
@@ -197,10 +248,14 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         module = build_module(config)
         datamodule = instantiate(
             config.data,
+            where="data",
+            trust=config.trust_config,
             cutoff=module.model.cutoff,
             atomic_numbers=module.model.atomic_numbers,
         )
     if trainer.is_global_zero:
+        if config.resume and folder.base_model.exists():
+            folder.check_base_model(config)
         folder.write_start(config)
         write_json(folder.trainable, module.trainable.parameters)
         print_trainable(module.trainable, folder.trainable)
@@ -218,27 +273,19 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         before = read_json(folder.before)
     else:
         before = validate(trainer, module, datamodule)
+        check_finite(before, "the weights that training starts from")
         if trainer.is_global_zero:
             write_json(folder.before, before)
+    check_monitors(config.callbacks, before)
     trainer.fit(
         module,
         datamodule,
         ckpt_path=None if checkpoint is None else str(checkpoint),
         weights_only=True,
     )
-    after = validate(trainer, module, datamodule)
-    if config.export == "best" and folder.best_checkpoint.exists():
-        # The last weights may not have been validated before: compare, not assume.
-        last = copy.deepcopy(module.state_dict())
-        best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
-        module.on_load_checkpoint(best)
-        module.load_state_dict(best["state_dict"])
-        after_best = validate(trainer, module, datamodule)
-        if not _is_better(config, after, after_best):
-            after = after_best
-        else:
-            module.load_state_dict(last)
-
+    _heed_sigterm(trainer)
+    after = _choose_weights(config, folder, trainer, module, datamodule)
+    check_finite(after, "the trained weights")
     metrics = {
         name: {"before": before.get(name), "after": value}
         for name, value in after.items()
@@ -265,11 +312,13 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return summary
 
 
-@hydra.main(
-    version_base="1.3", config_path="pkg://pft_lightning.conf", config_name="train"
+@command(
+    "train",
+    after_stop="the same command with resume=true goes on from the last checkpoint.",
 )
-@report_errors
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-train``."""
+    overrides = HydraConfig.get().overrides.task
+    check_trust(config, overrides)
     keep_freed_memory()
-    train(config, HydraConfig.get().overrides.task)
+    train(config, overrides)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -20,6 +19,7 @@ from pft_lightning.integrations.mace_callbacks import MACEAverage
 from pft_lightning.integrations.mace_data import MACEDataModule
 from pft_lightning.integrations.mace_module import UPSTREAM_LOSS, MACEFineTuning
 from pft_lightning.integrations.mace_prepare import Prepared, prepare
+from pft_lightning.training.instantiation import instantiate
 
 
 # Values of pft-train -> the option of MACE that they replace.
@@ -67,6 +67,7 @@ _OWN = (
     "adaptation",
     "engine",
     "resume",
+    "trust_config",
     "export",
     "paths",
     "hydra",
@@ -151,7 +152,9 @@ class MACERun:
         return MACEFineTuning(
             MACEModel(rebuilt, config.model.head),
             self._prepared,
-            adaptation=instantiate(config.adaptation),
+            adaptation=instantiate(
+                config.adaptation, where="adaptation", trust=config.trust_config
+            ),
             phonon_weights={k: w for k, w in loss.phonon.items() if k != "hvp"},
             kinds={k: kind for k, kind in loss.kind.items() if k != "hvp"},
             reduction=loss.reduction,
@@ -166,7 +169,9 @@ class MACERun:
         return MACEDataModule(
             self._prepared,
             train_phonons=_trains_phonons(self.config),
-            phonons=instantiate(data.phonons),
+            phonons=instantiate(
+                data.phonons, where="data.phonons", trust=self.config.trust_config
+            ),
             cutoff=model.cutoff,
             atomic_numbers=model.atomic_numbers,
             mode=data.mode,

@@ -133,6 +133,7 @@ class MACEFineTuning(PhononFineTuning):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Before the first batch of an epoch, do what MACE does between epochs."""
+        super().on_train_batch_start(batch, batch_idx)
         assert self._schedule is not None
         epoch = self.trainer.global_step // int(self.trainer.num_training_batches)
         if self._schedule.start_epoch(epoch):

@@ -28,6 +28,7 @@ from pft_lightning.losses import (
     global_counts,
 )
 from pft_lightning.losses.terms import Reduction
+from pft_lightning.training.divergence import check_gradients, check_loss
 from pft_lightning.training.optimizers import decay_groups
 from pft_lightning.training.splitting import LocalStep, Work, run_step
 from pft_lightning.training.validation import (
@@ -160,6 +161,7 @@ class PhononFineTuning(lightning.LightningModule):
         # Weights that were just drawn can judge no data.
         judges = not isinstance(self.adaptation, Scratch)
         self._unjudged = {"training", "validation"} if judges else set()
+        self._batch: Mapping[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Fail before the first step where derivatives cannot be taken."""
@@ -283,6 +285,26 @@ class PhononFineTuning(lightning.LightningModule):
         self.log("train/penalty", penalty.detach(), batch_size=size)
         return step.loss + penalty
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Remember the structures, for the message of a divergence."""
+        self._batch = batch
+
+    def on_before_backward(self, loss: torch.Tensor) -> None:
+        """Stop at the first loss that is NaN or infinite.
+
+        Raises:
+            DivergenceError: On all processes.
+        """
+        check_loss(self, loss, self._batch)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before the weights follow a gradient that is NaN or infinite.
+
+        Raises:
+            DivergenceError: On all processes.
+        """
+        check_gradients(self, self._batch)
+
     def on_train_epoch_end(self) -> None:
         """Log how often batches were split, summed over all processes."""
         local = torch.tensor(float(self._splits), device=self.device)
@@ -336,7 +358,10 @@ class PhononFineTuning(lightning.LightningModule):
         )
         if not groups:
             raise ConfigError("The model has no trainable parameter.")
-        optimizer = self._optimizer(groups)
+        try:
+            optimizer = self._optimizer(groups)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"optimizer: cannot be made ({error}).") from error
         for group in optimizer.param_groups:
             if (product := group.get("weight_decay", 0) * group["lr"]) >= 1:
                 raise ConfigError(
@@ -346,7 +371,10 @@ class PhononFineTuning(lightning.LightningModule):
                 )
         if self._scheduler is None:
             return optimizer
-        scheduler = self._scheduler(optimizer)
+        try:
+            scheduler = self._scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"scheduler: cannot be made ({error}).") from error
         if getattr(scheduler, "T_max", 1) < 1:
             raise ConfigError(
                 f"scheduler.T_max is {scheduler.T_max}; a cosine needs to know its "

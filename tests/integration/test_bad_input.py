@@ -129,8 +129,8 @@ def test_a_trainer_left_in_inference_mode_is_refused_before_the_first_step(world
     ("overrides", "message"),
     [
         (["data.mode=random"], "random"),
-        (["data.phonons.batch_size=0"], "structures is 0"),
-        (["probe.n_probes=0"], "n_probes is 0"),
+        (["data.phonons.batch_size=0"], r"batch_size=0; .*at least 1"),
+        (["probe.n_probes=0"], r"n_probes=0; .*from 1"),
         (["loss.reduction=sum"], "sum"),
         (["loss.hvp_schedule=linear"], "warmup_steps"),
         (["export=newest"], "newest"),
@@ -143,11 +143,5 @@ def test_a_trainer_left_in_inference_mode_is_refused_before_the_first_step(world
     ],
 )
 def test_an_option_that_makes_no_sense_is_named(compose, tmp_path, overrides, message):
-    with pytest.raises(Exception, match=message) as caught:
+    with pytest.raises(ConfigError, match=message):
         train(compose(tmp_path, *overrides))
-    causes = []
-    cause: BaseException | None = caught.value
-    while cause is not None:
-        causes.append(cause)
-        cause = cause.__cause__
-    assert any(isinstance(cause, ConfigError) for cause in causes)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from commands import Command, run_command
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
@@ -200,7 +201,17 @@ def test_a_calculator_of_the_users_own_stands_beside_a_model(start, tmp_path):
         (["label=base"], "label='base'"),
         (["compare.b.calculator=no_such_module:make"], "no_such_module"),
         (["compare.b.calculator=json"], "module:factory"),
-        (["compare.b.model=abc", "compare.b.checkpoint=x"], "model='abc'"),
+        (["compare.b.model=abc", "compare.b.checkpoint=x"], "compare.b.model=abc"),
+        (["compare.b.calculator=json:no_such"], "no_such"),
+        (["compare.b.calculator=::"], "module:factory"),
+        (["compare.b.calculator=json:loads"], "fails with TypeError"),
+        (["compare.b.calculator=ase.calculators.emt:EMT"], "finite_displacement"),
+        (["compare.b=1"], "compare.b=1; expected a block"),
+        pytest.param(
+            ["accelerator=gpu"],
+            "accelerator=gpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),
+        ),
     ],
 )
 def test_what_makes_no_sense_is_named(world, tmp_path, overrides, message):

@@ -253,7 +253,7 @@ def test_what_does_not_belong_to_the_run_is_refused(run, tmp_path, kind, message
         (["run={run}", "model.checkpoint=x", "out={out}"], ConfigError, "give either"),
         (["run={run}", "out={out}.onnx"], ConfigError, "end in .pt"),
         (["run={run}", "out={run}"], ConfigError, "is a folder"),
-        (["run={run}", "out={out}", "weights=swa"], ConfigError, "expected ema or raw"),
+        (["run={run}", "out={out}", "weights=swa"], ConfigError, "one of ema, raw"),
         (["run={run}", "out={out}", "checkpoint=x"], CheckpointError, "expected check"),
         (["run={run}/checkpoints", "out={out}"], CheckpointError, "holds no run"),
         (["model.checkpoint={run}/no", "out={out}"], CheckpointError, "no such file"),

@@ -174,6 +174,7 @@ def test_a_run_killed_in_a_validation_ends_with_the_same_bits(pft_train, tmp_pat
     )
     finish(pft_train(tmp_path / "whole", *schedule))
     killer = (
+        "trust_config=true",
         "+callbacks.killer._target_=pft_test_plugins.KillInValidation",
         "+callbacks.killer.step=16",
     )

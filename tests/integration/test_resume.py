@@ -60,6 +60,7 @@ def test_a_run_killed_in_a_validation_makes_up_for_it(pft_train, tmp_path, stop)
         )
     finish(pft_train(tmp_path / "whole", *schedule))
     killer = (
+        "trust_config=true",
         "+callbacks.killer._target_=pft_test_plugins.KillInValidation",
         "+callbacks.killer.step=20",
     )

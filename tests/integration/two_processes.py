@@ -10,8 +10,9 @@ import torch
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 
 
-def capture(path: Path) -> tuple[str, str]:
+def capture(path: Path) -> tuple[str, str, str]:
     return (
+        "trust_config=true",
         "+callbacks.capture._target_=pft_test_plugins.CaptureGradients",
         f"+callbacks.capture.path={path}",
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,10 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import pft_lightning.conf
 from pft_lightning.cli import common  # noqa: F401  (registers the resolvers)
 
 
-CONF = Path(next(iter(pft_lightning.conf.__path__)))
+CONF = Path(str(files("pft_lightning.conf")))
 REQUIRED = ["model.checkpoint=x", "data.phonons.train=y", "paths.run=z"]
 GROUPS = {
     group.name: sorted(f.stem for f in group.glob("*.yaml"))

@@ -213,7 +213,7 @@ def test_frames_that_make_no_batch_are_refused(write_options, world, tmp_path):
 
 def test_the_command_reports_one_message_and_no_traceback(write_options, tmp_path):
     # What Hydra saw on the command line must reach MACE's parser.
-    arguments = (f"mace_config={write_options()}", "optimizer.lr=fast")
+    arguments = (f"mace_config={write_options()}", "+mace.lr=fast")
     result = run_command(
         "pft-train",
         *arguments,

@@ -1,0 +1,102 @@
+"""What ``pft-train`` refuses before it trains, and after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning import keys
+from pft_lightning.cli.options import check_options
+from pft_lightning.cli.schema import Train
+from pft_lightning.errors import ConfigError, DivergenceError
+from pft_lightning.training.module import METRICS
+
+
+_TERMS = ("loss", "energy", "forces", "stress", "hvp")
+
+
+def check_trust(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Let only the command line say that a configuration is trusted.
+
+    Raises:
+        ConfigError: A file says so.
+    """
+    given = {text.lstrip("+").partition("=")[0] for text in overrides}
+    if config.trust_config and "trust_config" not in given:
+        raise ConfigError(
+            "trust_config=true: a file cannot vouch for itself; give it on the command "
+            "line."
+        )
+
+
+def check_train(config: DictConfig) -> DictConfig:
+    """Check the options of ``pft-train``, see ``check_options``.
+
+    Raises:
+        ConfigError: One of them, or a combination, cannot be.
+    """
+    beside_mace = bool(config.mace_config)
+    config = check_options(
+        config,
+        Train,
+        not_needed=("model.checkpoint", "data.phonons.train") if beside_mace else (),
+        trust=config.trust_config,
+    )
+    if not beside_mace and OmegaConf.select(config, "data.phonons.train") is None:
+        raise ConfigError(
+            "data.phonons.train=null; expected a path, or a list. Only mace_config "
+            "trains without phonons."
+        )
+    cache = OmegaConf.select(config, "data.cache_dir")
+    if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
+        raise ConfigError(f"data.cache_dir={cache}: is a file; expected a folder.")
+    return config
+
+
+def check_monitors(callbacks: DictConfig, known: Collection[str]) -> None:
+    """Refuse callbacks that watch what is never logged; Lightning does so late.
+
+    Args:
+        callbacks: of the configuration.
+        known: metrics of a validation that was done.
+
+    Raises:
+        ConfigError: names the metric and those that there are.
+    """
+    sources = (keys.PHONON, keys.UPSTREAM, f"{keys.PHONON}_{keys.UPSTREAM}")
+    steps = [f"train/{source}_{term}" for source in sources for term in _TERMS]
+    accepted = [*known, *steps, "train/penalty", "train/memory_splits"]
+    for name, callback in callbacks.items():
+        monitor = (callback or {}).get("monitor")
+        if monitor is not None and monitor not in accepted:
+            raise ConfigError(
+                f"callbacks.{name!s}.monitor={monitor}; nothing of this name is "
+                f"logged. Expected one of {', '.join(known)}, or a loss, e.g. "
+                f"{steps[0]}."
+            )
+
+
+def check_finite(metrics: Mapping[str, float | None], whose: str) -> None:
+    """Refuse weights whose validation errors are NaN or infinite.
+
+    Args:
+        metrics: of a validation.
+        whose: weights they are of, for the message.
+
+    Raises:
+        DivergenceError: names the errors.
+    """
+    wrong = [
+        f"{name} is {value}"
+        for name in METRICS
+        if (value := metrics.get(name)) is not None and not math.isfinite(value)
+    ]
+    if wrong:
+        raise DivergenceError(
+            f"validation of {whose}: {', '.join(wrong)}. No model is written; the "
+            "last checkpoint is kept. Look at the reference values, or lower "
+            "optimizer.lr."
+        )
