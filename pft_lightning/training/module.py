@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -29,7 +29,13 @@ from pft_lightning.losses import (
 )
 from pft_lightning.losses.terms import Reduction
 from pft_lightning.training.divergence import check_gradients, check_loss
-from pft_lightning.training.optimizers import decay_groups
+from pft_lightning.training.optimizers import (
+    OptimizerFactory,
+    SchedulerFactory,
+    decay_groups,
+    make_optimizer,
+    make_scheduler,
+)
 from pft_lightning.training.splitting import LocalStep, Work, run_step
 from pft_lightning.training.validation import (
     efs_errors,
@@ -38,9 +44,6 @@ from pft_lightning.training.validation import (
 )
 from pft_lightning.types import Engine
 
-
-OptimizerFactory = Callable[..., torch.optim.Optimizer]
-SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 
 # The metric that checkpoints and early stopping watch.
 MONITOR = "phonon/hvp_mae"
@@ -358,28 +361,10 @@ class PhononFineTuning(lightning.LightningModule):
         )
         if not groups:
             raise ConfigError("The model has no trainable parameter.")
-        try:
-            optimizer = self._optimizer(groups)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"optimizer: cannot be made ({error}).") from error
-        for group in optimizer.param_groups:
-            if (product := group.get("weight_decay", 0) * group["lr"]) >= 1:
-                raise ConfigError(
-                    f"Learning rate times decay is {product:g}: every step would take "
-                    "away more than there is. Lower optimizer.lr or the decay until "
-                    "their product is well below 1."
-                )
+        optimizer = make_optimizer(self._optimizer, groups)
         if self._scheduler is None:
             return optimizer
-        try:
-            scheduler = self._scheduler(optimizer)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"scheduler: cannot be made ({error}).") from error
-        if getattr(scheduler, "T_max", 1) < 1:
-            raise ConfigError(
-                f"scheduler.T_max is {scheduler.T_max}; a cosine needs to know its "
-                "length. Set trainer.max_steps or scheduler.T_max."
-            )
+        scheduler = make_scheduler(self._scheduler, optimizer)
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             # A plateau is one of the validation error: one look per validation.

@@ -1,12 +1,18 @@
-"""Parameter groups: which weights decay."""
+"""Parameter groups, which say what decays; optimisers and schedules of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+
+from pft_lightning.errors import ConfigError
+
+
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 
 
 def decay_groups(
@@ -46,3 +52,43 @@ def decay_groups(
         {"params": undecayed, "name": "no_decay", "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def make_optimizer(
+    factory: OptimizerFactory, groups: list[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    """Make an optimizer, and check that its steps leave something of the weights.
+
+    Raises:
+        ConfigError: It does not take its arguments, or decays too fast.
+    """
+    try:
+        optimizer = factory(groups)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer: cannot be made ({error}).") from error
+    for group in optimizer.param_groups:
+        if (product := group.get("weight_decay", 0) * group["lr"]) >= 1:
+            raise ConfigError(
+                f"Learning rate times decay is {product:g}: every step would take "
+                "away more than there is. Lower optimizer.lr or the decay until "
+                "their product is well below 1."
+            )
+    return optimizer
+
+
+def make_scheduler(factory: SchedulerFactory, optimizer: torch.optim.Optimizer) -> Any:
+    """Make a schedule of the learning rate.
+
+    Raises:
+        ConfigError: It does not take its arguments, or a cosine has no length.
+    """
+    try:
+        scheduler = factory(optimizer)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"scheduler: cannot be made ({error}).") from error
+    if getattr(scheduler, "T_max", 1) < 1:
+        raise ConfigError(
+            f"scheduler.T_max is {scheduler.T_max}; a cosine needs to know its "
+            "length. Set trainer.max_steps or scheduler.T_max."
+        )
+    return scheduler
