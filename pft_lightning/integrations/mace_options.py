@@ -232,7 +232,8 @@ GROUPS: tuple[Group, ...] = (
     ),
     _group(
         "refused",
-        "networks with charge or spin as input: phonon data do not have them",
+        "networks with charge or spin as input, a `foundation_model` among them: "
+        "phonon data do not have them",
         "embedding_specs",
         (None,),
     ),

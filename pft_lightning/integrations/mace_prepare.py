@@ -83,7 +83,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
         folder: for the log and the files that MACE writes.
 
     Raises:
-        ConfigError: MACE refuses.
+        ConfigError: MACE refuses, or the network needs more than the structure.
     """
     given, arguments = arguments, _redirected(arguments, folder)
     taken: dict[str, Any] = {}
@@ -114,9 +114,15 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
             said = f"{type(error).__name__}: {error}".removesuffix(": ")
             reason = "; ".join([*complaints.messages, said])
             raise ConfigError(
-                f"mace_run_train cannot prepare this training: {reason}. Its log is "
-                f"in {folder}."
+                f"mace_run_train cannot prepare this training: {reason.rstrip('.')}."
+                f"{_hint(reason)} Its log is in {folder}."
             ) from error
+    if specs := getattr(taken["model"], "embedding_specs", None):
+        raise ConfigError(
+            f"foundation_model={arguments.foundation_model}: the network takes "
+            f"{', '.join(specs)} as input beside the structure (embedding_specs), "
+            "which phonon data do not have. Start from a model without them."
+        )
     for name in (*_FOLDERS, "downloads_dir", *_OURS):
         setattr(arguments, name, getattr(given, name))
     return Prepared(
@@ -128,6 +134,17 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
         outputs={k: taken["output_args"][k] for k in ("forces", "virials", "stress")},
         keeps_energies=not _has_energies(taken["model"], taken["atomic_energies"]),
     )
+
+
+def _hint(reason: str) -> str:
+    """What a complaint of MACE does not say."""
+    if "E0s" in reason or "tomic energies" in reason:
+        return (
+            " E0s is average, foundation, estimated, a .json file, or a dictionary "
+            "of energies (eV) by atomic number; or the frames hold isolated atoms "
+            "(config_type=IsolatedAtom)."
+        )
+    return ""
 
 
 def _has_energies(network: Any, atomic_energies: np.ndarray) -> bool:

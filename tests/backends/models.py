@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -49,12 +51,13 @@ def build_mace(
     variant: str,
     dtype: torch.dtype = torch.float64,
     atomic_numbers: tuple[int, ...] = (11, 14, 17),
+    **changes: Any,
 ) -> torch.nn.Module:
     """A network as ``mace_run_train`` would build it; by default for Na, Si and Cl."""
     from mace import modules  # first: importing e3nn 0.4.4 alone fails
     from e3nn import o3  # isort: skip
 
-    options = {**BASE, **VARIANTS[variant]}
+    options = {**BASE, **VARIANTS[variant], **changes}
     kind = options.pop("class", "ScaleShiftMACE")
     for key in ("hidden_irreps", "edge_irreps"):
         if key in options:

@@ -184,6 +184,24 @@ def test_options_that_mace_ignores_beside_a_foundation_model_are_named(
     )
 
 
+def test_a_foundation_model_that_needs_charges_is_refused(write_options, tmp_path):
+    from models import build_mace
+
+    from pft_lightning.integrations.mace_prepare import prepare
+
+    charge = {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4}
+    network = build_mace(
+        "scale_shift",
+        atomic_numbers=tuple(sorted(E0S)),
+        embedding_specs={"total_charge": charge},
+    )
+    path = tmp_path / "charged.model"
+    torch.save(network, path)
+    arguments, _ = read(write_options(foundation_model=str(path)))
+    with pytest.raises(ConfigError, match=r"charged.model: .*takes total_charge as in"):
+        prepare(arguments, tmp_path / "mace")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -196,6 +214,7 @@ def test_options_that_mace_ignores_beside_a_foundation_model_are_named(
         (["data.upstream_per_phonon=0"], r"upstream_per_phonon is 0"),
         (["data.upstream.batch_size=14"], r"Batch size \(14\) is larger than .*\(13\)"),
         (["mace_config=gone.yaml"], r"gone.yaml: cannot be read"),
+        (["+mace.E0s=isolated"], r"E0s is average, .*config_type=IsolatedAtom"),
     ],
 )
 def test_an_override_without_a_place_is_refused(
