@@ -24,13 +24,14 @@ from pathlib import Path
 import ase
 import ase.io
 import numpy as np
-import phonopy
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 from hydra import compose, initialize_config_module
+from phonopy import Phonopy
 
 import pft_lightning as pft
 from pft_lightning.cli.train import train as run_training
+from pft_lightning.data.readers.phonopy import read_phonopy
 
 
 METHODS: dict[str, tuple[str, ...]] = {
@@ -49,7 +50,7 @@ SIZES = (2, 4, 8, 16)
 
 
 def displaced_frames(
-    phonon: phonopy.Phonopy, head: str | None, n: int | None = None
+    phonon: Phonopy, head: str | None, n: int | None = None
 ) -> list[ase.Atoms]:
     """The first n displaced supercells with their forces, and energies if known."""
     frames = []
@@ -70,7 +71,7 @@ def displaced_frames(
 def write_material(source: Path, folder: Path, n: int, replay: Path | None) -> dict:
     """Training data of n structures, for one head and for two."""
     folder.mkdir(parents=True, exist_ok=True)
-    phonon = phonopy.load(source, produce_fc=False, is_nac=False, log_level=0)
+    phonon = read_phonopy(source)
     whole = dict(phonon.dataset)
     if len(whole["displacements"]) < n:
         raise SystemExit(f"{source}: {len(whole['displacements'])} frames, not {n}")
@@ -97,7 +98,7 @@ def write_many(sources: Path, upstream: Path, folder: Path) -> dict:
     for path, head in ((files["frames"], None), (files["two_heads"], "phonon")):
         new: list[ase.Atoms] = []
         for source in sorted(sources.glob("*.yaml*")):
-            phonon = phonopy.load(source, produce_fc=False, is_nac=False, log_level=0)
+            phonon = read_phonopy(source)
             new += displaced_frames(phonon, head)
         ase.io.write(path, [*new, *old], format="extxyz")
     return files
@@ -107,7 +108,8 @@ def frequency_mae(model: pft.EnergyModel, sources: list[Path]) -> float:
     """Mean absolute error of the frequencies on a 4 x 4 x 4 mesh, THz."""
     errors = []
     for source in sources:
-        phonon = phonopy.load(source, is_nac=False, log_level=0, fc_calculator="symfc")
+        phonon = read_phonopy(source)
+        phonon.produce_force_constants(fc_calculator="symfc")
         cell = phonon.supercell
         atoms = ase.Atoms(cell.symbols, cell.positions, cell=cell.cell, pbc=True)
         n_atoms, primitive = len(atoms), phonon.primitive.p2s_map
@@ -125,7 +127,7 @@ def frequency_mae(model: pft.EnergyModel, sources: list[Path]) -> float:
     return float(np.mean(errors))
 
 
-def frequencies(phonon: phonopy.Phonopy) -> np.ndarray:
+def frequencies(phonon: Phonopy) -> np.ndarray:
     """On a 4 x 4 x 4 mesh, THz."""
     phonon.run_mesh([4, 4, 4], is_mesh_symmetry=False)
     return phonon.mesh.frequencies
@@ -209,6 +211,7 @@ def run(options: argparse.Namespace) -> None:
                     f"data.phonons.val={files['val']}",
                     "data.phonons.batch_size=1",
                     "data.phonons.options.max_asymmetry=1.0",
+                    "data.phonons.options.max_relative_asymmetry=1.0",
                     f"data.upstream.train={frames}",
                     f"data.upstream.val={options.upstream_val}",
                     f"data.upstream.batch_size={options.batch_size}",

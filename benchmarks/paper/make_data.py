@@ -23,8 +23,9 @@ from pathlib import Path
 
 import ase
 import ase.io
-import phonopy
 from ase.calculators.singlepoint import SinglePointCalculator
+
+from pft_lightning.data.readers.phonopy import read_phonopy
 
 
 LOWEST_FREQUENCY = -0.3  # THz
@@ -53,7 +54,7 @@ def select(rows: list[dict[str, str]]) -> dict[str, list[str]]:
 
 def displaced_supercells(path: Path) -> Iterator[ase.Atoms]:
     """Every displaced supercell of a phonopy file with the forces on its atoms."""
-    phonon = phonopy.load(path, produce_fc=False, log_level=0)
+    phonon = read_phonopy(path)
     for cell, forces in zip(
         phonon.supercells_with_displacements, phonon.forces, strict=True
     ):

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
-import phonopy
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from mace.calculators import MACECalculator
 from phonopy import Phonopy
+
+from pft_lightning.data.readers.phonopy import read_phonopy
 
 
 STEP = 0.005
@@ -96,7 +97,8 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|")
     for path in sorted((example / "phonons").glob("*/*.yaml.xz"), reverse=True):
-        phonon = phonopy.load(path, is_compact_fc=False, log_level=0)
+        phonon = read_phonopy(path)
+        phonon.produce_force_constants(calculate_full_force_constants=True)
         cell = phonon.supercell
         atoms = Atoms(
             cell.symbols, cell.positions, cell=cell.cell, pbc=True, calculator=calc

@@ -28,7 +28,6 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
-import phonopy
 from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -36,6 +35,8 @@ from ase.eos import EquationOfState
 from gpaw import GPAW, PW, Davidson, Mixer
 from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
+
+from pft_lightning.data.readers import read_phonon
 
 
 CUTOFF = 500.0
@@ -319,7 +320,7 @@ def save_phonons(phonon: Phonopy, packed: Path) -> None:
         plain = Path(folder) / "phonopy.yaml"
         phonon.save(plain, settings=settings)
         packed.write_bytes(lzma.compress(plain.read_bytes(), preset=9))
-    phonopy.load(packed, log_level=0)
+    read_phonon(packed)
 
 
 def assemble(root: Path, out: Path) -> None:

@@ -80,7 +80,10 @@ def read_reference(
     Raises:
         DataFormatError: names the file and what is wrong.
     """
-    return to_phonopy(read_entry(Path(path), entry, options or PhononReadOptions()))
+    record = read_entry(Path(path), entry, options or PhononReadOptions())
+    if record.info.get("notes"):
+        warnings.warn(f"{record.name}: {record.info['notes']}", stacklevel=2)
+    return to_phonopy(record)
 
 
 def take_reference(phonon: Phonopy) -> Phonopy:

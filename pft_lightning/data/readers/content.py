@@ -297,9 +297,14 @@ def _parse_dataset(
     if block is None:
         return None
     block = read_mapping(block, "dataset", path)
+    shapes = {
+        "displacements": (None, None, 3),
+        "forces": (None, None, 3),
+        "supercell_energies": (None,),
+    }
     return {
-        name: read_numbers(block[name], f"dataset.{name}", path, (None, None, 3))
-        for name in ("displacements", "forces")
+        name: read_numbers(block[name], f"dataset.{name}", path, shape)
+        for name, shape in shapes.items()
         if block.get(name) is not None
     }
 
@@ -375,7 +380,7 @@ def _check_counts(
             if "forces" in entry:
                 counts[f"forces of displacement {number}"] = len(entry["forces"])
     elif dataset is not None:
-        counts = {name: array.shape[1] for name, array in dataset.items()}
+        counts = {n: a.shape[1] for n, a in dataset.items() if a.ndim == 3}
     for what, count in counts.items():
         if count != n_atoms:
             raise DataFormatError(

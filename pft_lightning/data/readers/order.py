@@ -78,7 +78,8 @@ def reorder_dataset(dataset: dict[str, Any], order: np.ndarray) -> dict[str, Any
     """Bring displacements and forces, of either type, into phonopy's order of atoms."""
     if "first_atoms" not in dataset:
         return {
-            name: _reordered(array, order, axis=1) for name, array in dataset.items()
+            name: _reordered(array, order, axis=1) if array.ndim == 3 else array
+            for name, array in dataset.items()
         }
     entries = []
     for entry in dataset["first_atoms"]:

@@ -107,6 +107,26 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
         )
 
 
+def read_phonopy(path: Path, options: PhononReadOptions | None = None) -> Phonopy:
+    """Read cells, displacements, forces and force constants as they are in a file.
+
+    Args:
+        path: phonopy or phono3py yaml.
+        options: of reading.
+
+    Returns:
+        In the units of its code, nothing symmetrised, without Born charges.
+
+    Raises:
+        DataFormatError: names the file, the value and what to do.
+    """
+    options = options or PhononReadOptions()
+    with reading(path):
+        content = load_content(path)
+        units, _ = find_units(content, path, options)
+        return build_phonopy(parse_content(content, units, path), units, path, options)
+
+
 def load_content(path: Path) -> dict[str, Any]:
     """Load the yaml of a phonopy file.
 
