@@ -68,6 +68,50 @@ def test_average_and_raw_weights_are_those_of_the_training(compose, run, tmp_pat
         assert not torch.equal(kinds["ema"][name], value), name
 
 
+def change(run: Path, **values: object) -> None:
+    config = OmegaConf.load(run / "config.yaml")
+    for name, value in values.items():
+        OmegaConf.update(config, name.replace("__", "."), value, force_add=True)
+    OmegaConf.save(config, run / "config.yaml")
+
+
+def test_a_run_of_others_runs_no_code(run, tmp_path):
+    """Only what makes the potential is made of its configuration."""
+    code = {"_target_": "os.mkdir", "_args_": [str(tmp_path / "ran")]}
+    for name in ("optimizer", "scheduler", "probe", "trainer", "logger"):
+        change(run, **{name: code})
+    change(run, callbacks__mine=code, trust_config=True, model__trust=True)
+    out = tmp_path / "a.pt"
+    exported(f"run={run}", f"out={out}", "checkpoint=last")
+    assert out.is_file()
+    change(run, data__phonons__options=code)
+    exported(f"run={run}", f"out={out}", "checkpoint=last")
+    assert "os.mkdir" in json.loads(Path(f"{out}.json").read_text())["check"]["remark"]
+    change(run, adaptation=code)
+    with pytest.raises(
+        CheckpointError, match=r"adaptation\._target_=os.mkdir.*trust_c"
+    ):
+        exported(f"run={run}", f"out={out}", "checkpoint=last")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": "${oc.env:HOME}"}, "refers to another value"),
+        ({"seed": "abc"}, "seed=abc; expected a whole number"),
+        ({"model": 5}, "model=5"),
+        ({"loss__kind__hvp": "foo"}, "loss.kind.hvp=foo"),
+        ({"adaptation": {"rank": 4}}, "adaptation"),
+    ],
+)
+def test_a_damaged_configuration_of_a_run_is_named(run, tmp_path, values, message):
+    change(run, **values)
+    with pytest.raises(CheckpointError, match=message.replace("$", r"\$")) as caught:
+        exported(f"run={run}", f"out={tmp_path / 'a.pt'}", "checkpoint=last")
+    assert str(run) in str(caught.value)
+
+
 def test_a_run_without_average_has_raw_weights_only(compose, tmp_path):
     train(compose(tmp_path / "run", *STEPS, "callbacks.ema=null"))
     out = tmp_path / "a.pt"

@@ -89,3 +89,28 @@ def test_a_resume_that_could_not_be_exact_is_refused(
     assert process.returncode == 2, output
     assert message in output
     assert "original setting" in output
+
+
+def test_a_run_that_is_told_to_stop_saves_what_it_has_and_says_how_to_go_on(
+    pft_train, tmp_path
+):
+    schedule = (*SCHEDULE, "callbacks.last.every_n_steps=1000")
+    finish(pft_train(tmp_path / "whole", *schedule))
+    run = tmp_path / "stopped"
+    process = pft_train(
+        run,
+        *schedule,
+        "trust_config=true",
+        "+callbacks.stop._target_=pft_test_plugins.TerminateAfterStep",
+        "+callbacks.stop.step=17",
+    )
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 143, output
+    assert "stopped by SIGTERM: the same command with resume=true goes on" in output
+    assert "Traceback" not in output
+    last = run / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 17
+    assert not list(run.glob("model.*"))
+    finish(pft_train(run, *schedule, "resume=true"))
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(run)[name]), name

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from pft_lightning import load_model
 from pft_lightning.cli.train import train
-from pft_lightning.errors import ConfigError
+from pft_lightning.errors import ConfigError, DivergenceError
 
 
+PLUGINS = Path(__file__).parent / "plugins"
 METRICS = {
     "phonon/hvp_mae",
     "phonon/forces_mae",
@@ -153,3 +155,53 @@ def test_a_model_without_some_elements_skips_and_names_the_structures(
     with pytest.warns(UserWarning, match=r"1 of 4 structures.*Si"):
         summary = train(config)
     assert summary["counts"]["phonon_train"] == 3
+
+
+@pytest.mark.parametrize("what", ["energy", "gradient"])
+def test_training_stops_at_the_first_number_that_is_not_finite(
+    compose, tmp_path, monkeypatch, what
+):
+    monkeypatch.syspath_prepend(PLUGINS)
+    config = compose(
+        tmp_path,
+        "callbacks.last.every_n_steps=1",
+        "trust_config=true",
+        "loss.phonon.energy=1",
+        "+callbacks.spoil._target_=pft_test_plugins.SpoilStep",
+        "+callbacks.spoil.step=5",
+        f"+callbacks.spoil.what={what}",
+    )
+    kind = {"energy": r"the loss is (inf|nan)", "gradient": "the gradient is nan"}
+    with pytest.raises(DivergenceError, match=kind[what]) as caught:
+        train(config)
+    message = str(caught.value)
+    # Of ten batches an epoch, every fifth holds phonons.
+    assert "after 5 steps, in batch 5 of epoch 0, of phonon structures" in message
+    assert any(name in message for name in ("LiF", "NaCl", "MgO", "Si"))
+    check_nothing_is_written_of_a_divergence(tmp_path)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 5
+
+
+def test_weights_that_ran_away_in_the_last_step_are_not_exported(compose, tmp_path):
+    rate = ("optimizer.lr=1e30", "optimizer.weight_decay=0", "export=last")
+    with pytest.raises(DivergenceError, match="phonon/hvp_mae is nan"):
+        train(compose(tmp_path, *rate, "trainer.max_steps=1"))
+    check_nothing_is_written_of_a_divergence(tmp_path)
+
+
+def check_nothing_is_written_of_a_divergence(run: Path) -> None:
+    assert not [*run.glob("model.*"), *run.glob("summary.json")]
+    state = torch.load(run / "checkpoints" / "last.ckpt")["state_dict"]
+    assert all(torch.isfinite(value).all() for value in state.values())
+    for path in run.glob("*.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+def test_a_monitor_that_nothing_logs_is_refused_before_training(compose, tmp_path):
+    config = compose(tmp_path, "callbacks.best.monitor=foo")
+    known = r"expected one of phonon/hvp_mae, .*upstream/stress_mae, or a loss"
+    with pytest.raises(
+        ConfigError, match=rf"(?i)callbacks.best.monitor=foo; .*{known}"
+    ):
+        train(config)
+    assert not (tmp_path / "checkpoints").exists()

@@ -59,3 +59,33 @@ class KillInValidation(Callback):
     def on_validation_batch_start(self, trainer, *_) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class TerminateAfterStep(Callback):
+    """Send this process SIGTERM in the middle of a step, as a cluster does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        if trainer.global_step == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class SpoilStep(Callback):
+    """Make the reference energies, or the gradient, of a step infinite."""
+
+    def __init__(self, step: int, what: str) -> None:
+        self.step = step
+        self.what = what
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step and self.what == "energy":
+            for structures in batch.values():
+                structures.energy += float("inf")
+
+    def on_after_backward(self, trainer, pl_module) -> None:
+        if trainer.global_step == self.step and self.what == "gradient":
+            next(p for p in pl_module.parameters() if p.grad is not None).grad += float(
+                "nan"
+            )
