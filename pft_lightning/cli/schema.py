@@ -18,6 +18,7 @@ from pft_lightning.cli.schema_types import (
     Checkpoint,
     Count,
     Cutoff,
+    Device,
     Devices,
     Dtype,
     EVPerAngstrom,
@@ -235,7 +236,7 @@ class PrepareModel(Options):
     checkpoint: Checkpoint | None
     backend: Backend
     head: str | None
-    device: Annotated[str, Words("cpu, cuda or another device of torch")]
+    device: Device
     trust: bool = False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -58,6 +59,14 @@ def _devices(devices: int | str | list[int]) -> int | str | list[int]:
     return devices
 
 
+def _device(name: str) -> str:
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(name) from error
+    return name
+
+
 def _units(name: str | None) -> str | None:
     if name is not None:
         unit_system(name)
@@ -89,6 +98,9 @@ Matrix = Annotated[
     list[Annotated[int, Field(ge=-1000, le=1000)]] | None,
     AfterValidator(_matrix),
     Words("3 or 9 whole numbers in a list, e.g. [2,2,2], or null"),
+]
+Device = Annotated[
+    str, AfterValidator(_device), Words("cpu, cuda, or another device of torch")
 ]
 Devices = Annotated[
     int | str | list[int],

@@ -124,7 +124,10 @@ def _supercell(
 def _find(spec: str | Sequence[str]) -> Iterator[Path]:
     entries = [spec] if isinstance(spec, str) else list(spec or [])
     for entry in entries:
-        paths = sorted(glob.glob(os.path.expanduser(entry), recursive=True))
+        entry = os.path.expanduser(entry)
+        # A name may hold what patterns are made of.
+        exists = os.path.exists(entry)
+        paths = [entry] if exists else sorted(glob.glob(entry, recursive=True))
         if not paths:
             raise DataFormatError(
                 f"{entry}: no such file (seen from {Path.cwd()}). Check the path."
@@ -143,6 +146,7 @@ def write_structures(structures: Sequence[ase.Atoms], out: Path) -> None:
         ConfigError: the folder exists.
     """
     if out.suffix in XYZ_SUFFIXES:
+        out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_name(f".{out.name}.partial")
         ase.io.write(partial, list(structures), format="extxyz")
         partial.replace(out)

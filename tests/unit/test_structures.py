@@ -171,3 +171,10 @@ def test_a_task_that_cannot_run_says_why(arguments, message):
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_names_that_look_like_patterns_are_read_and_new_folders_made(tmp_path):
+    out = tmp_path / "new" / "a [1].xyz"
+    write_structures([bulk("NaCl", "rocksalt", 5.6)], out)
+    (found,) = read_structures(str(out))
+    assert found.get_chemical_formula() == "ClNa"

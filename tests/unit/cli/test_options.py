@@ -93,6 +93,7 @@ def schema_of(command: str):
         ("prepare", "cutoff", ["abc", float("inf"), None, 1e9, 0], "at most 100 (Å)"),
         ("prepare", "n_workers", ["abc", -1], "from 0 to 1024"),
         ("prepare", "task", ["foo"], "store, rattle, pseudolabel, distill"),
+        ("prepare", "model.device", ["foo", 1], "cpu, cuda"),
         ("prepare", "rattle.volume", [[1], "a"], "[smallest, largest]"),
         ("prepare", "distill.relax", ["maybe"], "true or false"),
         ("evaluate", "protocol.mesh", ["abc", 0, [4, 4], [4, 4, 0]], "three whole"),
