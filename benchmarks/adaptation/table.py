@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pft_lightning.cli.run_folder import write_json
+from pft_lightning.json_files import write_json
 
 
 METHODS = (

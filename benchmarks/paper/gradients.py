@@ -30,11 +30,12 @@ from tqdm import tqdm
 
 import pft_lightning as pft
 from pft_lightning import keys
-from pft_lightning.cli.run_folder import collect_versions, write_json
+from pft_lightning.cli.run_folder import collect_versions
 from pft_lightning.data.batching import BatchKey
 from pft_lightning.data.commensurate import WHOLE
 from pft_lightning.data.loading import Collate, Structures, cell_draws
 from pft_lightning.data.store import PhononStore, cached_store
+from pft_lightning.json_files import write_json
 from pft_lightning.physics.probes import (
     ColumnProbe,
     IrreducibleProbe,

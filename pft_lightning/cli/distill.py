@@ -12,7 +12,12 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation.fingerprints import fingerprint
 from pft_lightning.evaluation.protocols import Protocol, compute_phonons
+from pft_lightning.files import make_folder
 from pft_lightning.json_files import find_json, write_json
+from pft_lightning.locks import locked
+
+
+_LOCK = "distill.lock"
 
 
 def distill(
@@ -44,10 +49,26 @@ def distill(
         ConfigError: the folder holds another teacher's force constants, two materials
             have one name, or the teacher lacks an element.
         RelaxationError: a relaxation exploded or did not converge.
+        StorageError: another process writes into the folder, or it cannot be written.
     """
+    make_folder(out)
+    busy = f"{out}: another process writes into this folder now; choose another out=..."
+    with locked(out / _LOCK, busy=busy):
+        return _distill(teacher, supercells, out, relax=relax, fmax=fmax)
+
+
+def _distill(
+    teacher: EnergyModel,
+    supercells: Iterable[tuple[str, Phonopy]],
+    out: Path,
+    *,
+    relax: bool,
+    fmax: float,
+) -> int:
     made = {"teacher": fingerprint(teacher), "relax": relax, "fmax": fmax}
     record = out / "teacher.json"
-    if out.exists() and (find_json(record) or {}).items() != made.items():
+    filled = any(path.name != _LOCK for path in out.iterdir())
+    if filled and (find_json(record) or {}).items() != made.items():
         raise ConfigError(
             f"{out} exists already and was made by another teacher or with other "
             "settings; choose another out=..."

@@ -188,23 +188,23 @@ def evaluate(config: DictConfig) -> Evaluation:
     config = check_options(config, Evaluate, not_needed=("model.checkpoint",))
     if OmegaConf.is_missing(config.model, "checkpoint"):
         config.model.checkpoint = None  # a calculator takes its place
-    fabric = build_fabric(config)
-    try:
-        return _evaluate(config, fabric)
-    except SystemExit:
-        # SIGTERM came to this process alone, and the others would wait for it.
-        for process in getattr(fabric.strategy.launcher, "procs", ()):
-            process.terminate()
-        raise
+    folder = RunFolder(config.paths.run)
+    with folder.locked():
+        fabric = build_fabric(config)
+        try:
+            return _evaluate(config, fabric, folder)
+        except SystemExit:
+            # SIGTERM came to this process alone, and the others would wait for it.
+            for process in getattr(fabric.strategy.launcher, "procs", ()):
+                process.terminate()
+            raise
 
 
-def _evaluate(config: DictConfig, fabric: Fabric) -> Evaluation:
+def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluation:
     values: Any = OmegaConf.to_container(config, resolve=True)
     protocol = Protocol(**values["protocol"])
     options = PhononReadOptions(**values["options"])
-    folder = RunFolder(config.paths.run)
     potentials = load_potentials(config, fabric.device)
-    _check_method(protocol, potentials)
     if fabric.is_global_zero:
         folder.write_start(config)
     evaluation = evaluate_phonons(
@@ -224,17 +224,6 @@ def _evaluate(config: DictConfig, fabric: Fabric) -> Evaluation:
         report = write_report(folder.path)
         print_evaluation(evaluation.summary, folder.path, report)
     return evaluation
-
-
-def _check_method(protocol: Protocol, potentials: Mapping[str, Potential]) -> None:
-    for label, potential in potentials.items():
-        analytic = protocol.method != "finite_displacement"
-        if analytic and isinstance(potential, BaseCalculator):
-            raise ConfigError(
-                f"{label}: protocol.method={protocol.method} needs second derivatives, "
-                "which an ASE calculator does not give; use "
-                "protocol.method=finite_displacement or protocol=mdr."
-            )
 
 
 def check_evaluation(summary: Mapping[str, Any]) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -27,16 +25,22 @@ from pft_lightning.cli.provenance import (
     describe_run,
     provenance_path,
     render_card,
-    to_json,
 )
-from pft_lightning.cli.run_folder import RunFolder, read_json
+from pft_lightning.cli.run_folder import RunFolder
 from pft_lightning.cli.schema import Export, TrainedRun
 from pft_lightning.cli.train import build_trained_module
 from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.files import make_folder
+from pft_lightning.json_files import to_json
+from pft_lightning.training.checkpoint_io import read_checkpoint
 from pft_lightning.training.instantiation import check_data
 
 
 EMA, RAW = "ema", "raw"
+_REMEDY = (
+    "Export checkpoint=last or best, or continue the run with resume=true. A model "
+    "file is given as model.checkpoint=."
+)
 _MACE_E3NN = "0.4.4"  # what mace-torch pins
 
 
@@ -99,11 +103,11 @@ def _from_run(config: DictConfig) -> _Potential:
     built = _check_run(run_config, folder, config)
     if run_config.get("mace_config"):
         # Its frames and foundation model have made this network; they may be gone.
-        base_model = read_json(folder.base_model)
+        base_model = folder.read(folder.base_model)
         built.model.checkpoint = str(folder.mace_network)
     else:
         base_model = folder.check_base_model(run_config)
-    checkpoint = _read_checkpoint(path)
+    checkpoint = read_checkpoint(path, remedy=_REMEDY)
     is_averaged = "current_model_state" in checkpoint
     if config.weights == EMA and not is_averaged:
         raise ConfigError(
@@ -166,23 +170,6 @@ def _check_run(
     return built
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, OSError, pickle.PickleError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint of pft-train; it is truncated, "
-            f"damaged or something else ({str(error).splitlines()[0]}). Export "
-            "checkpoint=last or best, or continue the run with resume=true."
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(
-            f"{path}: is not a checkpoint of pft-train: it has no state_dict. A model "
-            "file? Give it as model.checkpoint= instead."
-        )
-    return checkpoint
-
-
 def _from_file(config: DictConfig) -> _Potential:
     options = config.model
     if config.weights is not None:
@@ -209,7 +196,7 @@ def _write(out: Path, potential: _Potential) -> EnergyModel:
     """Write beside the target, load, compare, and only then give the files names."""
     model = potential.model
     structures, remark = choose_structures(potential.config, model)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
         partial = Path(name) / out.name
         model.save(partial)

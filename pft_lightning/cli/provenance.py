@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -19,9 +18,10 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.registry import load_model
 from pft_lightning.cli.agreement import Agreement
-from pft_lightning.cli.run_folder import RunFolder, collect_versions, read_json
+from pft_lightning.cli.run_folder import RunFolder, collect_versions
 from pft_lightning.cli.tables import UNITS
 from pft_lightning.files import compute_sha256
+from pft_lightning.json_files import find_json
 
 
 FORMAT = "pft_lightning.provenance"
@@ -60,10 +60,10 @@ def describe_run(
     """
     recipe = OmegaConf.to_container(config)
     assert isinstance(recipe, dict)
-    summary = read_json(folder.summary) if folder.summary.is_file() else {}
+    summary = folder.read(folder.summary) if folder.summary.is_file() else {}
     metrics = {k: v for k, v in summary.items() if _is_metric(v)}
     if not metrics and folder.before.is_file():
-        before = read_json(folder.before)
+        before = folder.read(folder.before)
         metrics = {k: {"before": v, "after": None} for k, v in before.items()}
     return {
         "base_model": dict(base_model),
@@ -85,7 +85,7 @@ def describe_run(
         "metrics": metrics,
         "metrics_are_of_this_file": _is_result(folder, summary, model),
         "recipe": recipe,
-        "versions_of_the_run": read_json(folder.path / "versions.json"),
+        "versions_of_the_run": folder.read(folder.path / "versions.json"),
     }
 
 
@@ -99,8 +99,10 @@ def describe_conversion(source: Path) -> dict[str, Any]:
     beside = provenance_path(source)
     known: dict[str, Any] = {}
     if beside.is_file():
-        content = read_json(beside)
-        if content.get("format") == FORMAT and content["file"]["sha256"] == digest:
+        content = find_json(beside) or {}
+        file = content.get("file")
+        is_of_it = isinstance(file, dict) and file.get("sha256") == digest
+        if content.get("format") == FORMAT and is_of_it:
             known = {
                 name: value
                 for name, value in content.items()
@@ -276,8 +278,3 @@ def _change(values: Mapping[str, float | None]) -> float | None:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
-
-
-def to_json(provenance: Mapping[str, Any]) -> str:
-    """Text of the file beside a potential."""
-    return json.dumps(provenance, indent=2) + "\n"

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pft_lightning.backends.registry import find_model_file
 from pft_lightning.errors import CheckpointError, ConfigError
-from pft_lightning.files import compute_sha256
+from pft_lightning.files import (
+    compute_sha256,
+    make_folder,
+    write_atomically,
+    writing,
+)
+from pft_lightning.json_files import read_json, write_json
+from pft_lightning.locks import locked
+from pft_lightning.training.checkpoint_io import read_checkpoint
 
 
 _PACKAGES = (
@@ -46,6 +57,32 @@ def collect_versions() -> dict[str, str]:
     return found
 
 
+# Without these a configuration is none of a training.
+_PARTS = ("model", "loss", "data", "trainer")
+
+# What a run cannot change on the way.
+_KEPT = ("adaptation", "model.head", "optimizer._target_", "scheduler._target_")
+
+# What a checkpoint holds that training continues from.
+_STATE = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
+
+LOCK = "run.lock"
+
+# What launchers (torchrun, SLURM, LSF, Lightning) tell a process of its place, before
+# there is a trainer; in the first one all are 0, or not there.
+_RANKS = (
+    "RANK",
+    "SLURM_PROCID",
+    "JSM_NAMESPACE_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "LOCAL_RANK",
+)
+
+_REMEDY = "Delete it; resume=true writes it again."
+_REMEDIES = {"base_model.json": "Start another run, or put back a copy of it."}
+
+
 class RunFolder:
     """Files of one run.
 
@@ -71,6 +108,7 @@ class RunFolder:
         self.mace_network = self.path / "mace" / "network.safetensors"
         self._wandb_id = self.path / "wandb_id.txt"
         self._config = self.path / "config.yaml"
+        self._command = self.path / "command.txt"
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -88,10 +126,46 @@ class RunFolder:
         return folder
 
     def read_config(self) -> DictConfig:
-        """The resolved configuration that the run was started with."""
-        config = OmegaConf.load(self._config)
-        assert isinstance(config, DictConfig)
-        return config
+        """The resolved configuration that the run was started with.
+
+        Raises:
+            CheckpointError: It is damaged.
+        """
+        try:
+            config = OmegaConf.load(self._config)
+            missing = [name for name in _PARTS if not OmegaConf.select(config, name)]
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+            reason = str(error).splitlines()[0]
+        else:
+            if isinstance(config, DictConfig) and not missing:
+                return config
+            reason = f"it has no {missing[0]}" if missing else "it is a list"
+        raise CheckpointError(
+            f"{self._config}: is not the configuration of a run as pft-train writes "
+            f"it; it is damaged ({reason}). Put back a copy, or start another run."
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing into the folder, which is made if need be.
+
+        The system frees the lock when the process ends, however it ends. All processes
+        of one distributed run share the lock of the first.
+
+        Raises:
+            StorageError: Another process works in it, a file is in its place, or it
+                cannot be written.
+        """
+        if any((os.environ.get(name) or "0") != "0" for name in _RANKS):
+            yield
+            return
+        make_folder(self.path)
+        busy = (
+            f"{self.path}: another process works in this folder now. Wait for its end, "
+            "or choose another folder with hydra.run.dir=..."
+        )
+        with locked(self.path / LOCK, busy=busy):
+            yield
 
     def check_unused(self, *, resume: bool) -> None:
         """Refuse to mix two runs.
@@ -107,13 +181,14 @@ class RunFolder:
 
     def write_start(self, config: DictConfig) -> None:
         """Record the resolved configuration, the versions and the command."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, self._config, resolve=True)
+        make_folder(self.path)
+        text = OmegaConf.to_yaml(config, resolve=True)
+        write_atomically(self._config, lambda file: file.write(text.encode()))
         write_json(self.path / "versions.json", collect_versions())
         if not self.base_model.exists():
             write_json(self.base_model, _identify_base_model(config))
-        with (self.path / "command.txt").open("a") as file:
-            file.write(shlex.join(sys.argv) + "\n")
+        with writing(self._command), self._command.open("ab") as file:
+            file.write((shlex.join(sys.argv) + "\n").encode(errors="surrogateescape"))
 
     def check_base_model(self, config: DictConfig) -> dict[str, Any]:
         """Name and SHA-256 of the file that training started from, if there was one.
@@ -129,7 +204,7 @@ class RunFolder:
         """
         found = _identify_base_model(config)
         if self.base_model.exists():
-            recorded = read_json(self.base_model).get("sha256", "none")
+            recorded = str(self.read(self.base_model).get("sha256", "none"))
             if (sha256 := found.get("sha256", "none")) != recorded:
                 raise CheckpointError(
                     f"{config.model.checkpoint}: is not the file that the run in "
@@ -137,6 +212,14 @@ class RunFolder:
                     f"{recorded[:12]}…. Put the original back."
                 )
         return found
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Read a JSON file of the folder.
+
+        Raises:
+            DataFormatError: It is damaged.
+        """
+        return read_json(path, remedy=_REMEDIES.get(path.name, _REMEDY))
 
     def continued_log(self, logger: DictConfig) -> dict[str, Any]:
         """Arguments with which a logger adds to the log of the run's first part.
@@ -148,16 +231,65 @@ class RunFolder:
             parts = len(list(self.path.glob(f"{logger.version}*")))
             return {"version": f"{logger.version}-{parts}"} if parts else {}
         if self._wandb_id.exists():
-            return {"id": self._wandb_id.read_text(), "resume": "allow"}
+            return {"id": self._wandb_id.read_text(encoding="utf-8"), "resume": "allow"}
         return {}
 
     def write_wandb_id(self, run_id: str) -> None:
         """Remember which W&B run this is."""
-        self._wandb_id.write_text(run_id)
+        self._wandb_id.write_text(run_id, encoding="utf-8")
 
     def resume_checkpoint(self) -> Path | None:
         """The newest checkpoint that training can continue from."""
         return self.last_checkpoint if self.last_checkpoint.exists() else None
+
+    def check_resumable(self, config: DictConfig) -> None:
+        """Refuse to continue a run with what it was not started with.
+
+        Args:
+            config: With which it is to be continued.
+
+        Raises:
+            CheckpointError: The base model, the adaptation or the optimiser is another
+                one, or a file of the run is damaged.
+        """
+        for partial in self.checkpoints.glob("*.partial"):
+            partial.unlink()  # of a process that was killed
+        if not self._config.is_file():
+            return  # It was stopped before anything was computed.
+        if self.base_model.exists():
+            self.check_base_model(config)
+        started = self.read_config()
+        for name in _KEPT:
+            before, now = (_select(one, name) for one in (started, config))
+            if before != now:
+                raise CheckpointError(
+                    f"{name} is {now!r}, but the run in {self.path} was started with "
+                    f"{before!r}. Continue it with that, or start another run in "
+                    "another folder with hydra.run.dir=..."
+                )
+        for path in (self.before, self.summary):
+            if path.exists():
+                self.read(path)
+        if (last := self.resume_checkpoint()) is not None:
+            read_checkpoint(last, parts=_STATE, remedy=self._remedy())
+
+    def _remedy(self) -> str:
+        best, last = self.best_checkpoint, self.last_checkpoint
+        if best.exists():
+            return (
+                f"To go on from the best weights, which are older: cp {best} {last} "
+                "and the same command."
+            )
+        return f"There is no other one in {self.checkpoints}: start another run."
+
+
+def _select(config: DictConfig, name: str) -> Any:
+    value = OmegaConf.select(config, name, default=None)
+    return (
+        OmegaConf.to_container(value, resolve=True)
+        if OmegaConf.is_config(value)
+        else value
+    )
 
 
 def _identify_base_model(config: DictConfig) -> dict[str, Any]:
@@ -171,16 +303,3 @@ def _identify_base_model(config: DictConfig) -> dict[str, Any]:
             f"relative path is taken from the working folder, {Path.cwd()}."
         )
     return {"file": Path(checkpoint).name, "sha256": compute_sha256(path)}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file so that a killed process never leaves half of it."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file."""
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content

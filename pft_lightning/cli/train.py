@@ -26,14 +26,10 @@ from pft_lightning.cli.checks import (
 )
 from pft_lightning.cli.command import Terminated, command
 from pft_lightning.cli.memory import keep_freed_memory
-from pft_lightning.cli.run_folder import (
-    RunFolder,
-    collect_versions,
-    read_json,
-    write_json,
-)
+from pft_lightning.cli.run_folder import RunFolder, collect_versions
 from pft_lightning.cli.tables import print_before_after, print_trainable
 from pft_lightning.data.datamodule import PhononDataModule
+from pft_lightning.json_files import write_json
 from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
 from pft_lightning.training.instantiation import instantiate
 from pft_lightning.training.module import MONITOR, PhononFineTuning
@@ -231,6 +227,13 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     config = check_train(config)
     folder = RunFolder(config.paths.run)
+    with folder.locked():
+        return _train(config, overrides, folder)
+
+
+def _train(
+    config: DictConfig, overrides: Sequence[str], folder: RunFolder
+) -> dict[str, Any]:
     mace = None
     if config.get("mace_config"):
         mace = _prepare_mace(config, overrides, folder)
@@ -238,6 +241,8 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     trainer = build_trainer(config)
     if trainer.is_global_zero:
         folder.check_unused(resume=config.resume)
+        if config.resume:
+            folder.check_resumable(config)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module: PhononFineTuning
     datamodule: PhononDataModule
@@ -254,8 +259,6 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             atomic_numbers=module.model.atomic_numbers,
         )
     if trainer.is_global_zero:
-        if config.resume and folder.base_model.exists():
-            folder.check_base_model(config)
         folder.write_start(config)
         write_json(folder.trainable, module.trainable.parameters)
         print_trainable(module.trainable, folder.trainable)
@@ -270,7 +273,7 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     checkpoint = folder.resume_checkpoint() if config.resume else None
     if checkpoint is not None and folder.before.exists():
-        before = read_json(folder.before)
+        before = folder.read(folder.before)
     else:
         before = validate(trainer, module, datamodule)
         check_finite(before, "the weights that training starts from")

@@ -1,12 +1,19 @@
-"""Checkpoints that are either whole or absent."""
+"""Checkpoints that are either whole or absent, and what is said of damaged ones."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+
+from pft_lightning.errors import CheckpointError
+from pft_lightning.files import make_folder, writing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -23,8 +30,70 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path: str | os.PathLike[str],
         storage_options: Any | None = None,
     ) -> None:
-        """Write a checkpoint to a local path."""
+        """Write a checkpoint to a local path.
+
+        Raises:
+            StorageError: The disk is full, or the folder cannot be written; the
+                checkpoint before is untouched.
+        """
         target = Path(path)
+        make_folder(target.parent)
         partial = target.with_name(target.name + ".partial")
-        super().save_checkpoint(checkpoint, partial, storage_options)
-        partial.replace(target)
+        with writing(target):
+            try:
+                with partial.open("wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+
+
+def read_checkpoint(
+    path: Path, *, parts: Iterable[str] = ("state_dict",), remedy: str
+) -> dict[str, Any]:
+    """Read a checkpoint of a training; nothing in it is executed.
+
+    Args:
+        path: Of the file.
+        parts: What has to be in it.
+        remedy: What to do where it cannot be read.
+
+    Raises:
+        CheckpointError: It is damaged or truncated, lacks a part, or is something
+            else.
+    """
+    try:
+        with zipfile.ZipFile(path) as packed:
+            # torch writes checksums and does not look at them.
+            if (damaged := packed.testzip()) is not None:
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OSError,
+        pickle.PickleError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint of pft-train; it is truncated, "
+            f"damaged or something else ({reason}). {remedy}"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"{path}: is not a checkpoint of pft-train but holds a "
+            f"{type(checkpoint).__name__}. {remedy}"
+        )
+    missing = [part for part in parts if part not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"{path}: is not a checkpoint of pft-train: it has no {missing[0]}. "
+            f"{remedy}"
+        )
+    return checkpoint
