@@ -187,3 +187,16 @@ def test_a_module_with_several_networks_is_refused():
     )
     with pytest.raises(ConfigError, match=r"several networks \(student, teacher\)"):
         energy_model(module)
+
+
+def test_a_nequip_that_is_too_old_is_refused_with_the_version_to_install(monkeypatch):
+    from pft_lightning.integrations.nequip import options
+
+    options.check_version()
+    for found in ("0.6.2", "0.17.1", "0.19.0"):
+        monkeypatch.setattr(options.metadata, "version", lambda _, v=found: v)
+        with pytest.raises(ConfigError, match=f"nequip {found} .*need 0.19.1 or later"):
+            options.check_version()
+    for found in ("0.19.1", "0.20.0", "1.0"):
+        monkeypatch.setattr(options.metadata, "version", lambda _, v=found: v)
+        options.check_version()

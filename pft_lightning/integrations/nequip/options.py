@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import Any
 
 from hydra.utils import instantiate
@@ -11,6 +12,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.errors import ConfigError
+
+
+# The oldest NequIP whose training modules and checkpoints are those expected here.
+OLDEST = (0, 19, 1)
+
+
+def check_version() -> None:
+    """Refuse a NequIP that the Hessian term was not written for.
+
+    Raises:
+        ConfigError: It is older.
+    """
+    found = metadata.version("nequip")
+    numbers = tuple(int(n) for n in found.split(".")[:3] if n.isdigit())
+    if numbers < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ConfigError(
+            f"nequip {found} is installed; phonons in nequip-train need {oldest} or "
+            f'later: pip install "nequip>={oldest}". Its checkpoints of older versions '
+            "do not load there: package them with the old one (nequip-package) and "
+            "start from the package."
+        )
 
 
 def build_options(

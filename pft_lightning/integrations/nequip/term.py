@@ -13,6 +13,7 @@ from torch_geometric.data import Batch
 from pft_lightning.data.batching import BatchLimits, BatchStream
 from pft_lightning.data.loading import check_continuation
 from pft_lightning.errors import ConfigError
+from pft_lightning.integrations.nequip.options import check_version
 from pft_lightning.integrations.nequip.phonons import PhononBatches
 from pft_lightning.losses import global_mean
 from pft_lightning.losses.terms import LossKind, Reduction, check_reduction
@@ -99,7 +100,7 @@ class HessianTerm(HessianObjective):
 
         Raises:
             ConfigError: The module is not nequip's, takes its own optimiser steps, or
-                holds several networks.
+                holds several networks; nequip is too old.
         """
         self._model = energy_model(pl_module)
         self._dtypes = _dtypes(self.model)
@@ -231,7 +232,7 @@ def energy_model(pl_module: lightning.LightningModule) -> NequIPModel:
 
     Raises:
         ConfigError: It is no such module, takes its own optimiser steps, or holds
-            several networks.
+            several networks; or nequip is too old.
     """
     # Who has such a module has imported nequip.
     library = sys.modules.get("nequip.train")
@@ -253,6 +254,7 @@ def energy_model(pl_module: lightning.LightningModule) -> NequIPModel:
             f"The {type(pl_module).__name__} trains several networks "
             f"({', '.join(networks)}); the Hessian term needs exactly one."
         )
+    check_version()
     from pft_lightning.backends.nequip import NequIPModel
 
     return NequIPModel(next(iter(networks.values())))
