@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +37,13 @@ class BatchLimits:
     def __post_init__(self) -> None:
         for name in ("structures", "atoms", "edges"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"Batch limit on {name} is {value}; at least 1.")
+            if value is None and name != "structures":
+                continue
+            if not isinstance(value, Integral) or value < 1:
+                raise ConfigError(
+                    f"Batch limit on {name} is {value!r}; expected a whole number of "
+                    "at least 1."
+                )
 
     def allows(self, structures: int, atoms: int, edges: int) -> bool:
         """Tell whether a batch of this content is within the limits."""

@@ -17,7 +17,7 @@ from pft_lightning.data.batching import BatchLimits, BatchStream
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.errors import ConfigError
-from pft_lightning.integrations.nequip.options import read_options
+from pft_lightning.integrations.nequip.options import check_spec, read_options
 from pft_lightning.integrations.nequip.phonons import PhononBatches, open_batches
 from pft_lightning.integrations.nequip.term import HessianTerm
 from pft_lightning.losses.terms import LossKind, Reduction
@@ -103,6 +103,9 @@ class HessianLoss(HessianTerm, Callback):
             seed=seed,
             engine=engine,
         )
+        check_spec("phonons", phonons)
+        if val_phonons is not None:
+            check_spec("val_phonons", val_phonons)
         self.phonons = phonons
         self.val_phonons = val_phonons
         self.limits = BatchLimits(batch_size, max_atoms, max_edges)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -33,6 +34,32 @@ def check_version() -> None:
             f'later: pip install "nequip>={oldest}". Its checkpoints of older versions '
             "do not load there: package them with the old one (nequip-package) and "
             "start from the package."
+        )
+
+
+def check_whole(name: str, value: Any, *, least: int) -> None:
+    """Refuse what is no whole number.
+
+    Raises:
+        ConfigError: It is none, or too small.
+    """
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(
+            f"{name} is {value!r}; expected a whole number of at least {least}."
+        )
+
+
+def check_spec(name: str, spec: Any) -> None:
+    """Refuse what cannot say where phonons are.
+
+    Raises:
+        ConfigError: It is no path and no list of paths.
+    """
+    paths = spec if isinstance(spec, Sequence) and not isinstance(spec, str) else [spec]
+    if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise ConfigError(
+            f"{name} is {spec!r}; expected a file, folder, glob, store or a list of "
+            "them."
         )
 
 

@@ -13,7 +13,7 @@ from torch_geometric.data import Batch
 from pft_lightning.data.batching import BatchLimits, BatchStream
 from pft_lightning.data.loading import check_continuation
 from pft_lightning.errors import ConfigError
-from pft_lightning.integrations.nequip.options import check_version
+from pft_lightning.integrations.nequip.options import check_version, check_whole
 from pft_lightning.integrations.nequip.phonons import PhononBatches
 from pft_lightning.losses import global_mean
 from pft_lightning.losses.terms import LossKind, Reduction, check_reduction
@@ -69,8 +69,11 @@ class HessianTerm(HessianObjective):
         seed: int = 0,
         engine: Engine | None = None,
     ) -> None:
-        if every_n_steps < 1:
-            raise ConfigError(f"every_n_steps is {every_n_steps}; at least 1.")
+        check_whole("every_n_steps", every_n_steps, least=1)
+        check_whole("warmup_steps", warmup_steps, least=0)
+        check_whole("seed", seed, least=0)
+        if not isinstance(huber_delta, int | float):
+            raise ConfigError(f"huber_delta is {huber_delta!r}; expected a number.")
         check_reduction(reduction)
         check_engine(engine)
         super().__init__(
