@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import ase
@@ -33,11 +35,14 @@ from pft_lightning.data.readers.phonopy import (
     told_units,
 )
 from pft_lightning.data.readers.poscar import read_poscar
+from pft_lightning.data.records import validate
+from pft_lightning.data.sources import printable, skip_lines, why_unreadable
+from pft_lightning.data.targets import structure_record
+from pft_lightning.data.xyz import SUFFIXES as XYZ_SUFFIXES
+from pft_lightning.data.xyz import is_xyz, read_frames
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.units import unit_system
 
-
-XYZ_SUFFIXES = (".xyz", ".extxyz")
 
 _SYMPREC = 1e-5  # Å, phonopy's default
 
@@ -48,16 +53,23 @@ _FORCES = ("displacements", "dataset", "force_constants", "displacement_pairs")
 def read_structures(spec: str | Sequence[str]) -> Iterator[ase.Atoms]:
     """All structures of files, globs or a list of them, in that order.
 
+    What cannot be read is skipped; a warning at the end counts and names it.
+
     Args:
         spec: of files that ASE reads (CIF, POSCAR, extended XYZ, ...) or phonopy
             yaml files, of which the unit cell is taken.
 
     Raises:
-        DataFormatError: an entry matches nothing, or a file cannot be read.
+        DataFormatError: an entry matches nothing, or no structure can be read.
     """
-    for path in _find(spec):
-        with reading(path):
-            yield from _read(path)
+    skipped: list[tuple[str, str]] = []
+    count = 0
+    for path in _find(spec, skipped):
+        with _skipping(path, skipped):
+            for _, atoms in _read(path, skipped):
+                count += 1
+                yield atoms
+    _report(skipped, count)
 
 
 def read_supercells(
@@ -68,6 +80,8 @@ def read_supercells(
 ) -> Iterator[tuple[str, Phonopy]]:
     """Name and supercell of every crystal, in eV and Å, without force constants.
 
+    What cannot be read is skipped; a warning at the end counts and names it.
+
     Args:
         spec: as of ``read_structures``. Phonopy files bring their own supercell.
         supercell_matrix: 3 or 9 integers, of the crystals of other files.
@@ -76,18 +90,46 @@ def read_supercells(
             the supercell nearest to a cube with at most so many atoms.
 
     Raises:
-        DataFormatError: an entry matches nothing, or a file cannot be read.
+        DataFormatError: an entry matches nothing, or no structure can be read.
     """
-    for path in _find(spec):
-        with reading(path):
+    skipped: list[tuple[str, str]] = []
+    count = 0
+    for path in _find(spec, skipped):
+        with _skipping(path, skipped):
             if _is_phonon_file(path):
                 name = path.name if path.is_dir() else material_name(path)
-                yield name, _load(path).to_phonopy()
-                continue
-            crystals = _read(path)
-            for index, atoms in enumerate(crystals):
-                name = path.stem if len(crystals) == 1 else f"{path.stem}-{index}"
-                yield name, _supercell(atoms, supercell_matrix, max_atoms)
+                cells = [(name, _load(path).to_phonopy())]
+            else:
+                crystals = list(_read(path, skipped))
+                several = len(crystals) > 1
+                cells = [
+                    (
+                        f"{path.stem}-{index}" if several else path.stem,
+                        _supercell(atoms, supercell_matrix, max_atoms),
+                    )
+                    for index, atoms in crystals
+                ]
+            count += len(cells)
+            yield from cells
+    _report(skipped, count)
+
+
+@contextmanager
+def _skipping(path: Path, skipped: list[tuple[str, str]]) -> Iterator[None]:
+    """Note a file that cannot be read, and go on."""
+    try:
+        with reading(path):
+            yield
+    except DataFormatError as error:
+        skipped.append((str(path), str(error)))
+
+
+def _report(skipped: list[tuple[str, str]], count: int) -> None:
+    if skipped and not count:
+        reasons = "\n".join(skip_lines(skipped, most=5)[1:])
+        raise DataFormatError(f"no structure can be read:\n{reasons}")
+    if skipped:
+        warnings.warn("\n".join(skip_lines(skipped)), stacklevel=3)
 
 
 def _supercell(
@@ -121,7 +163,8 @@ def _supercell(
     return make_phonopy(cell, matrix, None, "vasp", _SYMPREC)
 
 
-def _find(spec: str | Sequence[str]) -> Iterator[Path]:
+def _find(spec: str | Sequence[str], skipped: list[tuple[str, str]]) -> Iterator[Path]:
+    """Give what can be opened of the paths that are asked for."""
     entries = [spec] if isinstance(spec, str) else list(spec or [])
     for entry in entries:
         entry = os.path.expanduser(entry)
@@ -130,9 +173,14 @@ def _find(spec: str | Sequence[str]) -> Iterator[Path]:
         paths = [entry] if exists else sorted(glob.glob(entry, recursive=True))
         if not paths:
             raise DataFormatError(
-                f"{entry}: no such file (seen from {Path.cwd()}). Check the path."
+                f"{printable(entry)}: no such file (seen from {Path.cwd()}). Check the "
+                "path."
             )
-        yield from map(Path, paths)
+        for path in map(Path, paths):
+            if (reason := why_unreadable(path)) is None:
+                yield path
+            else:
+                skipped.append((printable(path), reason))
 
 
 def write_structures(structures: Sequence[ase.Atoms], out: Path) -> None:
@@ -160,13 +208,32 @@ def write_structures(structures: Sequence[ase.Atoms], out: Path) -> None:
         ase.io.write(folder / "POSCAR", atoms, format="vasp", sort=True, direct=True)
 
 
-def _read(path: Path) -> list[ase.Atoms]:
+def _read(
+    path: Path, skipped: list[tuple[str, str]]
+) -> Iterator[tuple[int, ase.Atoms]]:
+    """Give the structures of a file with their numbers, those that can be used."""
+    for index, atoms in _read_all(path):
+        where = f"{path}, structure {index}"
+        try:
+            if isinstance(atoms, DataFormatError):
+                raise atoms
+            validate(structure_record(atoms, where))
+        except DataFormatError as error:
+            skipped.append((where, str(error)))
+            continue
+        yield index, atoms
+
+
+def _read_all(path: Path) -> Iterator[tuple[int, ase.Atoms | DataFormatError]]:
     if _is_phonon_file(path):
-        return [_to_ase(_load(path).to_phonopy().unitcell)]
-    if filetype(str(path)) == "vasp":
+        yield 0, _to_ase(_load(path).to_phonopy().unitcell)
+    elif is_xyz(path):
+        yield from read_frames(path)
+    elif filetype(str(path)) == "vasp":
         # ASE guesses elements from the comment.
-        return [_to_ase(read_poscar(path))]
-    return list(ase.io.read(path, ":"))
+        yield 0, _to_ase(read_poscar(path))
+    else:
+        yield from enumerate(ase.io.read(path, ":"))
 
 
 def _is_phonon_file(path: Path) -> bool:

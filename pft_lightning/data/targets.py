@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -135,17 +136,24 @@ def frame_to_record(
     info: dict[str, str | float] = {"source": where}
     if "head" in atoms.info:  # as MACE's own training data name it
         info["head"] = str(atoms.info["head"])
+    return replace(
+        structure_record(atoms, name),
+        energy=found.get(fields.ENERGY),
+        forces=found.get(fields.FORCES),
+        stress=stress,
+        weights=tuple(weights.values()),
+        info=info,
+    )
+
+
+def structure_record(atoms: Atoms, name: str) -> StructureRecord:
+    """Take the structure alone out of an ``ase.Atoms``."""
     return StructureRecord(
         name=name,
         atomic_numbers=np.array(atoms.numbers, dtype=np.int64),
         positions=np.array(atoms.positions, dtype=np.float64),
         cell=np.array(atoms.cell[:], dtype=np.float64),
         pbc=np.array(atoms.pbc, dtype=bool),
-        energy=found.get(fields.ENERGY),
-        forces=found.get(fields.FORCES),
-        stress=stress,
-        weights=tuple(weights.values()),
-        info=info,
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from typing import Final
 
 import torch
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.losses.energy_force_stress import residuals
+from pft_lightning.losses.energy_force_stress import QUANTITIES, residuals
 from pft_lightning.types import Derivatives
 from pft_lightning.units import GPA_PER_EV_PER_CUBIC_ANGSTROM
 
@@ -50,7 +51,9 @@ _OTHER_UNITS: Final[dict[str, dict[str, float]]] = {
 _NEAR: Final = 0.4
 
 
-def doubtful_labels(derivatives: Derivatives, batch: Batch) -> list[str]:
+def doubtful_labels(
+    derivatives: Derivatives, batch: Batch, quantities: Container[str] = QUANTITIES
+) -> list[str]:
     """Say which labels of a batch are absurd in the eyes of a model, and why.
 
     Meant for a base model before it is trained: its errors on labels in the right
@@ -59,6 +62,7 @@ def doubtful_labels(derivatives: Derivatives, batch: Batch) -> list[str]:
     Args:
         derivatives: of the model on the batch; forces and stress may be missing.
         batch: neutral batch with references.
+        quantities: that are looked at.
 
     Returns:
         One sentence per quantity: the number, the likely cause, the remedy.
@@ -66,7 +70,7 @@ def doubtful_labels(derivatives: Derivatives, batch: Batch) -> list[str]:
     found = []
     for quantity, (difference, mask) in residuals(derivatives, batch).items():
         known = mask[batch[keys.STRUCTURE_INDEX]] if quantity == "forces" else mask
-        if not known.any():
+        if quantity not in quantities or not known.any():
             continue
         errors = difference[known].detach().double()
         if quantity == "energy":

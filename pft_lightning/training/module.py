@@ -270,7 +270,10 @@ class PhononFineTuning(lightning.LightningModule):
             self._unjudged.remove(stage)
             with self._head_of(keys.UPSTREAM):
                 warn_of_doubtful_labels(
-                    self.model, batch[keys.UPSTREAM], f"Upstream {stage} data"
+                    self.model,
+                    batch[keys.UPSTREAM],
+                    self.losses[keys.UPSTREAM].weights,
+                    f"Upstream {stage} data",
                 )
 
     def _log_step(self, step: LocalStep, batch: Mapping[str, Batch]) -> torch.Tensor:

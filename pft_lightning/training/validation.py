@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch_geometric.data import Batch
@@ -33,18 +35,21 @@ def efs_errors(model: EnergyModel, batch: Batch) -> dict[str, torch.Tensor]:
     return {name: rows[mask] for name, (rows, mask) in found.items()}
 
 
-def warn_of_doubtful_labels(model: EnergyModel, batch: Batch, name: str) -> None:
+def warn_of_doubtful_labels(
+    model: EnergyModel, batch: Batch, quantities: Container[str], name: str
+) -> None:
     """Warn where labels are absurd in the eyes of a model that is not trained yet.
 
     Args:
         model: The potential.
         batch: Neutral batch; its first structures are enough.
+        quantities: That are trained on.
         name: Of the data, for the message.
     """
     some = build_batch(batch.to_data_list()[:_STRUCTURES_LOOKED_AT])
     try:
         with torch.no_grad():
-            reasons = doubtful_labels(model.derivatives(some), some)
+            reasons = doubtful_labels(model.derivatives(some), some, quantities)
     except torch.OutOfMemoryError:
         return  # The step itself knows how to go on.
     for reason in reasons:

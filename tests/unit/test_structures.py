@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import ase.io
@@ -14,7 +15,11 @@ from commands import run_command
 from pft_lightning import Calculator, load_model
 from pft_lightning.adaptation.pseudolabel import pseudolabel
 from pft_lightning.adaptation.rattle import RattleOptions, rattle
-from pft_lightning.cli.structures import read_structures, write_structures
+from pft_lightning.cli.structures import (
+    read_structures,
+    read_supercells,
+    write_structures,
+)
 from pft_lightning.data.upstream import UpstreamFrames
 from pft_lightning.errors import ConfigError, DataFormatError
 
@@ -139,6 +144,25 @@ def test_rattled_and_pseudolabelled_structures_are_an_upstream_source(world, tmp
         assert record.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
         assert np.abs(record.forces - atoms.get_forces()).max() < 1e-6
         assert np.abs(record.stress - atoms.get_stress(voigt=False)).max() < 1e-6
+
+
+def test_a_structure_that_cannot_be_read_is_skipped_and_named(tmp_path):
+    path, pipe = tmp_path / "x.xyz", tmp_path / "pipe.xyz"
+    ase.io.write(path, [NACL, bulk("Al", "fcc", 4.0), NACL], format="extxyz")
+    path.write_text(path.read_text().replace("Al ", "D "))
+    flat = NACL.copy()
+    flat.cell[2] = 0
+    ase.io.write(path, flat, format="extxyz", append=True)
+    os.mkfifo(pipe)
+    spec = [str(pipe), str(path)]
+    with pytest.warns(UserWarning, match=r"(?s)3 skipped:.*pipe.*'D'.*lattice") as told:
+        assert len(list(read_structures(spec))) == 2
+        assert [name for name, _ in read_supercells(spec)] == ["x-0", "x-2"]
+    assert len(told) == 2
+    with pytest.raises(
+        DataFormatError, match=r"no structure can be read:\n.*named pipe"
+    ):
+        list(read_structures(str(pipe)))
 
 
 def test_pseudolabels_replace_the_labels_that_were_there(world, tmp_path):
