@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from pft_lightning.errors import DataFormatError
 
 
 SUFFIXES = (".db", ".json", ".aselmdb")
+
+# Header of an LMDB file, after that of its page: magic number, size of a page, last page,
+# transaction.
+_LMDB_META = struct.Struct("<16xI20xI92xQQ")
+_LMDB_MAGIC = 0xBEEFC0DE
 
 # Open databases by name, with the process and the state of the file.
 _opened: dict[str, tuple[tuple[int, int, int], _Rows]] = {}
@@ -35,7 +41,7 @@ def get_row(path: Path, row_id: int) -> Any:
     Raises:
         DataFormatError: the row cannot be read.
     """
-    with reading(path):
+    with reading(Path(f"{path}, row {row_id}")):
         return _rows(path).get(row_id)
 
 
@@ -90,6 +96,7 @@ def _connect(name: str) -> Any:
 
     if not name.endswith(".aselmdb"):
         return ase.db.connect(name, use_lock_file=False)
+    _check_length(Path(name))
     try:
         return ase.db.connect(name, use_lock_file=False, readonly=True, readahead=False)
     except ImportError as error:
@@ -97,3 +104,39 @@ def _connect(name: str) -> Any:
             f"{name}: reading .aselmdb needs a package that is not installed: "
             "pip install ase-db-backends"
         ) from error
+
+
+def _check_length(path: Path) -> None:
+    """Refuse an LMDB file that ends early: what is missing would kill the process.
+
+    The file is mapped into memory, and pages beyond its end are a SIGBUS when they
+    are read. Both its headers say which page is the last; the newer one counts.
+    """
+    with path.open("rb") as file:
+        first = _unpack_meta(file.read(_LMDB_META.size))
+        page_size = first[1] if first is not None else 4096
+        file.seek(page_size)
+        headers = [first, _unpack_meta(file.read(_LMDB_META.size))]
+        size = path.stat().st_size
+    whole = [header for header in headers if header is not None]
+    if not whole:
+        raise DataFormatError(
+            f"{path}: is no LMDB database, or its headers are damaged. Copy or "
+            "download it again."
+        )
+    _, page_size, last_page, _ = max(whole, key=lambda header: header[3])
+    if size < (needed := (last_page + 1) * page_size):
+        raise DataFormatError(
+            f"{path}: ends early, after {size} of {needed} bytes. It was truncated on "
+            "the way: copy or download it again."
+        )
+
+
+def _unpack_meta(content: bytes) -> tuple[int, int, int, int] | None:
+    """Give magic number, size of a page, last page and transaction of a header."""
+    if len(content) < _LMDB_META.size:
+        return None
+    magic, page_size, last_page, transaction = _LMDB_META.unpack(content)
+    if magic != _LMDB_MAGIC or not 512 <= page_size <= 1 << 16:
+        return None
+    return magic, page_size, last_page, transaction

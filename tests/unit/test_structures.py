@@ -155,13 +155,12 @@ def test_a_structure_that_cannot_be_read_is_skipped_and_named(tmp_path):
     ase.io.write(path, flat, format="extxyz", append=True)
     os.mkfifo(pipe)
     spec = [str(pipe), str(path)]
-    with pytest.warns(UserWarning, match=r"(?s)3 skipped:.*pipe.*'D'.*lattice") as told:
+    told = r"(?s)3 skipped:.*pipe.*'D'.*lattice"
+    with pytest.warns(UserWarning, match=told):
         assert len(list(read_structures(spec))) == 2
+    with pytest.warns(UserWarning, match=told):
         assert [name for name, _ in read_supercells(spec)] == ["x-0", "x-2"]
-    assert len(told) == 2
-    with pytest.raises(
-        DataFormatError, match=r"no structure can be read:\n.*named pipe"
-    ):
+    with pytest.raises(DataFormatError, match=r"no structure can .*\n.*a named pipe"):
         list(read_structures(str(pipe)))
 
 

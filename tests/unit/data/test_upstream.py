@@ -17,6 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from pft_lightning import keys
 from pft_lightning.data import upstream, xyz
+from pft_lightning.data.readers import list_entries
 from pft_lightning.data.upstream import UpstreamFrames
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.graphs import build_graph
@@ -417,3 +418,20 @@ def test_many_skips_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
     lines = frames.summary().splitlines()
     assert "30 skipped:" in lines
     assert lines[-1].strip() == "and 10 more"
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
+def test_a_database_that_ends_early_is_refused_before_it_kills_the_process(
+    tmp_path: Path, share: float
+) -> None:
+    """LMDB maps files into memory: what is missing would be a SIGBUS."""
+    path = tmp_path / "rows.aselmdb"
+    with ase.db.connect(path) as database:
+        for atoms in FRAMES * 5:
+            database.write(atoms)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataFormatError, match=r"ends early|no LMDB"):
+        UpstreamFrames(path, CUTOFF)
+    with pytest.raises(DataFormatError, match=r"ends early|no LMDB"):
+        list_entries(path)
