@@ -13,8 +13,8 @@ from pft_lightning.errors import DataFormatError
 
 SUFFIXES = (".db", ".json", ".aselmdb")
 
-# Header of an LMDB file, after that of its page: magic number, size of a page, last page,
-# transaction.
+# Header of an LMDB file, after that of its page: magic number, size of a page, last
+# page, transaction.
 _LMDB_META = struct.Struct("<16xI20xI92xQQ")
 _LMDB_MAGIC = 0xBEEFC0DE
 

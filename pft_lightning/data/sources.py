@@ -136,7 +136,10 @@ def why_unreadable(path: Path) -> str | None:
             with os.scandir(path):
                 return None
     except UnicodeEncodeError:
-        return f"{shown}: its name is not UTF-8. Rename it."
+        return (
+            f"{shown}: its name is not UTF-8, or this process knows ASCII alone. "
+            "Rename it, or set PYTHONUTF8=1."
+        )
     except FileNotFoundError:
         target = printable(os.path.realpath(path))
         return f"{shown}: a link to {target}, which does not exist. Mend or remove it."
