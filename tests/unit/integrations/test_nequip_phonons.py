@@ -114,7 +114,7 @@ def test_the_callback_of_the_package_itself_points_to_this_one():
         ({"weight": -1.0}, r"weight .* is -1"),
         ({"kind": "rmse"}, "'rmse'"),
         ({"reduction": "none"}, "'none'"),
-        ({"batch_size": 0}, "is 0; at least 1"),
+        ({"batch_size": 0}, "is 0; expected a whole number of at least 1"),
         ({"engine": "backwards"}, "'backwards'; expected one of"),
         ({"huber_delta": -1.0}, "huber_delta is -1"),
         ({"weight": None}, "is None; expected a number"),
@@ -125,7 +125,7 @@ def test_the_callback_of_the_package_itself_points_to_this_one():
 )
 def test_a_setting_without_meaning_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        HessianLoss("phonons", **{"weight": 1.0, **settings})
+        HessianLoss(**{"phonons": "phonons", "weight": 1.0, **settings})
 
 
 def test_processes_share_the_structures_of_a_step_and_none_is_validated_twice(
