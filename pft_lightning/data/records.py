@@ -19,6 +19,9 @@ from pft_lightning.physics.force_constants import ForceConstants
 from pft_lightning.units import GPA_PER_EV_PER_CUBIC_ANGSTROM
 
 
+# Most cells that atoms may lie apart; graphs count up to 127, a cutoff's reach included.
+MAX_CELLS_APART = 100
+
 # Largest force that a calculation can mean, eV/Å. Two atoms of a molecular dynamics
 # run that collide reach some tens; a broken or mis-scaled file reaches thousands.
 MAX_FORCE = 1e3
@@ -252,11 +255,26 @@ def _check_structure(record: StructureRecord, where: str) -> None:
             "must be removed."
         )
     check_cell(record.cell, record.pbc, n_atoms, where)
+    _check_images(record, where)
     nearest = shortest_distance(record.positions, record.cell, record.pbc)
     if too_near(nearest):
         raise DataFormatError(
             f"{where}: two atoms are {nearest:.3g} Å apart; at least {MIN_DISTANCE} Å "
             "is needed. Check the positions and the unit of length."
+        )
+
+
+def _check_images(record: StructureRecord, where: str) -> None:
+    """Refuse atoms that drifted so many cells apart that a graph cannot say how far."""
+    if not record.pbc.any():
+        return
+    # Of vectors that are missing, along which nothing is periodic, nothing is known.
+    fractions = record.positions @ np.linalg.pinv(record.cell)
+    apart = float(np.ptp(fractions[:, record.pbc], axis=0).max())
+    if apart > MAX_CELLS_APART:
+        raise DataFormatError(
+            f"{where}: two atoms are {apart:.4g} cells apart; at most "
+            f"{MAX_CELLS_APART} is accepted. Wrap the atoms into the cell."
         )
 
 

@@ -358,6 +358,7 @@ BAD_FRAMES = {
     "half a cell": (GOOD.replace('Lattice="', 'pbc="T T F" L="'), "lattice vectors"),
     "stress": (silicon('REF_energy=1 REF_stress="1 2"'), "the stress has 2 components"),
     "energy": (silicon("REF_energy=unknown"), "could not convert"),
+    "drifted atom": (GOOD.replace("1.35 1.35", "1e3 1.35"), "cells apart.*Wrap"),
     "no atoms": ("0\nREF_energy=1\n", "no atoms"),
 }
 
