@@ -19,7 +19,7 @@ from pft_lightning.physics.force_constants import ForceConstants
 from pft_lightning.units import GPA_PER_EV_PER_CUBIC_ANGSTROM
 
 
-# Most cells that atoms may lie apart; graphs count up to 127, a cutoff's reach included.
+# Most cells that atoms may lie apart; graphs count up to 127, with the cutoff's reach.
 MAX_CELLS_APART = 100
 
 # Largest force that a calculation can mean, eV/Å. Two atoms of a molecular dynamics
