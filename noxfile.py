@@ -22,7 +22,7 @@ nox.options.reuse_existing_virtualenvs = True
 # CPU build is wanted: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 TORCH = "torch==2.13.0"
 
-TESTING = ["pytest", "pytest-xdist"]
+TESTING = ["pytest>=8", "pytest-xdist>=3.6"]
 
 # Tests that need a framework; everything else is tested once, in `core`.
 FRAMEWORK_TESTS = [
