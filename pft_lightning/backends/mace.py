@@ -15,7 +15,13 @@ from torch._functorch.eager_transforms import enable_inplace_requires_grad
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.backends import mace_files, mace_heads, mace_portable
+from pft_lightning.backends import (
+    mace_check,
+    mace_files,
+    mace_heads,
+    mace_portable,
+    mace_stored,
+)
 from pft_lightning.backends._exact import contains_torchscript, exact_torchscript
 from pft_lightning.backends._files import is_safetensors
 from pft_lightning.backends.base import (
@@ -231,23 +237,29 @@ def load(
     dtype: torch.dtype | None,
     device: str | torch.device,
     head: str | None,
+    trust: bool = False,
 ) -> MACEModel:
     """Read a ``.model`` file written under any e3nn, or a portable file.
 
     Raises:
-        CheckpointError: damaged, or not an energy model.
+        CheckpointError: damaged, not an energy model, of a kind that cannot be built
+            again, or referring to what no network needs.
         ConfigError: see ``MACEModel``.
     """
-    stored: torch.nn.Module | None = None
+    stored: mace_stored.Stored | None = None
     if is_safetensors(path):
         kind, config, weights = mace_portable.read(path)
     else:
-        stored = mace_files.read_pickle(path)
-        kind, weights = type(stored).__name__, stored.state_dict()
+        stored = mace_stored.read_module(path, trust=trust)
     try:
         if stored is not None:
-            config = mace_files.extract_config(stored)
+            kind, weights = type(stored).__name__, stored.state_dict()
+            config = mace_stored.describe(stored)
+        mace_check.check_description(config)
+        mace_check.check_weights(config, weights)
         network = mace_files.build(kind, config, weights, scripted=False)
+        if stored is not None:
+            mace_check.check_same(stored, network)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return MACEModel(network, head).to(device=device, dtype=dtype)

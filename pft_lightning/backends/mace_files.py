@@ -2,9 +2,10 @@
 
 A ``.model`` file pickles the whole module, with code that e3nn generated; e3nn 0.4.4
 cannot open what 0.6 wrote, nor the reverse. Here only parameters, buffers and the
-attributes that describe the architecture are taken from the pickle, and the network
-is built anew from MACE's own classes. That also yields a network without TorchScript,
-whose optimiser makes second derivatives under ``torch.func`` wrong (e3nn 0.4.4).
+attributes that describe the architecture are taken from the pickle (``mace_stored``),
+and the network is built anew from MACE's own classes. That also yields a network
+without TorchScript, whose optimiser makes second derivatives under ``torch.func``
+wrong (e3nn 0.4.4).
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-import pickle
 import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,92 +51,6 @@ with _keep_global_state():
     from mace.tools.scripts_utils import extract_config_mace_model
 
 
-# Networks whose output is one energy; MACE's others need charges, fields or dipoles.
-SUPPORTED = ("ScaleShiftMACE", "MACE")
-
-
-class _Placeholder(torch.nn.Module):
-    """Stands for an object of the other e3nn version; keeps what state it is given."""
-
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> _Placeholder:
-        return super().__new__(cls)
-
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__.update(torch.nn.Module().__dict__)
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-
-def _inert(cls: type) -> type:
-    """Subclass of a code-generating e3nn class that is restored without its code."""
-
-    def __setstate__(self: torch.nn.Module, state: dict[str, Any]) -> None:
-        kept = {k: v for k, v in state.items() if k != "__codegen__"}
-        torch.nn.Module.__setstate__(self, kept)
-
-    return type(cls.__name__, (cls,), {"__setstate__": __setstate__})
-
-
-class _Unpickler(pickle.Unpickler):
-    """Restores a MACE module without running the code that e3nn generated."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch.fx.graph_module", "reduce_graph_module"):
-            return _Placeholder
-        try:
-            found = super().find_class(module, name)
-        except (AttributeError, ModuleNotFoundError) as error:
-            if module.split(".")[0] == "e3nn":
-                return _Placeholder
-            raise CheckpointError(
-                f"the file refers to {module}.{name}, which is not installed here "
-                f"({error}). It was written by another version of "
-                f"{module.split('.')[0]}: install that one."
-            ) from error
-        if isinstance(found, type) and issubclass(found, CodeGenMixin):
-            return _inert(found)
-        return found
-
-
-def read_pickle(path: Path) -> torch.nn.Module:
-    """Open a ``.model`` file far enough to read its weights and its architecture.
-
-    The result cannot compute energies. Unpickling may run code of the file.
-
-    Raises:
-        CheckpointError: not a pickled module, or damaged.
-    """
-    unpickler = types.ModuleType("pft_lightning_unpickler")
-    unpickler.Unpickler = _Unpickler  # type: ignore[attr-defined]
-    unpickler.load = pickle.load  # type: ignore[attr-defined]
-    try:
-        with _keep_global_state():
-            module = torch.load(
-                path, map_location="cpu", weights_only=False, pickle_module=unpickler
-            )
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error}). Copy or download it again."
-        ) from error
-    if isinstance(module, dict):
-        raise CheckpointError(
-            f"{path}: holds a dictionary ({', '.join(map(str, list(module)[:4]))}), "
-            "not a model. A checkpoint (.pt) of mace_run_train? Give the .model file "
-            "that it writes at the end."
-        )
-    if type(module).__name__ not in SUPPORTED:
-        raise CheckpointError(
-            f"{path}: holds a {type(module).__name__}; only energy models are "
-            f"supported: {', '.join(SUPPORTED)}."
-        )
-    return module
-
-
 def extract_config(module: Any) -> dict[str, Any]:
     """Arguments with which MACE builds a network of the same architecture.
 
@@ -150,8 +63,9 @@ def extract_config(module: Any) -> dict[str, Any]:
     for kernel in ("cueq_config", "oeq_config"):
         if getattr(getattr(module, kernel, None), "enabled", False):
             raise CheckpointError(
-                f"the network uses {kernel.split('_')[0]} kernels, which have no "
-                "second derivatives. Convert it to e3nn with MACE's converter first."
+                f"the network uses {kernel.split('_')[0]} kernels, which cannot be "
+                "differentiated three times. Convert it to e3nn first: python -m "
+                f"mace.cli.convert_{kernel.split('_')[0]}_e3nn."
             )
     view = copy.copy(module)
     is_scaled = hasattr(module, "scale_shift")
@@ -280,8 +194,9 @@ def _load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor]) ->
     try:
         result = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(
-            f"the weights do not fit the rebuilt network: {error}"
+            f"the weights do not fit the rebuilt network: {reason}"
         ) from error
     generated = generated_prefixes(network)
     parameters = {name for name, _ in network.named_parameters()}

@@ -19,11 +19,8 @@ from safetensors.torch import save
 
 from pft_lightning.backends._files import MACE_PORTABLE
 from pft_lightning.backends.base import write_atomically
-from pft_lightning.backends.mace_files import (
-    SUPPORTED,
-    _keep_global_state,
-    generated_prefixes,
-)
+from pft_lightning.backends.mace_files import _keep_global_state, generated_prefixes
+from pft_lightning.backends.mace_stored import SUPPORTED
 from pft_lightning.errors import CheckpointError
 
 

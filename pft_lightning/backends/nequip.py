@@ -237,8 +237,11 @@ def load(
     dtype: torch.dtype | None,
     device: str | torch.device,
     head: str | None,
+    trust: bool = False,
 ) -> NequIPModel:
     """Read a NequIP checkpoint (its averaged weights, if it has them) or package.
+
+    A package is code, which runs whether or not it is trusted.
 
     Raises:
         CheckpointError: see ``nequip_files.read``.
@@ -246,7 +249,7 @@ def load(
     """
     if head is not None:
         raise ConfigError(f"head={head!r}: NequIP models have no heads; leave it out.")
-    return NequIPModel(*nequip_files.read(path, dtype)).to(device=device)
+    return NequIPModel(*nequip_files.read(path, dtype, trust=trust)).to(device=device)
 
 
 def _scattered_products(network: torch.nn.Module) -> list[Any]:

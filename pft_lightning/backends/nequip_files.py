@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import logging
 import os
 import random
 import subprocess
@@ -20,10 +21,14 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 
+from pft_lightning.backends import nequip_check
 from pft_lightning.backends._files import read_content
+from pft_lightning.backends._unpickling import no_more, read_trusted
 from pft_lightning.backends.base import write_atomically
 from pft_lightning.errors import CheckpointError, ConfigError
 
+
+_logger = logging.getLogger(__name__)
 
 PACKAGE_SUFFIX = ".nequip.zip"
 # NequIP computes geometry, scales and sums in float64 whatever the dtype of the model.
@@ -93,32 +98,52 @@ with _nequip_state():
 Origin = dict[str, Any] | Path
 
 
-def read(path: Path, dtype: torch.dtype | None) -> tuple[torch.nn.Module, Origin]:
+def read(
+    path: Path, dtype: torch.dtype | None, *, trust: bool = False
+) -> tuple[torch.nn.Module, Origin]:
     """Build the network of a checkpoint (its averaged weights) or of a package.
 
     Args:
         path: file.
         dtype: in which the network shall compute; default: as stored.
+        trust: let NequIP call whatever a checkpoint refers to.
 
     Raises:
-        CheckpointError: damaged, or it needs a file or an extension that is missing.
+        CheckpointError: damaged, it needs a file or an extension that is missing, or
+            it refers to more than a network needs.
         ConfigError: several models in one file.
     """
-    is_package = _is_package(path)
+    if is_package := _is_package(path):
+        _logger.warning(
+            "%s is a package: its own Python code builds the network, and runs now.",
+            path,
+        )
+        origin: Origin = path.resolve()
+    else:
+        content = (
+            read_trusted(path, no_more) if trust else nequip_check.read_checkpoint(path)
+        )
     with _nequip_state(), _with_suffix(path, is_package) as readable:
         try:
             models = load_saved_model(readable, compile_mode="eager", model_key=None)
-            origin = path.resolve() if is_package else _read_header(path)
+            if not is_package:
+                origin = _header(content)
         # NequIP instantiates whatever the file names, which can fail in any way.
         except Exception as error:
+            reason = " ".join(str(error).split())[:400]
             raise CheckpointError(
-                f"{path}: NequIP cannot open it ({type(error).__name__}: {error}). "
+                f"{path}: NequIP cannot open it ({type(error).__name__}: {reason}). "
                 "Check that the extensions it was trained with are installed and that "
                 "packages or checkpoints it was fine-tuned from are where they were."
             ) from error
     if list(models) != [_SOLE_MODEL_KEY]:
         raise ConfigError(f"{path}: holds several models, {list(models)}.")
     network: torch.nn.Module = models[_SOLE_MODEL_KEY]
+    if not any(p.is_floating_point() for p in network.parameters()):
+        raise CheckpointError(
+            f"{path}: the network has no parameters, so there is nothing to train or "
+            "to compare. Use it with NequIP's own calculator."
+        )
     if dtype is not None:
         convert(network, dtype)
     return network, origin
@@ -240,9 +265,8 @@ def _with_suffix(path: Path, is_package: bool) -> Iterator[Path]:
         yield link
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def _header(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says besides weights and the state of its training."""
-    content = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
     kept = ("pytorch-lightning_version", "hyper_parameters", "hparams_name")
     header = {key: content[key] for key in kept if key in content}
     # Without the states of its metrics NequIP's training module does not load.
@@ -300,6 +324,7 @@ def _build_package(content: dict[str, Any], path: Path) -> None:
 
     It runs in a process of its own: it changes global settings for good.
     """
+    nequip_check.check_data(content["hyper_parameters"]["info_dict"]["data"])
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as name:
         checkpoint = Path(name) / "model.ckpt"
         package_file = Path(name) / f"model{PACKAGE_SUFFIX}"

@@ -124,6 +124,7 @@ def load(
     dtype: torch.dtype | None,
     device: str | torch.device,
     head: str | None,
+    trust: bool = False,
 ) -> NequixModel:
     """Read either form of a Nequix file.
 

@@ -109,6 +109,7 @@ def load(
     dtype: torch.dtype | None,
     device: str | torch.device,
     head: str | None,
+    trust: bool = False,
 ) -> PairPotential:
     """Read a file written by ``PairPotential.save``.
 

@@ -1,7 +1,7 @@
 """Backends by name, and loading a model by what its file holds.
 
 Importing this module imports no backend library. A new backend adds one
-``Backend`` entry; its module offers ``load(path, *, dtype, device, head)``.
+``Backend`` entry; its module offers ``load(path, *, dtype, device, head, trust)``.
 """
 
 from __future__ import annotations
@@ -119,11 +119,13 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     head: str | None = None,
+    trust: bool = False,
 ) -> EnergyModel:
     """Load a potential; the backend follows from the content of the file.
 
-    MACE and NequIP files are pickles, which can run code: open only files that you
-    trust. Nothing but the named file is opened.
+    MACE ``.model`` files and NequIP checkpoints are pickles, which can run code: one
+    that refers to anything that a network does not need is refused. NequIP packages
+    are code, which runs.
 
     Args:
         path: MACE ``.model`` or portable ``.safetensors``, NequIP checkpoint or
@@ -133,20 +135,28 @@ def load_model(
         dtype: ``float32`` or ``float64``; default: as stored.
         device: where to put the parameters.
         head: output head (MACE only); needed where the model has several.
+        trust: import and call what else the file refers to; for files whose author
+            you know.
 
     Raises:
-        CheckpointError: missing, truncated, unknown, or of another backend.
+        CheckpointError: missing, truncated, unknown, of another backend, or referring
+            to what no network needs.
         BackendUnavailableError: the library is not installed.
-        ConfigError: unknown backend, dtype or head.
+        ConfigError: unknown backend, dtype, device or head.
     """
     resolved = parse_dtype(dtype)
+    device = parse_device(device)
+    if not isinstance(path, (str, Path)):
+        raise ConfigError(f"path is {path!r}; expected the name of a model file.")
+    if not isinstance(trust, bool):
+        raise ConfigError(f"trust={trust!r}; expected true or false.")
     if backend is not None and backend not in BACKENDS:
         raise ConfigError(f"backend={backend!r}; expected one of {sorted(BACKENDS)}.")
     path = find_model_file(path, backend)
     content = read_content(path)
     entry = recognise(content, backend)
     model: EnergyModel = import_backend(entry.name).load(
-        path, dtype=resolved, device=device, head=head
+        path, dtype=resolved, device=device, head=head, trust=trust
     )
     return model
 
@@ -219,6 +229,26 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if name not in known:
         raise ConfigError(f"dtype={dtype!r}; expected one of {sorted(known)}.")
     return known[name]
+
+
+def parse_device(device: str | torch.device) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        ConfigError: it is not, or has no such name.
+    """
+    accepted = "cpu, cuda or cuda:N"
+    try:
+        parsed = torch.device(device)
+        torch.empty(0, device=parsed)
+    # Devices that are missing or not compiled in are reported in many ways.
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"device={str(device)!r} is not available here "
+            f"({str(error).splitlines()[0]}); expected {accepted}, where "
+            f"{torch.cuda.device_count()} CUDA devices are present."
+        ) from error
+    return parsed
 
 
 def _may_be_foundation_name(text: str, backend: str | None) -> bool:

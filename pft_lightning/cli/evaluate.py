@@ -83,6 +83,7 @@ def load_potentials(
         "calculator": config.calculator,
         "dtype": config.model.dtype,
         "head": config.model.head,
+        "trust": config.model.trust,
     }
     found[config.label] = _load("model", main, device)
     return found
@@ -105,6 +106,7 @@ def _load(where: str, entry: dict[str, Any], device: str | torch.device) -> Pote
         backend=None if backend == "auto" else backend,
         dtype=entry.get("dtype") or "float64",
         head=entry.get("head"),
+        trust=entry.get("trust", False),
         device=device,
     )
 

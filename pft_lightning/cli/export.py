@@ -179,6 +179,7 @@ def _from_file(config: DictConfig) -> _Potential:
         backend=options.backend,
         dtype=options.dtype,
         head=options.head,
+        trust=options.trust,
     )
     source = find_model_file(options.checkpoint, options.backend)
     return _Potential(model, describe_conversion(source), None, str(source))

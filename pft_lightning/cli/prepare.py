@@ -127,6 +127,7 @@ def _load(config: DictConfig) -> EnergyModel:
         dtype="float64",
         device=config.model.device,
         head=config.model.head,
+        trust=config.model.trust,
     )
 
 

@@ -71,6 +71,7 @@ def _wrap(config: DictConfig, **parts: Any) -> PhononFineTuning:
         backend=config.model.backend,
         dtype=config.model.dtype,
         head=config.model.head,
+        trust=config.model.get("trust", False),
     )
     loss = config.loss
     phonon = {name: w for name, w in loss.phonon.items() if name != "hvp"}
