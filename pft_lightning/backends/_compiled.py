@@ -9,12 +9,15 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import warnings
 from pathlib import Path
 
 import platformdirs
+
+from pft_lightning.files import compute_sha256
 
 
 # The sources are written in vectors; what -O3 adds is time to compile.
@@ -30,7 +33,8 @@ def load_library(name: str) -> ctypes.CDLL | None:
     """Compile ``name.c`` with its ``name.h`` and load it; None where that fails.
 
     The result is kept in the user's cache, under the hash of sources, compiler and
-    processor. ``PFT_LIGHTNING_COMPILE=0`` turns compiling off.
+    processor, and where that cannot be written, in a folder that is gone again once
+    the library is loaded. ``PFT_LIGHTNING_COMPILE=0`` turns compiling off.
 
     Args:
         name: of the sources beside this file.
@@ -42,20 +46,15 @@ def load_library(name: str) -> ctypes.CDLL | None:
         warnings.warn(f"No C compiler (cc, gcc or $CC) found. {_SLOWER}", stacklevel=2)
         return None
     source = Path(__file__).with_name(f"{name}.c")
-    parts = [source.read_bytes(), source.with_suffix(".h").read_bytes()]
-    parts += [compiler.encode(), _processor().encode(), " ".join(_FLAGS).encode()]
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    folder = Path(platformdirs.user_cache_dir("pft_lightning")) / "compiled"
-    library = folder / f"{name.strip('_')}-{digest}.so"
     try:
-        if not library.exists():
-            command = [*shlex.split(compiler), *_FLAGS]
-            try:
-                _compile([*command, _NATIVE], source, library)
-            except subprocess.CalledProcessError:
-                _compile(command, source, library)
-        return ctypes.CDLL(str(library))
-    except (OSError, subprocess.CalledProcessError) as error:
+        try:
+            return _from_cache(source, compiler)
+        except (OSError, RuntimeError, subprocess.CalledProcessError):
+            with tempfile.TemporaryDirectory(prefix="pft_lightning-") as folder:
+                made = Path(folder) / f"{name}.so"
+                _compile(compiler, source, made)
+                return ctypes.CDLL(str(made))
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         warnings.warn(
             f"{source.name} could not be compiled with {compiler}: "
@@ -65,19 +64,56 @@ def load_library(name: str) -> ctypes.CDLL | None:
         return None
 
 
-def _compile(command: list[str], source: Path, library: Path) -> None:
-    """Write the library in one step: several processes may do so at a time."""
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
-        subprocess.run(
-            [*command, "-o", str(made), str(source)],
-            check=True,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
+def _from_cache(source: Path, compiler: str) -> ctypes.CDLL:
+    """Load the library of the cache; build it where there is none to rely on.
+
+    Its name ends in the hash of its content, and nobody but the user and root may have
+    written it: whatever else lies there, a half file too, is not loaded.
+    """
+    parts = [source.read_bytes(), source.with_suffix(".h").read_bytes()]
+    parts += [compiler.encode(), _processor().encode(), " ".join(_FLAGS).encode()]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    folder = Path(platformdirs.user_cache_dir("pft_lightning")) / "compiled"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = folder.resolve()
+    stem = f"{source.stem.strip('_')}-{digest}"
+    if folder.stat().st_uid not in (os.getuid(), 0):
+        raise PermissionError(f"{folder} belongs to another user")
+    if _is_ours(folder):
+        for library in folder.glob(f"{stem}-*.so"):
+            recorded = library.stem.rpartition("-")[2]
+            if _is_ours(library) and compute_sha256(library)[:32] == recorded:
+                return ctypes.CDLL(str(library))
+            library.unlink()
+    else:
+        folder.chmod(0o700)  # open to others until now: what it holds is not used
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        made = Path(temporary) / "made.so"
+        _compile(compiler, source, made)
+        made.chmod(0o700)
+        library = folder / f"{stem}-{compute_sha256(made)[:32]}.so"
+        # In one step: several processes may do so at a time.
         made.replace(library)
+    return ctypes.CDLL(str(library))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file or folder is of this user or root, who alone may write it."""
+    status = path.lstat()
+    kinds = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+    others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return kinds and not others and status.st_uid in (os.getuid(), 0)
+
+
+def _compile(compiler: str, source: Path, library: Path) -> None:
+    command = [*shlex.split(compiler), *_FLAGS, "-o", str(library), str(source)]
+    run = functools.partial(
+        subprocess.run, check=True, capture_output=True, text=True, errors="replace"
+    )
+    try:
+        run([*command, _NATIVE])
+    except subprocess.CalledProcessError:
+        run(command)
 
 
 def _processor() -> str:

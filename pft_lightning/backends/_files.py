@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickletools
 import zipfile
@@ -17,7 +18,10 @@ from pft_lightning.errors import CheckpointError
 # torch.save before version 1.6 wrote bare pickles; both start with this opcode.
 _PICKLE_START = b"\x80"
 # Bytes; a configuration is not longer, and other files may have no second line.
-_LONGEST_HEADER = 1_000_000
+LONGEST_HEADER = 1_000_000
+
+# torch stores without compression; other programs that pack it again save a half.
+_LARGEST_RATIO = 20
 
 # What the portable form of a MACE network says it is.
 MACE_PORTABLE = "pft_lightning.mace"
@@ -78,8 +82,22 @@ def read_content(path: Path) -> FileContent:
         )
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder; expected a model file.")
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: is a pipe, socket or device; expected a model file."
+        )
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: is empty. Copy or download it again.")
+    try:
+        return _read_start(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or error}). Check its "
+            "permissions, or copy it again."
+        ) from error
+
+
+def _read_start(path: Path) -> FileContent:
     with path.open("rb") as file:
         start = file.read(4)
         if start.startswith(b"{"):
@@ -87,7 +105,7 @@ def read_content(path: Path) -> FileContent:
             return FileContent(path, header=_read_header(file))
     if is_safetensors(path):
         return _read_safetensors(path)
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         return _read_zip(path)
     if start == b"PK\x03\x04":
         raise CheckpointError(
@@ -99,12 +117,19 @@ def read_content(path: Path) -> FileContent:
     return FileContent(path)
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True  # a damaged one
+
+
 def _read_header(file: IO[bytes]) -> frozenset[str]:
     try:
-        header = json.loads(file.readline(_LONGEST_HEADER))
-    except ValueError:
+        header = json.loads(file.readline(LONGEST_HEADER))
+    except (ValueError, RecursionError):
         return frozenset()
-    return frozenset(header)
+    return frozenset(header) if isinstance(header, dict) else frozenset()
 
 
 def is_safetensors(path: Path) -> bool:
@@ -117,7 +142,7 @@ def _read_safetensors(path: Path) -> FileContent:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: its header or its end is damaged ({error}). Copy or download it "
             "again."
@@ -127,19 +152,47 @@ def _read_safetensors(path: Path) -> FileContent:
 
 
 def _read_zip(path: Path) -> FileContent:
+    with path.open("rb") as file:
+        members, data = _unpack(file, path)
+    classes, strings = _disassemble(data, path) if data else ((), frozenset())
+    return FileContent(path, members, classes, strings)
+
+
+def check_archive(file: IO[bytes], path: Path) -> None:
+    """Refuse an archive of torch whose content is not what was written.
+
+    torch itself reads damaged weights without a word.
+
+    Args:
+        file: archive.
+        path: named in messages.
+
+    Raises:
+        CheckpointError: a checksum does not fit, or it unpacks to far more.
+    """
+    _unpack(file, path)
+
+
+def _unpack(file: IO[bytes], path: Path) -> tuple[frozenset[str], bytes]:
+    """Names in an archive, and its pickle."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        size = file.seek(0, io.SEEK_END)
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > _LARGEST_RATIO * size:
+                raise zipfile.BadZipFile(f"{size} bytes would become {unpacked}")
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {damaged} does not fit")
             members = archive.namelist()
             pickles = [
                 m for m in members if m.count("/") == 1 and m.endswith("data.pkl")
             ]
-            data = archive.read(pickles[0]) if pickles else b""
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+            return frozenset(members), archive.read(pickles[0]) if pickles else b""
+    # A damaged directory makes zipfile fail in any way.
+    except Exception as error:
         raise CheckpointError(
             f"{path}: damaged archive ({error}). Copy or download it again."
         ) from error
-    classes, strings = _disassemble(data, path) if data else ((), frozenset())
-    return FileContent(path, frozenset(members), classes, strings)
 
 
 def _read_legacy(path: Path) -> FileContent:
@@ -151,7 +204,7 @@ def _read_legacy(path: Path) -> FileContent:
             for _ in range(4):
                 found = _scan(file)
                 classes, strings = classes + found[0], strings | found[1]
-        except (ValueError, IndexError):
+        except Exception:  # a damaged pickle fails in any way
             if not classes and not strings:
                 return FileContent(path)
     return FileContent(path, frozenset(), classes, strings)
@@ -160,7 +213,7 @@ def _read_legacy(path: Path) -> FileContent:
 def _disassemble(data: bytes, path: Path) -> tuple[tuple[str, ...], frozenset[str]]:
     try:
         return _scan(data)
-    except (ValueError, IndexError) as error:
+    except Exception as error:  # a damaged pickle fails in any way
         raise CheckpointError(
             f"{path}: its pickle is damaged ({error}). Copy or download it again."
         ) from error

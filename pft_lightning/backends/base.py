@@ -12,11 +12,15 @@ from ase.data import chemical_symbols
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.errors import ConfigError, UnknownElementError
+from pft_lightning.errors import CheckpointError, ConfigError, UnknownElementError
 from pft_lightning.files import write_atomically as write_atomically
 from pft_lightning.graphs import to_dtype
 from pft_lightning.physics.hvp import compute_derivatives
 from pft_lightning.types import Derivatives, Engine
+
+
+# Å; graphs of a larger one do not fit into any memory.
+LARGEST_CUTOFF = 100.0
 
 
 class EnergyModel(torch.nn.Module, ABC):
@@ -224,6 +228,30 @@ class EnergyModel(torch.nn.Module, ABC):
             f"{', '.join(_symbol(z) for z in self.atomic_numbers)}. Leave these "
             "structures out, or start from a model that covers them."
         )
+
+
+def check_elements(path: Path, atomic_numbers: object) -> list[int]:
+    """Refuse a file that does not list elements, each once.
+
+    Args:
+        path: named in the message.
+        atomic_numbers: of the file.
+
+    Returns:
+        The same.
+
+    Raises:
+        CheckpointError: it lists something else.
+    """
+    numbers = atomic_numbers if isinstance(atomic_numbers, list) else []
+    known = range(1, len(chemical_symbols))
+    right = all(isinstance(z, int) and z in known for z in numbers)
+    if not right or not numbers or len(set(numbers)) < len(numbers):
+        raise CheckpointError(
+            f"{path}: atomic_numbers={str(atomic_numbers)[:100]}; expected different "
+            f"ones from 1 to {known[-1]}."
+        )
+    return numbers
 
 
 def element_table(atomic_numbers: Sequence[int]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
-from pft_lightning.errors import ShapeError
+from pft_lightning.errors import ConfigError, DataFormatError, ShapeError
 from pft_lightning.graphs import build_batch, build_data, build_graph
 from pft_lightning.types import Engine
 
@@ -26,12 +26,16 @@ class Calculator(ASECalculator):
     Args:
         model: from ``load_model``.
         **kwargs: ASE's own, e.g. ``label``.
+
+    Raises:
+        ConfigError: the model is something else.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
 
     def __init__(self, model: EnergyModel, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        _check_model(model)
         self.model = model
 
     def calculate(
@@ -40,7 +44,11 @@ class Calculator(ASECalculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:
-        """Energy in eV, forces in eV/Å, stress in eV/Å³ (zero without periodicity)."""
+        """Energy in eV, forces in eV/Å, stress in eV/Å³ (zero without periodicity).
+
+        Raises:
+            DataFormatError: there are no atoms, or positions or cell make no sense.
+        """
         super().calculate(atoms, properties, system_changes)
         batch = _to_batch(self.model, self.atoms)
         with torch.no_grad():
@@ -75,10 +83,19 @@ def hessian_vector_product(
         Same shape, float64, eV/Å² times the unit of the tangents.
 
     Raises:
-        ShapeError: tangents have another shape.
+        ShapeError: tangents have another shape, or are no finite numbers.
+        DataFormatError: there are no atoms, or positions or cell make no sense.
         ConfigError: the model lacks an element of the structure.
     """
-    tangents = np.asarray(tangents, dtype=np.float64)
+    _check_model(model)
+    check_structure(atoms)
+    try:
+        tangents = np.asarray(tangents, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(
+            f"tangents={str(tangents)[:100]!r}; expected an array of numbers, "
+            f"(n_atoms, 3) or (n_atoms, n_probes, 3) with n_atoms={len(atoms)}."
+        ) from error
     if tangents.shape != (len(atoms), 3) and (
         tangents.ndim != 3 or tangents.shape[::2] != (len(atoms), 3)
     ):
@@ -86,6 +103,8 @@ def hessian_vector_product(
             f"tangents has shape {tangents.shape}; expected (n_atoms, 3) or (n_atoms, "
             f"n_probes, 3) with n_atoms={len(atoms)}."
         )
+    if not np.isfinite(tangents).all():
+        raise ShapeError("tangents hold NaN or infinity; expected finite numbers.")
     directions = torch.tensor(tangents, device=model.device)
     with torch.no_grad():
         result = model.derivatives(
@@ -99,7 +118,49 @@ def hessian_vector_product(
     return _to_numpy(result.hvp).reshape(tangents.shape)
 
 
+def check_structure(atoms: ase.Atoms) -> None:
+    """Refuse a structure that has no energy.
+
+    Args:
+        atoms: any structure.
+
+    Raises:
+        ConfigError: something else than ``ase.Atoms``.
+        DataFormatError: no atoms, positions or cell that are not finite, or a
+            periodic structure without a volume, area or length to repeat.
+    """
+    if not isinstance(atoms, ase.Atoms):
+        raise ConfigError(
+            f"atoms is a {type(atoms).__name__}; expected ase.Atoms, e.g. from "
+            "ase.io.read."
+        )
+    if len(atoms) == 0:
+        raise DataFormatError("the structure has no atoms.")
+    name, cell = str(atoms.symbols), np.asarray(atoms.cell.array)
+    finite = np.isfinite(atoms.positions).all(axis=1)
+    if not finite.all():
+        raise DataFormatError(
+            f"{name}: the position of atom {int(np.argmin(finite))} is not finite, "
+            f"{atoms.positions[np.argmin(finite)]}."
+        )
+    if not np.isfinite(cell).all():
+        raise DataFormatError(f"{name}: the cell is not finite, {cell.tolist()}.")
+    if np.linalg.matrix_rank(cell[atoms.pbc]) < sum(atoms.pbc):
+        raise DataFormatError(
+            f"{name}: is periodic along {int(sum(atoms.pbc))} directions, which its "
+            f"cell {cell.tolist()} does not span. Set the cell, or pbc=False."
+        )
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, EnergyModel):
+        raise ConfigError(
+            f"model is a {type(model).__name__}; expected one from pft.load_model."
+        )
+
+
 def _to_batch(model: EnergyModel, atoms: ase.Atoms) -> Batch:
+    check_structure(atoms)
     cell = np.asarray(atoms.cell.array)
     graph = build_graph(atoms.positions, cell, atoms.pbc, model.cutoff)
     data = build_data(atoms.numbers, atoms.positions, cell, atoms.pbc, graph)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pft_lightning.backends.base import LARGEST_CUTOFF
 from pft_lightning.backends.mace_files import _keep_global_state
 from pft_lightning.errors import CheckpointError
 
@@ -23,7 +24,6 @@ _MOST_LAYERS = 32
 _MOST_HEADS = 1024
 _HIGHEST_DEGREE = 8
 _MOST_CHANNELS = 16_384
-_LARGEST_CUTOFF = 100.0  # Å
 _WIDEST_LAYER = 65_536
 # (components)^(orders of correlation) of the coupling coefficients; 4 and 3 give 15625.
 _MOST_COUPLINGS = 1_000_000
@@ -39,7 +39,7 @@ def check_description(config: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: names the argument, its value and what is accepted.
     """
-    check_number("r_max", config.get("r_max"), 0.0, _LARGEST_CUTOFF)
+    check_number("r_max", config.get("r_max"), 0.0, LARGEST_CUTOFF)
     degree = check_count("max_ell", config.get("max_ell"), 0, _HIGHEST_DEGREE)
     layers = check_count(
         "num_interactions", config.get("num_interactions"), 1, _MOST_LAYERS

@@ -106,9 +106,19 @@ def build(
             (to be differentiated).
 
     Raises:
-        CheckpointError: the weights do not fit the architecture.
+        CheckpointError: MACE does not build it, or the weights do not fit.
     """
-    network = construct(class_name, config, weights, scripted=scripted)
+    try:
+        network = construct(class_name, config, weights, scripted=scripted)
+    except CheckpointError:
+        raise
+    # Where a description is damaged, MACE fails in any way.
+    except Exception as error:
+        raise CheckpointError(
+            f"MACE cannot build the network that the file describes "
+            f"({type(error).__name__}: {error}). Copy or download it again, or install "
+            "the version of MACE that wrote it."
+        ) from error
     _load_weights(network, weights)
     # MACE keeps the isolated-atom energies in float64 where its user set them so.
     network = network.to(_weight_dtype(weights))
@@ -150,10 +160,11 @@ def draw_weights(network: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]
 
 
 def _weight_dtype(weights: dict[str, torch.Tensor]) -> torch.dtype:
-    return next(
-        v.dtype
-        for k, v in weights.items()
-        if k.endswith("node_embedding.linear.weight")
+    for name, value in weights.items():
+        if name.endswith("node_embedding.linear.weight") and value.is_floating_point():
+            return value.dtype
+    raise CheckpointError(
+        "the network has no weights of an embedding of elements; the file is damaged."
     )
 
 

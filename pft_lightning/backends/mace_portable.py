@@ -70,27 +70,37 @@ def read(path: Path) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error}). Copy or download it again."
         ) from error
-    if int(metadata["version"]) > int(_VERSION):
+    version = str(metadata.get("version"))
+    if not version.isdecimal() or int(version) > int(_VERSION):
         raise CheckpointError(
-            f"{path}: format version {metadata['version']}, this package reads up to "
+            f"{path}: format version {version[:100]}, this package reads up to "
             f"{_VERSION}. Upgrade pft_lightning."
         )
-    kind = metadata["class"]
+    kind = metadata.get("class", "")
     if kind not in SUPPORTED:
         raise CheckpointError(
-            f"{path}: holds a {kind}; expected one of {', '.join(SUPPORTED)}."
+            f"{path}: holds a {kind[:100]}; expected one of {', '.join(SUPPORTED)}."
         )
-    config = json.loads(metadata["config"])
     try:
+        config = json.loads(metadata["config"])
         decoded = {key: _decode(value) for key, value in config.items()}
+        for key in ("interaction_cls", "interaction_cls_first"):
+            if not issubclass(decoded[key], mace.modules.blocks.InteractionBlock):
+                raise KeyError(decoded[key].__name__)
     except (AttributeError, KeyError) as error:
         raise CheckpointError(
             f"{path}: names {error}, which the MACE installed here lacks. It was "
             "written with another version of MACE: install that one."
+        ) from error
+    # A damaged description may hold anything in place of anything.
+    except (ValueError, TypeError, RecursionError, AssertionError) as error:
+        raise CheckpointError(
+            f"{path}: its description of the network cannot be read ({error}). Copy "
+            "or download it again."
         ) from error
     return kind, decoded, weights
 
@@ -154,9 +164,18 @@ def _decode(value: Any) -> Any:
     if "irreps" in value:
         return Irreps(value["irreps"])
     if "array" in value:
-        return np.array(value["array"], dtype=value["dtype"])
+        dtype = np.dtype(value["dtype"])
+        if dtype.kind not in "biuf":
+            raise ValueError(f"an array of {dtype}")
+        return np.array(value["array"], dtype=dtype)
     if "class" in value:
-        return getattr(mace.modules.blocks, value["class"])
+        found = getattr(mace.modules.blocks, value["class"])
+        if (
+            not isinstance(found, type)
+            or found.__module__ != mace.modules.blocks.__name__
+        ):
+            raise KeyError(value["class"])
+        return found
     return _gates()[value["gate"]]
 
 

@@ -17,6 +17,7 @@ import torch
 from e3nn.o3 import Irreps
 
 from pft_lightning.backends._unpickling import REMEDY, read_saved, refusal
+from pft_lightning.backends.base import LARGEST_CUTOFF
 from pft_lightning.errors import CheckpointError
 
 
@@ -44,7 +45,6 @@ _PACKAGED = ("ModelFromPackage", "ModelTypeNamesFromPackage")
 _HOOKS = ("_instantiator", "hparams", "module_arguments")
 _LOADERS = ("torch.utils.data.DataLoader",)
 _MOST_DATASETS = 1000
-_LARGEST_CUTOFF = 100.0  # Å
 _HIGHEST_DEGREE = 8
 _MOST_LAYERS = 64
 
@@ -224,8 +224,8 @@ def _limit(key: str, value: Any, largest: int) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
     if key == "r_max":
-        within = isinstance(value, (int, float)) and 0 < value <= _LARGEST_CUTOFF
-        return None if within else f"a cutoff up to {_LARGEST_CUTOFF:g} Å"
+        within = isinstance(value, (int, float)) and 0 < value <= LARGEST_CUTOFF
+        return None if within else f"a cutoff up to {LARGEST_CUTOFF:g} Å"
     if "irreps" in key and isinstance(value, str):
         return _irreps_limit(value, largest)
     if not isinstance(value, int):

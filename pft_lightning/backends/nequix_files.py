@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,32 +16,17 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from pft_lightning.backends._files import LONGEST_HEADER, check_archive
 from pft_lightning.backends.base import write_atomically
+from pft_lightning.backends.nequix_check import OPTIONS, check_config
 from pft_lightning.backends.nequix_layers import IrrepsLinear
 from pft_lightning.backends.nequix_network import NequixNetwork
-from pft_lightning.backends.nequix_paths import is_supported
 from pft_lightning.errors import CheckpointError
 
 
 JAX_SUFFIX = ".nqx"
 TORCH_SUFFIX = ".pt"
 _ATOM_ENERGIES = "atom_energies"
-_OPTIONS = (
-    "hidden_irreps",
-    "lmax",
-    "cutoff",
-    "n_layers",
-    "radial_basis_size",
-    "radial_mlp_size",
-    "radial_mlp_layers",
-    "radial_polynomial_p",
-    "mlp_init_scale",
-    "avg_n_neighbors",
-    "shift",
-    "scale",
-    "layer_norm",
-)
-_NEEDED = ("atomic_numbers", _ATOM_ENERGIES, "index_weights", *_OPTIONS)
 
 
 def read(path: Path) -> tuple[dict[str, Any], NequixNetwork, str]:
@@ -54,6 +38,7 @@ def read(path: Path) -> tuple[dict[str, Any], NequixNetwork, str]:
     with path.open("rb") as file:
         config = _read_config(file, path)
         body = file.read()
+    check_config(config, path, len(body))
     network = build(config, path)
     if body.startswith(b"\x93NUMPY"):
         weights, suffix = _from_arrays(body, network, path), JAX_SUFFIX
@@ -97,36 +82,25 @@ def build(config: dict[str, Any], path: Path) -> NequixNetwork:
         path: named in messages.
 
     Raises:
-        CheckpointError: entries are missing, or not supported.
+        CheckpointError: its values do not make a network.
     """
-    missing = [key for key in _NEEDED if key not in config]
-    if missing:
-        raise CheckpointError(
-            f"{path}: the configuration of this Nequix file lacks {missing}. Write it "
-            "again with Nequix."
-        )
-    if config["index_weights"]:
-        raise CheckpointError(
-            f"{path}: index_weights=true is supported by Nequix's JAX form only; "
-            "models with index_weights=false can be trained here."
-        )
-    if not is_supported(config["hidden_irreps"], config["lmax"]):
-        raise CheckpointError(
-            f"{path}: hidden_irreps={config['hidden_irreps']!r} with lmax="
-            f"{config['lmax']}; expected sorted ones, each once, of the parities of "
-            "spherical harmonics up to lmax, as in '128x0e + 64x1o + 32x2e'."
-        )
     with torch.random.fork_rng(devices=[]):
-        return NequixNetwork(
-            n_species=len(config["atomic_numbers"]),
-            **{key: config[key] for key in _OPTIONS},
-        )
+        try:
+            return NequixNetwork(
+                n_species=len(config["atomic_numbers"]),
+                **{key: config[key] for key in OPTIONS},
+            )
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path}: its configuration does not make a network "
+                f"({type(error).__name__}: {error}). Copy or download it again."
+            ) from error
 
 
 def _read_config(file: IO[bytes], path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.readline())
-    except ValueError as error:
+        config = json.loads(file.readline(LONGEST_HEADER))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: its first line is not the JSON of a Nequix file ({error}). Copy "
             "or download it again."
@@ -140,18 +114,32 @@ def _from_state_dict(
     body: bytes, network: NequixNetwork, path: Path
 ) -> dict[str, torch.Tensor]:
     """Weights of the torch form; constants that Nequix stores with them are left."""
+    if body.startswith(b"PK"):  # else of torch before version 1.6
+        check_archive(io.BytesIO(body), path)
     try:
         stored = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    # A damaged pickle fails in any way.
+    except Exception as error:
         raise CheckpointError(
             f"{path}: the weights behind the configuration cannot be read ({error}). "
             "The file is truncated or damaged: copy or download it again."
         ) from error
+    are_tensors = isinstance(stored, dict) and all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) and not v.is_sparse
+        for k, v in stored.items()
+    )
+    if not are_tensors:
+        raise CheckpointError(
+            f"{path}: what follows the configuration is a {type(stored).__name__}; "
+            "expected weights by name. Copy or download it again."
+        )
     expected = network.state_dict()
     wrong = [
         name
         for name, value in expected.items()
-        if name not in stored or stored[name].shape != value.shape
+        if name not in stored
+        or stored[name].shape != value.shape
+        or not stored[name].is_floating_point()
     ]
     parameters = {name.rpartition(".")[2] for name in expected}
     wrong += [
@@ -182,7 +170,7 @@ def _from_arrays(
     for number, (name, start, shape) in enumerate(leaves):
         try:
             array = np.load(file, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except Exception as error:  # a damaged header fails in any way
             raise CheckpointError(
                 f"{path}: array {number + 1} of {len(leaves)}, {name}, cannot be read "
                 f"({error}). The file is truncated: copy or download it again."

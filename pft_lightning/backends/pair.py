@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
+from pft_lightning.backends._unpickling import read_saved
 from pft_lightning.backends.base import (
+    LARGEST_CUTOFF,
     EnergyModel,
     apply_strain,
+    check_elements,
     edge_vectors,
     element_table,
     write_atomically,
@@ -115,19 +119,48 @@ def load(
 
     Raises:
         ConfigError: a head was asked for.
-        CheckpointError: written by a newer version of the package.
+        CheckpointError: damaged, or written by a newer version of the package.
     """
     if head is not None:
         raise ConfigError(
             f"head={head!r}: a pair potential has no heads; leave it out."
         )
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if content["version"] > _VERSION:
+    content = read_saved(path)
+    version = content.get("version") if isinstance(content, dict) else None
+    if type(version) is not int or version < 1:
         raise CheckpointError(
-            f"{path}: format version {content['version']}, this package reads up to "
+            f"{path}: format version {version!r}; expected a number up to {_VERSION}. "
+            "The file is damaged: copy it again."
+        )
+    if version > _VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version}, this package reads up to "
             f"{_VERSION}. Upgrade pft_lightning."
         )
-    stored = content["state_dict"]["depth"].dtype
-    model = PairPotential(content["cutoff"], content["atomic_numbers"], dtype=stored)
-    model.load_state_dict(content["state_dict"])
-    return model.to(device=device, dtype=dtype or stored)
+    model = _build(path, content)
+    return model.to(device=device, dtype=dtype or model.dtype)
+
+
+def _build(path: Path, content: dict[str, Any]) -> PairPotential:
+    cutoff, numbers = (
+        content.get("cutoff"),
+        check_elements(path, content.get("atomic_numbers")),
+    )
+    if type(cutoff) not in (int, float) or not 0 < cutoff <= LARGEST_CUTOFF:
+        raise CheckpointError(
+            f"{path}: cutoff={str(cutoff)[:100]}; expected a distance up to "
+            f"{LARGEST_CUTOFF:g} Å."
+        )
+    weights: Any = content.get("state_dict")
+    try:
+        dtype = weights["depth"].dtype
+        if not dtype.is_floating_point:
+            raise TypeError(f"they are {dtype}")
+        model = PairPotential(cutoff, numbers, dtype=dtype)
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{path}: its weights do not fit a pair potential of "
+            f"{len(numbers)} elements ({error}). Copy it again."
+        ) from error
+    return model

@@ -158,6 +158,12 @@ def load_model(
     model: EnergyModel = import_backend(entry.name).load(
         path, dtype=resolved, device=device, head=head, trust=trust
     )
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise CheckpointError(
+                f"{path}: the weight {name} holds NaN or infinity. The file is of a "
+                "training that failed, or damaged."
+            )
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -194,10 +195,17 @@ def _check(
         raise ConfigError(
             f"method={method!r}; expected one of {', '.join(get_args(Method))}."
         )
-    if not displacement > 0:
-        raise ConfigError(f"displacement={displacement}; a positive length is needed.")
-    if max_atoms < 1:
-        raise ConfigError(f"max_atoms={max_atoms}; at least 1.")
+    if not isinstance(displacement, (int, float)) or not 0 < displacement < math.inf:
+        raise ConfigError(
+            f"displacement={displacement!r}; a positive length is needed."
+        )
+    if not isinstance(max_atoms, int) or max_atoms < 1:
+        raise ConfigError(f"max_atoms={max_atoms!r}; an integer of at least 1.")
+    if not isinstance(phonon, Phonopy):
+        raise ConfigError(
+            f"phonon is a {type(phonon).__name__}; expected a phonopy.Phonopy object. "
+            "A file? pft.evaluate_phonons takes its path."
+        )
     if not isinstance(model, EnergyModel):
         if not isinstance(model, BaseCalculator):
             raise ConfigError(

@@ -216,7 +216,12 @@ def _named(models: Potential | Mapping[str, Potential]) -> dict[str, Potential]:
     if not named:
         raise ConfigError("no model was given; expected at least one.")
     for label, model in named.items():
-        if label == REFERENCE or "/" in label or not label:
+        if (
+            not isinstance(label, str)
+            or label == REFERENCE
+            or "/" in label
+            or not label
+        ):
             raise ConfigError(
                 f"the label {label!r} of a model cannot be used; choose one that is "
                 f"not {REFERENCE!r} and has no '/'."
