@@ -49,7 +49,12 @@ def load_library(name: str) -> ctypes.CDLL | None:
     try:
         try:
             return _from_cache(source, compiler)
-        except (OSError, RuntimeError, subprocess.CalledProcessError):
+        except (OSError, RuntimeError) as error:
+            warnings.warn(
+                f"The cache of compiled code cannot be used ({error}); it is compiled "
+                "for this process alone.",
+                stacklevel=2,
+            )
             with tempfile.TemporaryDirectory(prefix="pft_lightning-") as folder:
                 made = Path(folder) / f"{name}.so"
                 _compile(compiler, source, made)

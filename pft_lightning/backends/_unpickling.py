@@ -32,6 +32,8 @@ REMEDY = (
     "compared one), load_model(..., trust=True) in Python."
 )
 
+# How it begins to say that it does not do what a pickle asks for.
+_REFUSALS = ("Unsupported", "Only persistent_load", "Can only", "Trying to")
 # What torch's unpickler of weights knows itself; it refuses whatever it does not.
 _TORCH = re.compile(
     r"torch\.(\w*Storage|Size|Tensor|device|bool|b?float\w*|u?int\w*|complex\w*|half"
@@ -132,8 +134,11 @@ def _load(path: Path, **options: Any) -> Any:
     except Exception as error:
         reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
         reason = (reason.strip() or type(error).__name__).splitlines()[0]
+        advice = (
+            REMEDY if reason.startswith(_REFUSALS) else "Copy or download it again."
+        )
         raise CheckpointError(
-            f"{path}: cannot be read ({reason[:300]}). Copy or download it again."
+            f"{path}: cannot be read ({reason[:300]}). {advice}"
         ) from error
 
 

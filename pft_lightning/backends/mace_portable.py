@@ -86,7 +86,9 @@ def read(path: Path) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
             f"{path}: holds a {kind[:100]}; expected one of {', '.join(SUPPORTED)}."
         )
     try:
-        config = json.loads(metadata["config"])
+        config = json.loads(metadata.get("config", "{}"))
+        if not isinstance(config, dict) or not config:
+            raise ValueError(f"it is {str(config)[:100]!r}")
         decoded = {key: _decode(value) for key, value in config.items()}
         for key in ("interaction_cls", "interaction_cls_first"):
             if not issubclass(decoded[key], mace.modules.blocks.InteractionBlock):

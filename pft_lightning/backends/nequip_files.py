@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import logging
 import os
@@ -114,11 +115,8 @@ def read(
         ConfigError: several models in one file.
     """
     if is_package := _is_package(path):
-        _logger.warning(
-            "%s is a package: its own Python code builds the network, and runs now.",
-            path,
-        )
         origin: Origin = path.resolve()
+        _warn_of_code(path)
     else:
         content = (
             read_trusted(path, no_more) if trust else nequip_check.read_checkpoint(path)
@@ -246,6 +244,14 @@ def convert(network: torch.nn.Module, dtype: torch.dtype) -> None:
         for attribute in ("_output_dtype", "model_dtype"):
             if attribute in vars(module):
                 setattr(module, attribute, dtype)
+
+
+@functools.cache
+def _warn_of_code(path: Path) -> None:
+    """Say it once for each file: some commands load a potential again and again."""
+    _logger.warning(
+        "%s is a package: its own Python code builds the network, and runs now.", path
+    )
 
 
 def _is_package(path: Path) -> bool:

@@ -146,7 +146,7 @@ def _build(path: Path, content: dict[str, Any]) -> PairPotential:
         content.get("cutoff"),
         check_elements(path, content.get("atomic_numbers")),
     )
-    if type(cutoff) not in (int, float) or not 0 < cutoff <= LARGEST_CUTOFF:
+    if not isinstance(cutoff, (int, float)) or not 0 < cutoff <= LARGEST_CUTOFF:
         raise CheckpointError(
             f"{path}: cutoff={str(cutoff)[:100]}; expected a distance up to "
             f"{LARGEST_CUTOFF:g} Å."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import shutil
 import sys
@@ -178,9 +179,136 @@ def test_bad_files(files, tmp_path):
     training = content["hyper_parameters"]["info_dict"]["training_module"]
     training["_target_"] = "absent_extension.Module"
     torch.save(content, tmp_path / "b.ckpt")
-    with pytest.raises(CheckpointError, match=r"(?s)absent_extension.*extensions"):
+    with pytest.raises(CheckpointError, match=r"absent_extension\.Module.*trust=true"):
         load_model(tmp_path / "b.ckpt")
+    with pytest.raises(CheckpointError, match=r"(?s)absent_extension.*extensions"):
+        load_model(tmp_path / "b.ckpt", trust=True)
     model = load_model(files["package"])
     model.origin = tmp_path / "gone.nequip.zip"
     with pytest.raises(CheckpointError, match=r"gone\.nequip\.zip, is gone"):
         model.save(tmp_path / "c.nequip.zip")
+
+
+def edited(files, path: Path, edit) -> Path:
+    """A checkpoint with other content."""
+    content = torch.load(files["float64"], weights_only=False)
+    edit(content["hyper_parameters"])
+    torch.save(content, path)
+    return path
+
+
+CALL = {"_target_": "pathlib.Path.touch", "_args_": ["called"]}
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("model", {"_target_": "os.system", "command": "touch called"}),
+        ("loss", CALL),
+        ("val_metrics", {"metrics": [{"metric": CALL}]}),
+        ("_instantiator", "os.system"),
+        # Found through what a module of NequIP imports.
+        ("model", {"_target_": "nequip.model.utils.torch.hub.load"}),
+        ("model", {"_target_": "nequip.model.modify", "model": CALL}),
+        ("train_metrics", {"_target_": "${oc.env:HOME}"}),
+        ("model", {"_target_": "nequip.model.ModelFromPackage", "package_path": "a"}),
+    ],
+)
+def test_nothing_but_parts_of_nequip_is_called(
+    files, tmp_path, monkeypatch, section, value
+):
+    monkeypatch.chdir(tmp_path)
+    path = edited(files, tmp_path / "a.ckpt", lambda h: h.update({section: value}))
+    with pytest.raises(CheckpointError, match=r"a\.ckpt.*model\.trust=true"):
+        load_model(path)
+    assert not (tmp_path / "called").exists()
+
+
+def test_pickles_of_checkpoints_are_data(files, tmp_path, monkeypatch):
+    """Also in the checkpoint that another was fine-tuned from."""
+    monkeypatch.chdir(tmp_path)
+
+    class Hostile:
+        def __reduce__(self):
+            return os.system, ("touch called",)
+
+    content = torch.load(files["float64"], weights_only=False)
+    torch.save({**content, "note": Hostile()}, "hostile.ckpt")
+    model = {
+        "_target_": "nequip.model.ModelFromCheckpoint",
+        "checkpoint_path": str(tmp_path / "hostile.ckpt"),
+    }
+    tuned = edited(files, tmp_path / "tuned.ckpt", lambda h: h.update(model=model))
+    for path in (tmp_path / "hostile.ckpt", tuned):
+        with pytest.raises(CheckpointError, match=r"system.*model\.trust=true"):
+            load_model(path)
+    assert not (tmp_path / "called").exists()
+    model["checkpoint_path"] = str(files["float64"])
+    edited(files, tuned, lambda h: h.update(model=model))
+    assert load_model(tuned).cutoff == load_model(files["float64"]).cutoff
+
+
+def test_a_package_says_once_that_it_runs_code(files, tmp_path, caplog):
+    path = shutil.copy(files["package"], tmp_path / "a.nequip.zip")
+    for _ in range(2):
+        load_model(path)
+    ours = [r.message for r in caplog.records if r.name.startswith("pft_lightning")]
+    assert ours == [
+        f"{path} is a package: its own Python code builds the network, and runs now."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_layers", 10**6),
+        ("l_max", 50),
+        ("num_features", 10**9),
+        ("radial_mlp_width", 10**9),
+        ("r_max", 1e9),
+        ("r_max", float("nan")),
+        ("num_bessels", 10**9),
+    ],
+)
+def test_sizes_are_refused_before_anything_is_built(files, tmp_path, name, value):
+    path = edited(
+        files, tmp_path / "a.ckpt", lambda h: h["model"].update({name: value})
+    )
+    with pytest.raises(CheckpointError, match=rf"{name}=.*expected"):
+        load_model(path)
+
+
+def test_a_network_without_parameters_is_refused(files, tmp_path):
+    def edit(parameters):
+        kept = ("seed", "model_dtype", "type_names", "r_max")
+        parameters["model"] = {
+            "_target_": "nequip.model.ZBLPairPotential",
+            **{key: parameters["model"][key] for key in kept},
+            "chemical_species": parameters["model"]["type_names"],
+            "units": "metal",
+        }
+
+    path = edited(files, tmp_path / "a.ckpt", edit)
+    content = torch.load(path, weights_only=False)
+    content["hyper_parameters"]["info_dict"]["training_module"]["_target_"] = (
+        "nequip.train.NequIPLightningModule"
+    )
+    content["hyper_parameters"].pop("ema_decay")
+    from nequip.model import ZBLPairPotential
+
+    from pft_lightning.backends.nequip_files import _nequip_state
+
+    with _nequip_state():
+        options = dict(content["hyper_parameters"]["model"])
+        del options["_target_"]
+        state = ZBLPairPotential(**options).state_dict()
+    kept = {
+        key: value
+        for key, value in content["state_dict"].items()
+        if not key.startswith(("model.", "ema."))
+    }
+    named = {f"model.sole_model.{key}": value for key, value in state.items()}
+    content["state_dict"] = {**kept, **named}
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="no parameters"):
+        load_model(path)

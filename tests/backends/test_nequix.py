@@ -280,3 +280,47 @@ def test_bad_files(files, tmp_path):
         refused(line + jax_weights, pattern)
     short = {k: v for k, v in CONFIG.items() if k != "lmax"}
     refused(json.dumps(short).encode() + b"\n" + weights, r"lacks \['lmax'\]")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_layers", 10**6),
+        ("n_layers", 2.0),
+        ("lmax", "2"),
+        ("cutoff", 1e9),
+        ("cutoff", 0),
+        ("cutoff", "4.5"),
+        ("radial_polynomial_p", -6.0),
+        ("radial_basis_size", 0),
+        ("radial_mlp_size", 10**6),
+        ("avg_n_neighbors", 0),
+        ("scale", float("nan")),
+        ("shift", None),
+        ("layer_norm", "yes"),
+        ("hidden_irreps", 8),
+        ("hidden_irreps", "999999999x0e"),
+        ("atom_energies", {}),
+        ("atomic_numbers", [11, 14, 999]),
+    ],
+)
+def test_values_out_of_range_are_named_before_anything_is_built(
+    files, tmp_path, name, value
+):
+    for kind in ("norm.pt", "norm.nqx"):
+        body = files[kind].read_bytes().partition(b"\n")[2]
+        path = tmp_path / kind
+        path.write_bytes(json.dumps({**CONFIG, name: value}).encode() + b"\n" + body)
+        named = f"{name}=" if value != "999999999x0e" else "channels"
+        with pytest.raises(CheckpointError, match=rf"{kind}: .*{named}"):
+            load_model(path)
+
+
+@pytest.mark.parametrize("content", [[1], "abc", {"a": "b"}, torch.zeros(3)])
+def test_weights_of_another_form_are_refused(tmp_path, content):
+    path = tmp_path / "a.pt"
+    with path.open("wb") as file:
+        file.write(json.dumps(CONFIG).encode() + b"\n")
+        torch.save(content, file)
+    with pytest.raises(CheckpointError, match="expected weights by name"):
+        load_model(path)

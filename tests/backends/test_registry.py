@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -23,8 +24,10 @@ from pft_lightning.errors import (
     BackendUnavailableError,
     CheckpointError,
     ConfigError,
+    DataFormatError,
     ShapeError,
 )
+from pft_lightning.evaluation.force_constants import force_constants
 from pft_lightning.testing import (
     PairPotential,
     build_crystal_batch,
@@ -163,6 +166,80 @@ def test_wrong_options(model, tmp_path):
         load_model(path)
 
 
+def test_a_flipped_bit_of_the_weights_is_noticed(model, tmp_path):
+    """torch reads damaged weights without a word."""
+    path = tmp_path / "model.pt"
+    model.save(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(model.depth.detach().numpy().tobytes()) + 6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.pt.*checksum"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("version", None),
+        ("version", "1"),
+        ("cutoff", 1e9),
+        ("cutoff", float("nan")),
+        ("cutoff", "4.5"),
+        ("atomic_numbers", []),
+        ("atomic_numbers", [11, 999]),
+        ("state_dict", {}),
+        ("state_dict", [1.0]),
+    ],
+)
+def test_values_of_a_pair_file_are_checked(model, tmp_path, name, value):
+    path = tmp_path / "model.pt"
+    model.save(path)
+    torch.save({**torch.load(path), name: value}, path)
+    pattern = "weights" if name == "state_dict" else name
+    with pytest.raises(CheckpointError, match=rf"model\.pt.*{pattern}"):
+        load_model(path)
+
+
+def test_weights_that_are_not_finite_are_refused(model, tmp_path):
+    with torch.no_grad():
+        model.depth[0] = torch.nan
+    model.save(tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"weight depth holds NaN"):
+        load_model(tmp_path / "model.pt")
+
+
+def test_files_that_ask_for_more_than_they_hold(tmp_path):
+    bomb = tmp_path / "bomb.model"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(30_000_000))
+    with pytest.raises(CheckpointError, match="would become 30000000"):
+        load_model(bomb)
+    nested = tmp_path / "nested.nqx"
+    nested.write_text('{"a":' * 100_000)
+    with pytest.raises(CheckpointError, match="not a model file"):
+        load_model(nested)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(CheckpointError, match="is a pipe"):
+        load_model(pipe)
+
+
+def test_damaged_directory_of_an_archive(model, tmp_path):
+    path = tmp_path / "model.pt"
+    model.save(path)
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        damaged = bytearray(content)
+        damaged[-int(generator.integers(1, 400))] ^= int(generator.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            again = load_model(path)
+        except CheckpointError:
+            continue
+        assert torch.equal(again.depth, model.depth)
+
+
 def test_a_failed_save_leaves_the_old_file(model, tmp_path, monkeypatch):
     path = tmp_path / "model.pt"
     path.write_text("old")
@@ -210,6 +287,51 @@ def test_calculator(model, rattled):
     assert np.abs(rattled.get_forces() - result.forces.detach().numpy()).max() < 1e-13
     stress = result.stress[0].detach().numpy()
     assert np.abs(rattled.get_stress(voigt=False) - stress).max() < 1e-15
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "mps", "gpu", 3.5])
+def test_a_device_that_is_not_there(model, tmp_path, device):
+    model.save(tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match=rf"device='{device}' is not available"):
+        load_model(tmp_path / "model.pt", device=device)
+
+
+def test_wrong_arguments_are_named(model, rattled, tmp_path):
+    with pytest.raises(ConfigError, match=r"path is 5"):
+        load_model(5)
+    model.save(tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match="trust='yes'"):
+        load_model(tmp_path / "model.pt", trust="yes")
+    with pytest.raises(ConfigError, match="model is a str"):
+        Calculator("model.pt")
+    with pytest.raises(ConfigError, match="model is a str"):
+        hessian_vector_product("model.pt", rattled, np.ones((4, 3)))
+    with pytest.raises(ConfigError, match="atoms is a str"):
+        hessian_vector_product(model, "POSCAR", np.ones((4, 3)))
+    for tangents in ("abc", [["a"] * 3] * 4, np.full((4, 3), np.nan)):
+        with pytest.raises(ShapeError, match="tangents"):
+            hessian_vector_product(model, rattled, tangents)
+    with pytest.raises(ConfigError, match=r"phonon is a str.*evaluate_phonons"):
+        force_constants(model, "phonopy.yaml")
+
+
+def test_structures_without_an_energy_are_named(model, rattled):
+    empty, nowhere, flat = ase.Atoms(), rattled.copy(), rattled.copy()
+    nowhere.positions[2] = np.nan
+    flat.cell[:] = 0.0
+    line = rattled.copy()
+    line.cell[2] = line.cell[1]
+    for atoms, pattern in (
+        (empty, "no atoms"),
+        (nowhere, "position of atom 2 is not finite"),
+        (flat, "does not span"),
+        (line, "does not span"),
+    ):
+        atoms.calc = Calculator(model)
+        with pytest.raises(DataFormatError, match=pattern):
+            atoms.get_potential_energy()
+        with pytest.raises(DataFormatError, match=pattern):
+            hessian_vector_product(model, atoms, np.zeros((len(atoms), 3)))
 
 
 def test_calculator_without_cell_or_neighbours(model):
