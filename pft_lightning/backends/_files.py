@@ -191,7 +191,8 @@ def _unpack(file: IO[bytes], path: Path) -> tuple[frozenset[str], bytes]:
     # A damaged directory makes zipfile fail in any way.
     except Exception as error:
         raise CheckpointError(
-            f"{path}: damaged or truncated archive ({error}). Copy or download it again."
+            f"{path}: damaged or truncated archive ({error}). Copy or download it "
+            "again."
         ) from error
 
 
