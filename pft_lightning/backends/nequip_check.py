@@ -34,6 +34,8 @@ _PACKAGES = (
     "schedulefree.",
 )
 _SHORT_NAMES = ("torchmetrics.", "torch.nn.", *_PACKAGES)
+# Where ordinary functions make parts of networks and losses.
+_MAKERS = ("nequip.nn.", "allegro.nn.", "nequip.train.metrics")
 _CLASSES = (
     torch.nn.Module,  # metrics too
     torch.optim.Optimizer,
@@ -127,7 +129,7 @@ def check_target(path: Path, target: Any) -> None:
     is_builder = inspect.isfunction(found) and (
         hasattr(found, "__wrapped__")
         or found.__name__ in ("modify", _OTHER_FILES)
-        or home.startswith("nequip.train.metrics")
+        or home.startswith(_MAKERS)
     )
     is_class = inspect.isclass(found) and (
         issubclass(found, _CLASSES) or home.startswith("nequip.data.modifier")
