@@ -246,23 +246,60 @@ def load(
             again, or referring to what no network needs.
         ConfigError: see ``MACEModel``.
     """
-    stored: mace_stored.Stored | None = None
+    kind, config, weights, stored = _read(path, trust)
+    with _named(path):
+        network = mace_files.build(kind, config, weights, scripted=False)
+        if stored is not None:
+            mace_check.check_same(stored, network)
+    return MACEModel(network, head).to(device=device, dtype=dtype)
+
+
+def write_harmless(path: Path, target: Path) -> None:
+    """Write the network of a file anew, for MACE itself to open.
+
+    MACE runs whatever code a file holds; this one holds only what MACE generates.
+
+    Args:
+        path: ``.model`` or portable file.
+        target: ``.model`` file to write.
+
+    Raises:
+        CheckpointError: see ``load``.
+    """
+    kind, config, weights, stored = _read(path, trust=False)
+    with _named(path):
+        if stored is not None:
+            plain_network = mace_files.build(kind, config, weights, scripted=False)
+            mace_check.check_same(stored, plain_network)
+        network = mace_files.build(kind, config, weights, scripted=True)
+    write_atomically(target, lambda file: torch.save(network, file))
+
+
+def _read(
+    path: Path, trust: bool
+) -> tuple[str, dict[str, Any], dict[str, torch.Tensor], mace_stored.Stored | None]:
+    """Class, description and weights of a network, checked; what a pickle stores."""
+    stored = None
     if is_safetensors(path):
         kind, config, weights = mace_portable.read(path)
     else:
         stored = mace_stored.read_module(path, trust=trust)
-    try:
+    with _named(path):
         if stored is not None:
             kind, weights = type(stored).__name__, stored.state_dict()
             config = mace_stored.describe(stored)
         mace_check.check_description(config)
         mace_check.check_weights(config, weights)
-        network = mace_files.build(kind, config, weights, scripted=False)
-        if stored is not None:
-            mace_check.check_same(stored, network)
+    return kind, config, weights, stored
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let errors begin with the file."""
+    try:
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return MACEModel(network, head).to(device=device, dtype=dtype)
 
 
 def download_foundation_model(name: str) -> Path:

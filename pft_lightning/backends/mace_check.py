@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,11 +49,15 @@ def check_description(config: Mapping[str, Any]) -> None:
         "num_polynomial_cutoff", config.get("num_polynomial_cutoff"), 0.0, 1000.0
     )
     check_number("avg_num_neighbors", config.get("avg_num_neighbors"), 0.0, 1e6)
-    for width in config.get("radial_MLP") or []:
+    widths = config.get("radial_MLP")
+    if not isinstance(widths, (list, tuple)):
+        raise _wrong("radial_MLP", widths, "a list of widths")
+    for width in widths:
         check_count("radial_MLP", width, 1, _WIDEST_LAYER)
-    for key in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
-        if config.get(key) is not None:
-            _check_irreps(key, config[key])
+    for key in ("hidden_irreps", "MLP_irreps"):
+        _check_irreps(key, config.get(key))
+    if config.get("edge_irreps") is not None:
+        _check_irreps("edge_irreps", config["edge_irreps"])
     correlation = config.get("correlation")
     orders = correlation if isinstance(correlation, list) else [correlation]
     if len(orders) not in (1, layers):
@@ -84,6 +88,10 @@ def check_weights(
             raise _damaged(name, f"is a {type(value).__name__}")
         if value.untyped_storage().nbytes() < value.numel() * value.element_size():
             raise _damaged(name, f"claims the shape {tuple(value.shape)}")
+    largest = max((value.numel() for value in weights.values()), default=0)
+    for key, width in _widths(config):
+        if width > largest:
+            raise _wrong(key, config[key], f"at most {largest} values in a weight")
     linear = weights.get("products.0.linear.weight")
     needed = sum(int(n) ** 2 for n, _ in config["hidden_irreps"])
     if linear is None or linear.numel() != needed:
@@ -104,6 +112,15 @@ def check_weights(
         )
 
 
+def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Sizes that some weight has at least; squared where a layer joins two of them."""
+    yield "num_bessel", config["num_bessel"]
+    widths = config["radial_MLP"]
+    yield from (("radial_MLP", w if len(widths) < 2 else w * w) for w in widths)
+    for key in ("MLP_irreps", "edge_irreps"):
+        yield from ((key, int(n)) for n, _ in config.get(key) or ())
+
+
 def _damaged(name: str, fact: str) -> CheckpointError:
     return CheckpointError(f"the weight {name} {fact}; the file is damaged.")
 
@@ -112,11 +129,18 @@ def _check_elements(config: Mapping[str, Any]) -> None:
     numbers = config.get("atomic_numbers")
     if not isinstance(numbers, list) or not numbers:
         raise _wrong("atomic_numbers", numbers, "a list of atomic numbers")
-    if any(z not in _ELEMENTS for z in numbers) or len(set(numbers)) < len(numbers):
+    right = all(isinstance(z, int) and z in _ELEMENTS for z in numbers)
+    if not right or len(set(numbers)) < len(numbers):
         raise _wrong("atomic_numbers", numbers, "different ones from 1 to 118")
     heads = config.get("heads") or ["Default"]
-    if len(heads) > _MOST_HEADS or not all(isinstance(h, str) for h in heads):
+    if (
+        not isinstance(heads, (list, tuple))
+        or len(heads) > _MOST_HEADS
+        or not all(isinstance(h, str) for h in heads)
+    ):
         raise _wrong("heads", heads, f"at most {_MOST_HEADS} names")
+    if config.get("num_elements") != len(numbers):
+        raise _wrong("num_elements", config.get("num_elements"), f"{len(numbers)}")
     energies = np.asarray(config.get("atomic_energies"))
     if energies.size != len(heads) * len(numbers) or not _is_finite(energies):
         raise _wrong(

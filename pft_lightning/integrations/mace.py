@@ -52,6 +52,7 @@ _OWN = (
     "mace_config",
     "mace",
     "model.head",
+    "model.trust",
     "data.phonons",
     "data.mode",
     "data.upstream_per_phonon",
@@ -115,7 +116,9 @@ class MACERun:
         arguments = read_arguments(config.mace_config, changes)
         adaptation = _adaptation(config, given, arguments)
         name = "mace" if rank == 0 else f"mace/process_{rank}"
-        self._prepared = prepare(arguments, folder / name)
+        self._prepared = prepare(
+            arguments, folder / name, trust=config.model.get("trust", False)
+        )
         _repeat(self._prepared.arguments, changes)
         _name_overruled(config.mace_config, arguments, self._prepared)
         self.config = _translate(config, given, arguments, self._prepared)

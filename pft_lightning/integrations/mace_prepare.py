@@ -23,6 +23,7 @@ import filelock
 import numpy as np
 import torch
 
+from pft_lightning.backends.mace import write_harmless
 from pft_lightning.backends.mace_files import _keep_global_state
 from pft_lightning.errors import ConfigError
 from pft_lightning.integrations.mace_arguments import NAMED_DATA
@@ -75,17 +76,25 @@ class _Ready(Exception):
     """MACE has come to its training loop."""
 
 
-def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
+def prepare(
+    arguments: argparse.Namespace, folder: Path, *, trust: bool = False
+) -> Prepared:
     """Let MACE prepare a training.
 
     Args:
         arguments: from ``read_arguments``; left as they are.
         folder: for the log and the files that MACE writes.
+        trust: let MACE open the file of a foundation model itself, and run its code.
 
     Raises:
         ConfigError: MACE refuses, or the network needs more than the structure.
+        CheckpointError: the file of a foundation model is none, or holds more.
     """
     given, arguments = arguments, _redirected(arguments, folder)
+    base = given.foundation_model
+    if base is not None and os.path.exists(base) and not trust:
+        arguments.foundation_model = str(folder / "foundation.model")
+        write_harmless(Path(base), Path(arguments.foundation_model))
     taken: dict[str, Any] = {}
     configure = run_train.configure_model
 
@@ -123,7 +132,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Prepared:
             f"{', '.join(specs)} as input beside the structure (embedding_specs), "
             "which phonon data do not have. Start from a model without them."
         )
-    for name in (*_FOLDERS, "downloads_dir", *_OURS):
+    for name in (*_FOLDERS, "downloads_dir", "foundation_model", *_OURS):
         setattr(arguments, name, getattr(given, name))
     return Prepared(
         arguments=arguments,
