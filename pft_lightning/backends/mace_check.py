@@ -139,8 +139,8 @@ def _check_elements(config: Mapping[str, Any]) -> None:
         or not all(isinstance(h, str) for h in heads)
     ):
         raise _wrong("heads", heads, f"at most {_MOST_HEADS} names")
-    if config.get("num_elements") != len(numbers):
-        raise _wrong("num_elements", config.get("num_elements"), f"{len(numbers)}")
+    n_elements = len(numbers)
+    check_count("num_elements", config.get("num_elements"), n_elements, n_elements)
     energies = np.asarray(config.get("atomic_energies"))
     if energies.size != len(heads) * len(numbers) or not _is_finite(energies):
         raise _wrong(

@@ -13,7 +13,12 @@ from commands import run_command
 from mace_runs import E0S, run_pft, with_phonons
 
 from pft_lightning import load_model
-from pft_lightning.errors import ConfigError, DataFormatError, PFTError
+from pft_lightning.errors import (
+    CheckpointError,
+    ConfigError,
+    DataFormatError,
+    PFTError,
+)
 
 
 pytest.importorskip("mace", reason="mace is not installed here")
@@ -198,7 +203,9 @@ def test_a_foundation_model_that_needs_charges_is_refused(write_options, tmp_pat
     path = tmp_path / "charged.model"
     torch.save(network, path)
     arguments, _ = read(write_options(foundation_model=str(path)))
-    with pytest.raises(ConfigError, match=r"charged.model: .*takes total_charge as in"):
+    with pytest.raises(
+        CheckpointError, match=r"charged.model: .*takes total_charge as in"
+    ):
         prepare(arguments, tmp_path / "mace")
 
 
