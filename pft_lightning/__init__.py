@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PhononSource,
         UpstreamSource,
     )
+    from pft_lightning.data.readers.phonopy import read_phonopy
     from pft_lightning.errors import PFTError
     from pft_lightning.evaluation.force_constants import force_constants
     from pft_lightning.evaluation.runner import evaluate_phonons
@@ -40,6 +41,7 @@ _HOMES = {
     "force_constants": "evaluation.force_constants",
     "hessian_vector_product": "backends.calculator",
     "load_model": "backends.registry",
+    "read_phonopy": "data.readers.phonopy",
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "force_constants",
     "hessian_vector_product",
     "load_model",
+    "read_phonopy",
 ]
 
 

@@ -107,7 +107,7 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
         )
 
 
-def read_phonopy(path: Path, options: PhononReadOptions | None = None) -> Phonopy:
+def read_phonopy(path: str | Path, options: PhononReadOptions | None = None) -> Phonopy:
     """Read cells, displacements, forces and force constants as they are in a file.
 
     Args:
@@ -120,7 +120,7 @@ def read_phonopy(path: Path, options: PhononReadOptions | None = None) -> Phonop
     Raises:
         DataFormatError: names the file, the value and what to do.
     """
-    options = options or PhononReadOptions()
+    path, options = Path(path), options or PhononReadOptions()
     with reading(path):
         content = load_content(path)
         units, _ = find_units(content, path, options)
