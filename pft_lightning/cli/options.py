@@ -93,7 +93,9 @@ def _entries(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def _refers(config: DictConfig, name: str) -> bool:
     parent, _, key = name.rpartition(".")
     block = OmegaConf.select(config, parent) if parent else config
-    return OmegaConf.is_dict(block) and OmegaConf.is_interpolation(block, key)
+    # Not "key in block", which is False for a reference to what is missing.
+    known = isinstance(block, DictConfig) and key in block.keys()  # noqa: SIM118
+    return known and OmegaConf.is_interpolation(block, key)
 
 
 def _blocks(
@@ -149,6 +151,8 @@ def _problems(
                 for extra in entry["ctx"]["unknown"]:
                     one = f"{name}.{extra}" if path else f"{prefix}{extra}"
                     found[one] = unknown_option(one, entry["ctx"]["known"])
+            elif entry["type"] == "missing" and "_target_" in node:
+                continue  # the class has a default, or says that it has none
             elif entry["type"] == "missing":
                 name = ".".join(filter(None, [name.rstrip("."), str(entry["loc"][-1])]))
                 found[name] = f"{name} is not given, and has no default."

@@ -183,7 +183,7 @@ def test_pseudolabels_replace_the_labels_that_were_there(world, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["task=store2", "out=a"], "expected store, rattle, pseudolabel"),
+        (["task=store2", "out=a"], "expected one of store, rattle, pseudolabel"),
         (["task=rattle", "out=a.xyz"], "needs structures="),
         (["task=pseudolabel", "out=a.store", "structures=b"], "ending in .xyz"),
         (["task=pseudolabel", "out=a.xyz", "structures=b"], "needs a model"),

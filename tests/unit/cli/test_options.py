@@ -176,6 +176,16 @@ def test_a_whole_number_may_be_written_as_a_float(changed):
     assert isinstance(check_options(config, Train).trainer.max_steps, int)
 
 
+def test_arguments_that_a_class_has_defaults_for_may_be_left_out(changed):
+    average = {"_target_": "pft_lightning.callbacks.RampedEMA"}
+    check_options(changed("train", ("callbacks.mine", average)), Train)
+    config = changed("train", ("data.seed", 0))
+    OmegaConf.set_struct(config, False)
+    config.pop("seed")
+    with pytest.raises(ConfigError, match=r"^seed is not given, and has no default\.$"):
+        check_options(config, Train)
+
+
 def test_a_reference_to_nothing_is_named(changed):
     config = changed("train", ("optimizer.lr", "${nowhere}"))
     with pytest.raises(
