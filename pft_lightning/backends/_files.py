@@ -25,6 +25,8 @@ _LARGEST_RATIO = 20
 
 # What the portable form of a MACE network says it is.
 MACE_PORTABLE = "pft_lightning.mace"
+# Stands among the strings of a safetensors file that mentions MACE.
+_MACE = "mace"
 # A safetensors file starts with the length of its header (8 bytes), then the header.
 _SAFETENSORS_START = b'{"'
 
@@ -59,6 +61,11 @@ class FileContent:
             return f"a file that starts with JSON ({shown}, ...)"
         if "pytorch-lightning_version" in self.strings:
             return "a Lightning checkpoint of another program"
+        if self.is_safetensors and _MACE in self.strings:
+            return (
+                "a safetensors file of another version of MACE; .model files of MACE "
+                "0.3 and the portable form of pft-export are read"
+            )
         if self.is_safetensors:
             return "a safetensors file that does not describe a network"
         if self.classes or self.strings:
@@ -148,6 +155,8 @@ def _read_safetensors(path: Path) -> FileContent:
             "again."
         ) from error
     strings = frozenset(v for v in metadata.values() if len(v) < 200)
+    if any(_MACE in text.lower() for text in (*metadata, *metadata.values())):
+        strings |= {_MACE}
     return FileContent(path, strings=strings, is_safetensors=True)
 
 

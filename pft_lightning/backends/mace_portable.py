@@ -7,6 +7,7 @@ it runs none. Classes and functions are kept by name and looked up in MACE.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -51,11 +52,13 @@ def write(path: Path, network: torch.nn.Module, config: dict[str, Any]) -> None:
         for name, value in network.state_dict().items()
         if not name.startswith(generated)
     }
+    description = json.dumps({key: _encode(key, v) for key, v in config.items()})
     metadata = {
         "format": MACE_PORTABLE,
         "version": _VERSION,
         "class": type(network).__name__,
-        "config": json.dumps({key: _encode(key, v) for key, v in config.items()}),
+        "config": description,
+        "sha256": _digest(description, weights),
     }
     write_atomically(path, lambda file: file.write(save(weights, metadata)))
 
@@ -104,7 +107,21 @@ def read(path: Path) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
             f"{path}: its description of the network cannot be read ({error}). Copy "
             "or download it again."
         ) from error
+    # Files of earlier versions of this package have none.
+    recorded = metadata.get("sha256")
+    if recorded not in (None, _digest(metadata.get("config", ""), weights)):
+        raise CheckpointError(
+            f"{path}: is damaged: its checksum does not fit. Copy or download it again."
+        )
     return kind, decoded, weights
+
+
+def _digest(description: str, weights: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(description.encode())
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def differences(path: Path, config: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ a class of MACE or e3nn runs on what a file holds, whatever its version.
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pft_lightning.errors import CheckpointError
 
 
 with _keep_global_state():
+    import mace
     from e3nn.o3 import Irrep, Irreps
     from mace.modules.blocks import InteractionBlock
 
@@ -176,7 +177,7 @@ def _stand_in(module: str, name: str) -> Any:
         return _member
     if module.startswith("torch.nn.modules."):
         return _stored_class(module, name) if hasattr(torch.nn, name) else None
-    if module.startswith("mace.modules"):
+    if root == "mace":
         return _check_installed(module, name)
     if root in _KERNELS:
         raise CheckpointError(
@@ -200,12 +201,16 @@ def _stored_class(module: str, name: str) -> type[Stored]:
 def _check_installed(module: str, name: str) -> type[Stored] | None:
     """A class that the installed MACE lacks would be left out of the network."""
     try:
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f"there is no {module}")
+        if not module.startswith("mace.modules"):
+            return None
         found = getattr(importlib.import_module(module), name)
     except (AttributeError, ImportError, ValueError) as error:
         raise CheckpointError(
-            f"the file refers to {module}.{name}, which is not installed here "
-            f"({error}). It was written by another version of mace: install that one, "
-            "or convert the file with MACE's own converter."
+            f"the file refers to {module}.{name}, which the MACE installed here, "
+            f"{mace.__version__}, lacks ({error}). It was written by another version: "
+            "install that one, or convert the file with MACE's own converter."
         ) from error
     return _stored_class(module, name) if isinstance(found, type) else None
 

@@ -210,7 +210,8 @@ def import_backend(name: str) -> ModuleType:
     """Import the module of a backend.
 
     Raises:
-        BackendUnavailableError: its library is not installed.
+        BackendUnavailableError: its library is not installed, or of a version without
+            what is needed of it.
     """
     entry = BACKENDS[name]
     if entry.library and importlib.util.find_spec(entry.library) is None:
@@ -219,7 +220,16 @@ def import_backend(name: str) -> ModuleType:
             f'"pft_lightning[{entry.extra}]" (cannot share an environment with '
             f"{entry.conflict!r})."
         )
-    return importlib.import_module(entry.module)
+    try:
+        return importlib.import_module(entry.module)
+    except BackendUnavailableError:
+        raise
+    except (ImportError, AttributeError) as error:
+        raise BackendUnavailableError(
+            f"Backend {name!r}: the {entry.library} that is installed lacks what is "
+            f"needed of it ({error}). Install a version that fits: pip install "
+            f'"pft_lightning[{entry.extra}]".'
+        ) from error
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

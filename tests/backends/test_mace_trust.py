@@ -103,6 +103,25 @@ def test_what_else_a_file_refers_to_needs_trust(network, tmp_path):
     assert load_model(path, trust=True).cutoff == BASE["r_max"]
 
 
+def test_a_flipped_bit_of_a_portable_file_is_noticed(network, tmp_path):
+    load_model(save(tmp_path / "a.model", network)).save(tmp_path / "a.safetensors")
+    path = tmp_path / "a.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors.*checksum"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("module", ["mace.modules.blocks", "mace.core.layers"])
+def test_a_file_of_another_version_of_mace_is_refused_by_name(module, tmp_path):
+    path = tmp_path / "a.model"
+    path.write_bytes(b"\x80\x02c" + f"{module}\nLayer\n".encode() + b")R.")
+    pattern = rf"refers to {module}\.Layer, which the MACE .*converter"
+    with pytest.raises(CheckpointError, match=pattern):
+        load_model(path)
+
+
 def test_layers_with_different_means_are_refused(network, tmp_path, monkeypatch):
     monkeypatch.setattr(network.interactions[1], "avg_num_neighbors", 9.0)
     pattern = r"interactions\.1\.avg_num_neighbors is 9\.0 in the file and 12\.0"

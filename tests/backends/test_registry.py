@@ -15,6 +15,7 @@ import ase
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pft_lightning import keys
 from pft_lightning.backends import registry
@@ -206,6 +207,23 @@ def test_weights_that_are_not_finite_are_refused(model, tmp_path):
     model.save(tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"weight depth holds NaN"):
         load_model(tmp_path / "model.pt")
+
+
+def test_a_file_of_a_later_mace_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.zeros(1)}, path, {"format": "mace-neutral", "version": "1.0"})
+    with pytest.raises(CheckpointError, match=r"another version of MACE.*MACE 0\.3"):
+        load_model(path)
+
+
+def test_a_library_of_another_version_is_named(monkeypatch):
+    def fail(module):
+        raise ModuleNotFoundError("No module named 'mace.modules'")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(BackendUnavailableError, match=r"mace\.modules.*\[mace\]"):
+        registry.import_backend("mace")
 
 
 def test_files_that_ask_for_more_than_they_hold(tmp_path):
