@@ -7,6 +7,7 @@ command typed into a shell. ``test_installed_commands.py`` starts each of them f
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 
 
@@ -31,6 +33,17 @@ PRELOADED = [
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)
+
+
+@functools.lru_cache(maxsize=1)
+def _start_server() -> None:
+    """Start what is forked where no source tree hides the installed package."""
+    before = Path.cwd()
+    os.chdir(tempfile.gettempdir())
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.chdir(before)
 
 
 class Command:
@@ -54,6 +67,7 @@ class Command:
         merged: bool = False,
         n_processes: int = 1,
     ) -> None:
+        _start_server()
         self._output = Path(tempfile.mkdtemp(prefix="pft-command-"))
         argv = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
         base = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
