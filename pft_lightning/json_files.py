@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ import numpy as np
 
 from pft_lightning.errors import DataFormatError
 from pft_lightning.files import make_folder, write_atomically
+
+
+# Python's own limit; what it counts fits into the stack of any thread.
+_MAX_RECURSION = 1000
 
 
 def to_json(content: Mapping[str, Any]) -> str:
@@ -33,6 +38,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON of others, which may be nested deeper than the stack can hold.
+
+    Raises:
+        ValueError: no JSON.
+        RecursionError: too deep.
+    """
+    before = sys.getrecursionlimit()
+    # Libraries raise it (symfc, torch's compiler) beyond what the stack can hold.
+    sys.setrecursionlimit(min(before, _MAX_RECURSION))
+    try:
+        return json.loads(text)
+    finally:
+        sys.setrecursionlimit(before)
+
+
 def read_json(path: Path, *, remedy: str = "Write it again.") -> dict[str, Any]:
     """Read a JSON object.
 
@@ -44,7 +65,7 @@ def read_json(path: Path, *, remedy: str = "Write it again.") -> dict[str, Any]:
         DataFormatError: there is no file, or it is damaged or something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataFormatError(
             f"{path}: cannot be read as JSON ({type(error).__name__}: {error}); it is "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickletools
 import zipfile
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import IO
 from safetensors import SafetensorError, safe_open
 
 from pft_lightning.errors import CheckpointError
+from pft_lightning.json_files import parse_json
 
 
 # torch.save before version 1.6 wrote bare pickles; both start with this opcode.
@@ -133,7 +133,7 @@ def _is_zip(path: Path) -> bool:
 
 def _read_header(file: IO[bytes]) -> frozenset[str]:
     try:
-        header = json.loads(file.readline(LONGEST_HEADER))
+        header = parse_json(file.readline(LONGEST_HEADER))
     except (ValueError, RecursionError):
         return frozenset()
     return frozenset(header) if isinstance(header, dict) else frozenset()

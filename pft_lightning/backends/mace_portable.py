@@ -23,6 +23,7 @@ from pft_lightning.backends.base import write_atomically
 from pft_lightning.backends.mace_files import _keep_global_state, generated_prefixes
 from pft_lightning.backends.mace_stored import SUPPORTED
 from pft_lightning.errors import CheckpointError
+from pft_lightning.json_files import parse_json
 
 
 with _keep_global_state():
@@ -89,7 +90,7 @@ def read(path: Path) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
             f"{path}: holds a {kind[:100]}; expected one of {', '.join(SUPPORTED)}."
         )
     try:
-        config = json.loads(metadata.get("config", "{}"))
+        config = parse_json(metadata.get("config", "{}"))
         if not isinstance(config, dict) or not config:
             raise ValueError(f"it is {str(config)[:100]!r}")
         decoded = {key: _decode(value) for key, value in config.items()}

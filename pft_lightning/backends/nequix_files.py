@@ -22,6 +22,7 @@ from pft_lightning.backends.nequix_check import OPTIONS, check_config
 from pft_lightning.backends.nequix_layers import IrrepsLinear
 from pft_lightning.backends.nequix_network import NequixNetwork
 from pft_lightning.errors import CheckpointError
+from pft_lightning.json_files import parse_json
 
 
 JAX_SUFFIX = ".nqx"
@@ -99,7 +100,7 @@ def build(config: dict[str, Any], path: Path) -> NequixNetwork:
 
 def _read_config(file: IO[bytes], path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.readline(LONGEST_HEADER))
+        config = parse_json(file.readline(LONGEST_HEADER))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: its first line is not the JSON of a Nequix file ({error}). Copy "

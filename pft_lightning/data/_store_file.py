@@ -21,6 +21,7 @@ from weakref import finalize
 
 from pft_lightning.errors import DataFormatError
 from pft_lightning.files import writing
+from pft_lightning.json_files import parse_json
 
 
 # Mark, bytes of the entry, bytes of the value, checksum of the value, and checksum of
@@ -55,7 +56,7 @@ def read_blocks(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
             if zlib.crc32(value) != checksum:
                 break
             place = [end + _HEAD.size + n_entry, n_value, checksum]
-            entry = json.loads(text)
+            entry = parse_json(text)
             entries[entry["key"]] = {**entry, PLACE: place}
             end += _HEAD.size + n_entry + n_value
     return entries, end

@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 from pft_lightning.data.cells import PhononCells
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.graphs import Graph
+from pft_lightning.json_files import parse_json
 from pft_lightning.physics.force_constants import ForceConstants
 
 
@@ -59,7 +60,7 @@ def encode(record: StructureRecord, graph: Graph) -> bytes:
 def decode(value: bytes, cutoff: float) -> tuple[StructureRecord, Graph]:
     """Rebuild a record and its graph."""
     tensors = load(value)
-    text = json.loads(tensors["text"].tobytes())
+    text = parse_json(tensors["text"].tobytes())
     force_constants = None
     if "compact" in tensors:
         maps = {name: tensors[name].astype(np.int64) for name in _FORCE_CONSTANTS_MAPS}

@@ -18,7 +18,7 @@ from pft_lightning.data._store_file import PLACE, BlockReader
 from pft_lightning.data.readers.registry import STORE_HEADER, STORE_INDEX
 from pft_lightning.errors import DataFormatError
 from pft_lightning.files import write_atomically
-from pft_lightning.json_files import read_json, write_json
+from pft_lightning.json_files import parse_json, read_json, write_json
 
 
 FORMAT_VERSION = 3
@@ -144,7 +144,7 @@ def read_index(store: Path) -> dict[str, Any]:
         raise _damaged(
             path, "is damaged, or was changed since it was written (wrong checksum)"
         )
-    index: dict[str, Any] = json.loads(text)
+    index: dict[str, Any] = parse_json(text)
     return index
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from pft_lightning.integrations.mace_options import FROM_FOUNDATION
+from pft_lightning.json_files import parse_json
 
 
 _POSITIVE = (math.nextafter(0, 1), 1e300)
@@ -109,7 +109,7 @@ def _texts(values: Mapping[str, Any]) -> Iterator[str]:
             "config_type, e.g. '{\"Default\": 1.0}'; MACE would take 1 for all"
         )
     try:
-        factors = json.loads(values["lr_params_factors"])
+        factors = parse_json(values["lr_params_factors"])
     except ValueError:
         factors = None
     known = {f"{part}_lr_factor" for part in _FACTORS}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from pft_lightning.errors import DataFormatError
+from pft_lightning.json_files import parse_json
 from pft_lightning.physics.properties_io import load_properties
 from pft_lightning.types import PhononProperties
 
@@ -121,7 +121,7 @@ def read_evaluation(path: Path) -> EvaluationFolder:
                 "interrupted."
             )
     try:
-        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+        metrics = parse_json(metrics_file.read_text(encoding="utf-8"))
         labels = list(metrics["models"])
         with rows_file.open(newline="", encoding="utf-8") as opened:
             rows = list(csv.DictReader(opened))

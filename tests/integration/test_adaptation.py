@@ -159,7 +159,7 @@ def test_a_resumed_adaptation_ends_with_the_same_bits(compose, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("adaptation.decay=2",), "was trained with Delta"),
+        (("adaptation.decay=2",), "was started with .*'decay': 1"),
         (("model.dtype=float32",), "original base model"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -41,3 +42,16 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
         write_json(path, {"a": 2})
     assert read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_deep_nesting_is_named_whatever_libraries_set_the_limit_to(tmp_path) -> None:
+    before = sys.getrecursionlimit()
+    path = tmp_path / "deep.json"
+    path.write_bytes(b"[" * 100_000)
+    try:
+        sys.setrecursionlimit(1_000_000)  # as symfc does
+        with pytest.raises(DataFormatError, match="cannot be read as JSON"):
+            read_json(path)
+        assert sys.getrecursionlimit() == 1_000_000
+    finally:
+        sys.setrecursionlimit(before)
