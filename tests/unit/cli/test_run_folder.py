@@ -79,6 +79,8 @@ def test_a_folder_is_for_one_process_until_that_ends(tmp_path: Path) -> None:
 
 def test_other_ranks_of_a_run_share_the_lock_of_the_first(tmp_path, monkeypatch):
     with RunFolder(tmp_path).locked():
+        with pytest.raises(StorageError), RunFolder(tmp_path).locked():
+            pass
         monkeypatch.setenv("LOCAL_RANK", "1")
         with RunFolder(tmp_path).locked():
             pass
