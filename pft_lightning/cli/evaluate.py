@@ -216,6 +216,7 @@ def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluati
         out=folder.path,
         upstream=values["upstream"],
         upstream_keys=values["upstream_keys"],
+        upstream_limits=values["upstream_limits"],
         options=options,
         max_atoms=config.max_atoms,
         engine=config.engine,

@@ -39,17 +39,20 @@ _SYNONYMS = {
 _MANY = 20  # options that are not listed where one is near
 
 
-def unknown_option(name: str, known: Collection[str] = ()) -> str:
+def unknown_option(
+    name: str, known: Collection[str] = (), config_name: str = "train"
+) -> str:
     """Say that an option does not exist, and what to write instead.
 
     Args:
         name: with the names of the blocks that it lies in.
         known: options beside it, without these names.
+        config_name: of the command.
     """
     message = f"{name}: there is no such option."
-    if choices := _choices_with(name):
+    if choices := _choices_with(name, config_name):
         return f"{message} It comes with {' or '.join(choices)}: add that."
-    near = _nearest(name, known)
+    near = _nearest(name, known, config_name)
     if near:
         message += f" Nearest: {', '.join(near)}."
     if known and not (near and len(known) > _MANY):
@@ -74,7 +77,7 @@ def explain(error: Exception, config_name: str) -> str:
         names = {name for name, _ in _options(config_name)}
         names |= {name.partition(".")[0] for name in names}
         name = found[1]
-        message = unknown_option(name)
+        message = unknown_option(name, config_name=config_name)
         if "Nearest" in message or "add that" in message:
             return message
         near = difflib.get_close_matches(name, names, n=3)
@@ -130,7 +133,7 @@ def _explain_grammar(override: str) -> str:
     )
 
 
-def _nearest(name: str, known: Collection[str]) -> list[str]:
+def _nearest(name: str, known: Collection[str], config_name: str) -> list[str]:
     """Full names of the options that may have been meant."""
     block, _, last = name.rpartition(".")
     wanted = _SYNONYMS.get(last, last)
@@ -139,15 +142,15 @@ def _nearest(name: str, known: Collection[str]) -> list[str]:
     if known:
         near = difflib.get_close_matches(last, known, n=1)
         return [f"{block}.{option}" if block else option for option in near]
-    everywhere = {option for option, _ in _options("train")}
+    everywhere = {option for option, _ in _options(config_name)}
     same = sorted(o for o in everywhere if o.rpartition(".")[2] == wanted)
     inside = [option for option in same if option.rpartition(".")[0] == block]
     return inside or same[:3]
 
 
-def _choices_with(name: str) -> list[str]:
+def _choices_with(name: str, config_name: str) -> list[str]:
     """The choices of a group of options in whose files an option is set."""
-    found = {choice for option, choice in _options("train") if option == name}
+    found = {choice for option, choice in _options(config_name) if option == name}
     return [] if "" in found else sorted(found)
 
 

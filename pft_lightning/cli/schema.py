@@ -22,6 +22,8 @@ from pft_lightning.cli.schema_types import (
     Devices,
     Dtype,
     EVPerAngstrom,
+    EVPerAtom,
+    EVPerCubicAngstrom,
     Matrix,
     NAtoms,
     Natural,
@@ -206,6 +208,14 @@ class Keys(Options):
     stress: str | None
 
 
+class Limits(Options):
+    """Largest targets of upstream frames; a frame beyond is a broken one."""
+
+    max_force: EVPerAngstrom
+    max_stress: EVPerCubicAngstrom
+    max_energy: EVPerAtom
+
+
 class Evaluate(Options):
     """``pft-evaluate``."""
 
@@ -220,6 +230,7 @@ class Evaluate(Options):
     phonons: Paths
     upstream: Paths | None
     upstream_keys: Keys
+    upstream_limits: Limits
     max_atoms: NAtoms
     engine: Engine | None
     options: ReadOptions

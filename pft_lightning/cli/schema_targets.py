@@ -15,6 +15,8 @@ from pft_lightning.cli.schema_types import (
     Count,
     Devices,
     EVPerAngstrom,
+    EVPerAtom,
+    EVPerCubicAngstrom,
     NAtoms,
     Natural,
     Options,
@@ -80,8 +82,8 @@ class Upstream(Batches):
     forces_key: str | None
     stress_key: str | None
     max_force: EVPerAngstrom
-    max_stress: Annotated[Positive, Field(description="eV/Å³")]
-    max_energy: Annotated[Positive, Field(description="eV/atom")]
+    max_stress: EVPerCubicAngstrom
+    max_energy: EVPerAtom
 
 
 class LoRA(Arguments):

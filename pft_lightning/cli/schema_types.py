@@ -80,6 +80,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Angstrom = Annotated[float, Field(gt=0, allow_inf_nan=False, description="Å")]
 EVPerAngstrom = Annotated[float, Field(gt=0, allow_inf_nan=False, description="eV/Å")]
+EVPerCubicAngstrom = Annotated[
+    float, Field(gt=0, allow_inf_nan=False, description="eV/Å³")
+]
+EVPerAtom = Annotated[float, Field(gt=0, allow_inf_nan=False, description="eV/atom")]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]

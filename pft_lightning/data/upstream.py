@@ -268,7 +268,8 @@ class UpstreamFrames:
         )
         return (
             f"The first frame holds {', '.join(names) or 'nothing'}: say which with "
-            "energy_key, forces_key and stress_key."
+            "data.upstream.energy_key and alike (pft-train), or upstream_keys.energy "
+            "and alike (pft-evaluate)."
         )
 
 

@@ -44,6 +44,7 @@ def evaluate_upstream(
     models: Mapping[str, Potential],
     upstream: Spec,
     names: Mapping[str, str | None] | None = None,
+    limits: Mapping[str, float] | None = None,
     *,
     fingerprints: Mapping[str, str],
     folder: Path | None = None,
@@ -61,6 +62,7 @@ def evaluate_upstream(
         models: by label.
         upstream: file, folder, glob, or a list of them.
         names: of "energy", "forces" and "stress" in the files.
+        limits: ``max_force`` and alike, see ``UpstreamFrames``.
         fingerprints: of the models, by label.
         folder: of the evaluation; None keeps nothing.
         rank: This process.
@@ -71,7 +73,7 @@ def evaluate_upstream(
     Raises:
         DataFormatError: no frame can be used.
     """
-    frames = UpstreamFrames(upstream, _NO_EDGES, names)
+    frames = UpstreamFrames(upstream, _NO_EDGES, names, **(limits or {}))
     if not frames.is_plain and rank == 0:
         warnings.warn(f"Upstream frames: {frames.summary()}", stacklevel=2)
     state = [
@@ -86,9 +88,8 @@ def evaluate_upstream(
     gather({})
     found: dict[str, dict[str, Any]] = {}
     for label, model in models.items():
-        key = json.dumps(
-            [_RESULTS_VERSION, fingerprints[label], state, dict(names or {})]
-        )
+        settings = [state, dict(names or {}), dict(limits or {})]
+        key = json.dumps([_RESULTS_VERSION, fingerprints[label], *settings])
         known = stored[label] or {}
         if known.get("key") == key and isinstance(known.get("errors"), dict):
             found[label] = known["errors"]

@@ -100,6 +100,7 @@ def evaluate_phonons(
     out: str | Path | None = None,
     upstream: Spec | None = None,
     upstream_keys: Mapping[str, str | None] | None = None,
+    upstream_limits: Mapping[str, float] | None = None,
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
     engine: Engine | None = None,
@@ -128,6 +129,8 @@ def evaluate_phonons(
         out: folder to write; None keeps everything in memory.
         upstream: frames with energies, forces and stresses, to measure forgetting.
         upstream_keys: names of "energy", "forces" and "stress" in their files.
+        upstream_limits: ``max_force`` (eV/Å), ``max_stress`` (eV/Å³) and
+            ``max_energy`` (eV/atom); frames beyond are left out and counted.
         options: How phonon files are read.
         max_atoms: Atoms of one pass; what bounds memory.
         engine: of Hessian-vector products; None chooses by device, see
@@ -190,6 +193,7 @@ def evaluate_phonons(
             task.models,
             upstream,
             upstream_keys,
+            upstream_limits,
             fingerprints=fingerprints,
             folder=folder,
             rank=rank,

@@ -52,7 +52,11 @@ _NEAR: Final = 0.4
 
 
 def doubtful_labels(
-    derivatives: Derivatives, batch: Batch, quantities: Container[str] = QUANTITIES
+    derivatives: Derivatives,
+    batch: Batch,
+    quantities: Container[str] = QUANTITIES,
+    *,
+    weight: str | None = None,
 ) -> list[str]:
     """Say which labels of a batch are absurd in the eyes of a model, and why.
 
@@ -63,6 +67,8 @@ def doubtful_labels(
         derivatives: of the model on the batch; forces and stress may be missing.
         batch: neutral batch with references.
         quantities: that are looked at.
+        weight: option that leaves a quantity out where it is 0, with ``{}`` in place of
+            its name; None where there is no such option.
 
     Returns:
         One sentence per quantity: the number, the likely cause, the remedy.
@@ -73,17 +79,20 @@ def doubtful_labels(
         if quantity not in quantities or not known.any():
             continue
         errors = difference[known].detach().double()
+        option = weight and weight.format(quantity)
+        remedy = f", or leave the {quantity} out with {option}=0" if option else ""
         if quantity == "energy":
-            reason = _doubtful_energies(errors)
+            reason = _doubtful_energies(errors, remedy)
         else:
             predicted = getattr(derivatives, quantity)[known].detach().double()
-            reason = _doubtful_vectors(quantity, predicted, predicted - errors)
+            labels = predicted - errors
+            reason = _doubtful_vectors(quantity, predicted, labels, remedy)
         if reason is not None:
             found.append(reason)
     return found
 
 
-def _doubtful_energies(errors: torch.Tensor) -> str | None:
+def _doubtful_energies(errors: torch.Tensor, remedy: str) -> str | None:
     median = float(errors.abs().median())
     if median < _ABSURD["energy"]:
         return None
@@ -91,13 +100,12 @@ def _doubtful_energies(errors: torch.Tensor) -> str | None:
         f"half of the labels of energy differ by {median:.4g} eV/atom or more from "
         "what the model gives. Are they in eV, and of the method that the model was "
         "trained on (all-electron and cohesive energies have other zeros)? Subtract "
-        "the energies of free atoms of one method and add those of the other, or leave "
-        "energies out with loss.upstream.energy=0."
+        f"the energies of free atoms of one method and add those of the other{remedy}."
     )
 
 
 def _doubtful_vectors(
-    quantity: str, predicted: torch.Tensor, labels: torch.Tensor
+    quantity: str, predicted: torch.Tensor, labels: torch.Tensor, remedy: str
 ) -> str | None:
     predicted, labels = predicted.flatten(), labels.flatten()
     size, error = _rms(predicted), _rms(predicted - labels)
@@ -119,8 +127,7 @@ def _doubtful_vectors(
     return (
         f"the labels of {quantity} differ by {error:.3g} {unit} (root mean square) "
         f"from what the model gives, which is {size:.3g}. Are they in {unit}, and of "
-        "these structures? Convert the file, or leave them out with "
-        f"loss.upstream.{quantity}=0."
+        f"these structures? Convert the file{remedy}."
     )
 
 

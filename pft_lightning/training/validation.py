@@ -49,7 +49,10 @@ def warn_of_doubtful_labels(
     some = build_batch(batch.to_data_list()[:_STRUCTURES_LOOKED_AT])
     try:
         with torch.no_grad():
-            reasons = doubtful_labels(model.derivatives(some), some, quantities)
+            found = model.derivatives(some)
+            reasons = doubtful_labels(
+                found, some, quantities, weight="loss.upstream.{}"
+            )
     except torch.OutOfMemoryError:
         return  # The step itself knows how to go on.
     for reason in reasons:

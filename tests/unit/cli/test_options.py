@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from pft_lightning.cli import evaluate, train  # noqa: F401  (registers groups)
 from pft_lightning.cli.options import check_options
+from pft_lightning.cli.remedies import explain
 from pft_lightning.cli.schema import Evaluate, Export, Prepare, Train
 from pft_lightning.cli.schema_targets import TARGETS
 from pft_lightning.errors import ConfigError
@@ -104,6 +106,8 @@ def schema_of(command: str):
         ("evaluate", "phonons", [None, 5], "a path"),
         ("evaluate", "accelerator", ["foo"], "auto, cpu, gpu"),
         ("evaluate", "options.units", ["foo"], "vasp, qe"),
+        ("evaluate", "upstream_limits.max_stress", [0, "abc"], "above 0 (eV/Å³)"),
+        ("evaluate", "upstream_limits.max_energy", [-1, None], "above 0 (eV/atom)"),
         ("evaluate", "max_atoms", [0, None, "abc"], "of at least 1 (atoms)"),
         ("evaluate", "engine", ["foo"], "forward_over_reverse"),
         ("export", "weights", ["foo"], "ema, raw, or null"),
@@ -220,3 +224,18 @@ def test_the_schema_has_every_option_of_a_block_that_it_knows(overrides):
         options = {key for key in block if not key.startswith("_")}
         unchecked = options - set(schema.model_fields) - {"default_root_dir"}
         assert unchecked <= {"phonons", "protocol", "options"}, f"{name}: {unchecked}"
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "place"),
+    [
+        ("evaluate", "max_stress", "upstream_limits.max_stress"),
+        ("evaluate", "max_displacement", "options.max_displacement"),
+        ("prepare", "max_force", "options.max_force"),
+        ("train", "max_stress", "data.upstream.max_stress"),
+    ],
+)
+def test_a_limit_that_a_message_names_is_an_option_of_its_command(command, name, place):
+    assert OmegaConf.select(composed(command), place) is not None
+    error = ConfigCompositionException(f"Could not override '{name}'.")
+    assert f"Nearest: {place}." in explain(error, command)

@@ -132,3 +132,32 @@ def test_what_was_finished_is_not_computed_again(shifted, files, tmp_path, monke
     assert evaluate_upstream(*arguments, **options) == first
     changed = {**options, "fingerprints": {"m": "y"}}
     assert "computed again" in evaluate_upstream(*arguments, **changed)["m"]["error"]
+
+
+def test_frames_beyond_the_limits_are_left_out_until_the_limits_are_raised(
+    potential, files, tmp_path
+):
+    atoms = ase.io.read(files[1])
+    atoms.calc.results["stress"] = atoms.calc.results["stress"] * 0 + 20.0
+    ase.io.write(files[1], atoms, format="extxyz")
+    found = {}
+    for name, limits in (("default", None), ("raised", {"max_stress": 30.0})):
+        with pytest.warns(UserWarning, match=r"max_stress|the labels of stress"):
+            found[name] = evaluate_upstream(
+                {"m": potential},
+                files[1:] + files[:1],
+                limits=limits,
+                fingerprints={"m": "x"},
+                folder=tmp_path / "eval",
+            )["m"]
+    assert found["default"]["n_structures"] == 4
+    assert found["raised"]["n_structures"] == 5
+    assert found["raised"]["stress_mae"] > 1.0
+
+
+def test_no_remedy_names_an_option_that_the_evaluation_lacks(shifted, files):
+    with torch.no_grad():
+        shifted.shift += 50.0
+    with pytest.warns(UserWarning, match="labels of energy differ") as told:
+        collect_errors(shifted, UpstreamFrames(files, CUTOFF))
+    assert not any("loss.upstream" in str(warning.message) for warning in told)
