@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from pft_lightning.data.readers.registry import (
+    is_force_file,
     is_material_folder,
     is_phonon_source,
     is_store,
@@ -190,6 +191,8 @@ class _Search:
                 return self._skip(path, reason)
             if is_store(path):
                 return self._take(path) if self._kind == "phonons" else 0
+            if self._kind == "phonons" and is_force_file(path):
+                path = path.parent  # where its cells are
             if self._kind == "phonons" and is_material_folder(path):
                 reason = _special_file(path)
                 return self._skip(path, reason) if reason else self._take(path)

@@ -16,6 +16,7 @@ from phonopy.file_IO import parse_BORN_from_strings
 from phonopy.structure.atoms import PhonopyAtoms
 
 from pft_lightning.data.readers.poscar import read_text
+from pft_lightning.data.readers.registry import BORN_FILE, find_file, is_alone
 from pft_lightning.data.readers.values import read_numbers
 from pft_lightning.errors import DataFormatError
 
@@ -90,6 +91,24 @@ def charges_of_file(path: Path, phonon: Phonopy, symprec: float) -> BornCharges:
         return None, _left_out(error)
     except Exception as error:  # phonopy raises many kinds
         return None, _left_out(f"{path}: {type(error).__name__}: {error}")
+
+
+def charges_beside(path: Path, phonon: Phonopy) -> BornCharges:
+    """Read BORN from the folder of a yaml file, as phonopy does where it runs.
+
+    Returns:
+        As ``charges_of_content``, and a note that says so wherever there is a BORN.
+    """
+    file = find_file(path.parent, BORN_FILE)
+    if file is None:
+        return None, None
+    if not is_alone(path):
+        return None, _left_out(
+            f"{file}: lies beside several materials. Put it into a folder with the "
+            "file that it belongs to."
+        )
+    charges, note = charges_of_file(file, phonon, phonon.symmetry.tolerance)
+    return charges, note or f"Born charges are those of {file}, beside the file."
 
 
 def _find(content: Mapping[str, Any], names: tuple[str, ...]) -> Any:

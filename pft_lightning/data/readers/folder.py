@@ -43,7 +43,7 @@ from pft_lightning.data.readers.phonopy import (
     set_force_constants,
 )
 from pft_lightning.data.readers.poscar import read_poscar
-from pft_lightning.data.readers.registry import find_file
+from pft_lightning.data.readers.registry import BORN_FILE, find_file
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import DataFormatError
 from pft_lightning.units import UnitSystem, unit_system
@@ -104,7 +104,7 @@ def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
                 dataset = reorder_dataset(dataset, cells.order)
             phonon.dataset = dataset  # type: ignore[assignment]
     nac_params, note = cells.charges
-    born = find_file(path, "BORN")
+    born = find_file(path, BORN_FILE)
     if born is not None:
         with reading(born):
             nac_params, note = charges_of_file(born, phonon, phonon.symmetry.tolerance)

@@ -11,7 +11,7 @@ import numpy as np
 from phonopy import Phonopy
 
 from pft_lightning.data.readers.assemble import build_record
-from pft_lightning.data.readers.born import charges_of_content
+from pft_lightning.data.readers.born import charges_beside, charges_of_content
 from pft_lightning.data.readers.content import (
     PhononContent,
     header_of,
@@ -23,6 +23,7 @@ from pft_lightning.data.readers.order import (
     reorder_dataset,
     reorder_force_constants,
 )
+from pft_lightning.data.readers.registry import GENERIC_NAMES, yaml_stem
 from pft_lightning.data.readers.values import read_number
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import ConfigError, DataFormatError
@@ -42,18 +43,6 @@ SUFFIXES = tuple(
     kind + packed for kind in (".yaml", ".yml") for packed in ("", *COMPRESSED)
 )
 
-# Names that phonopy gives to any material: the folder then says which one it is.
-_GENERIC = (
-    "phonopy",
-    "phonopy_params",
-    "phonopy_disp",
-    "phonon",
-    "phonopy_fc",
-    "phono3py",
-    "phono3py_params",
-    "phono3py_disp",
-)
-
 # phonopy's tolerance of the symmetry search, in the unit of length of the file, and
 # the largest that still finds a symmetry of the atoms that are there.
 _SYMPREC = 1e-5
@@ -66,16 +55,16 @@ def material_name(path: Path) -> str:
     >>> material_name(Path("a/mp-149.yaml.xz")), material_name(Path("Si/phonopy.yaml"))
     ('mp-149', 'Si')
     """
-    stem = path.name
-    for suffix in SUFFIXES:
-        stem = stem.removesuffix(suffix)
-    if stem in _GENERIC:
+    stem = yaml_stem(path)
+    if stem in GENERIC_NAMES:
         return path.absolute().parent.name or stem
     return stem
 
 
 def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
     """Read one phonopy yaml file with force constants or displacements and forces.
+
+    Born charges come from the file, else from BORN beside it.
 
     Raises:
         DataFormatError: names the file, the value and what to do.
@@ -94,6 +83,10 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
         nac_params, note = charges_of_content(
             content, cells_with_charges(parsed), phonon, path
         )
+        notes = [note]
+        if nac_params is None:
+            nac_params, note = charges_beside(path, phonon)
+            notes.append(note)
         return build_record(
             phonon,
             path=path,
@@ -103,7 +96,7 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
             options=options,
             energy=_unit_cell_energy(content, path),
             nac_params=nac_params,
-            notes=[note] if note else [],
+            notes=[note for note in notes if note],
         )
 
 

@@ -19,6 +19,21 @@ FORCE_FILES = (
     "FORCE_SETS",
 )
 
+# Names that phonopy gives to any material: the folder then says which one it is.
+GENERIC_NAMES = (
+    "phonopy",
+    "phonopy_params",
+    "phonopy_disp",
+    "phonon",
+    "phonopy_fc",
+    "phono3py",
+    "phono3py_params",
+    "phono3py_disp",
+)
+
+# Born charges, as phonopy names the file.
+BORN_FILE = "BORN"
+
 # Results that phonopy writes as yaml beside its input; they hold no force constants.
 NOT_SOURCES = (
     "band.yaml",
@@ -58,6 +73,37 @@ def find_file(folder: Path, name: str) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+def is_force_file(path: Path) -> bool:
+    """Tell whether a file is one of those that make its folder a material."""
+    name = path.name
+    for packed in COMPRESSED:
+        name = name.removesuffix(packed)
+    return name in FORCE_FILES and path.is_file()
+
+
+def yaml_stem(path: Path) -> str:
+    """Give the name of a yaml file without what says how it is written."""
+    from pft_lightning.data.readers.phonopy import SUFFIXES
+
+    stem = path.name
+    for suffix in SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    return stem
+
+
+def is_alone(path: Path) -> bool:
+    """Tell whether what lies beside a yaml file belongs to it.
+
+    Its name is one that phonopy gives to any material, or no other material is there.
+    """
+    return yaml_stem(path) in GENERIC_NAMES or not any(
+        yaml_stem(other) not in (*GENERIC_NAMES, yaml_stem(path))
+        and is_phonon_source(other)
+        for other in path.parent.iterdir()
+        if other.is_file()
+    )
 
 
 def is_phonon_source(path: Path) -> bool:
@@ -142,8 +188,11 @@ def source_state(path: Path) -> list[list[Any]]:
     """
     if is_store(path):
         files = [path / STORE_HEADER, path / STORE_INDEX]
+    elif path.is_dir():
+        files = sorted(path.iterdir())
     else:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        born = find_file(path.parent, BORN_FILE)
+        files = [path] if born is None else [path, born]
     stats = [(file.name, file.stat()) for file in files if file.is_file()]
     return [[name, s.st_size, s.st_mtime_ns] for name, s in stats]
 

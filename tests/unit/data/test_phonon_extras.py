@@ -16,6 +16,7 @@ from phonopy.interface.vasp import write_vasp
 from pft_lightning.cli.structures import read_structures, read_supercells
 from pft_lightning.data._prepare_report import PrepareReport
 from pft_lightning.data.readers import read_phonon
+from pft_lightning.data.sources import find_sources
 from pft_lightning.data.store import build_store
 from pft_lightning.errors import DataFormatError
 
@@ -171,6 +172,70 @@ def test_force_constants_are_kept_where_born_is_damaged(
     record = read_phonon(tmp_path)
     assert record.cells.born is None
     assert "Born charges are left out" in record.info["notes"]
+
+
+BORN = """14.4
+2.4 0 0 0 2.4 0 0 0 2.4
+1.1 0 0 0 1.1 0 0 0 1.1
+-1.1 0 0 0 -1.1 0 0 0 -1.1
+"""
+
+
+@pytest.mark.parametrize("name", ["phonopy.yaml", "phonopy_params.yaml", "a.yaml"])
+def test_born_beside_a_file_is_read_and_told(content, tmp_path: Path, name) -> None:
+    path = save(content, tmp_path / name)
+    assert read_phonon(path).cells.born is None
+    report = build_store(path, tmp_path / "a.store", cutoff=3.0, progress=False)
+    assert report.warnings == ()
+    (tmp_path / "BORN").write_text(BORN)
+    record = read_phonon(path)
+    symbols = record.cells.to_phonopy().primitive.symbols
+    # phonopy symmetrises them.
+    np.testing.assert_allclose(record.cells.born, charges(symbols), atol=1e-12)
+    report = build_store(path, tmp_path / "a.store", cutoff=3.0, progress=False)
+    assert report.n_read == 1
+    assert f"Born charges are those of {tmp_path / 'BORN'}" in report.summary()
+
+
+def test_born_charges_of_the_file_itself_win(content, tmp_path: Path) -> None:
+    (tmp_path / "BORN").write_text(BORN.replace("1.1", "3.3"))
+    content["nac"] = {
+        "born_effective_charge": charges(["Na", "Cl"]),
+        "dielectric_constant": np.eye(3).tolist(),
+    }
+    record = read_phonon(save(content, tmp_path / "a.yaml"))
+    assert np.abs(record.cells.born).max() == 1.1
+    assert "notes" not in record.info
+
+
+@pytest.mark.parametrize("text", ["", "1\n1 0 0 0 1 0 0 0 1\n1 0 0 0 1 0 0 0 1\n"])
+def test_force_constants_are_kept_where_born_beside_does_not_fit(
+    content, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "BORN").write_text(text)
+    record = read_phonon(save(content, tmp_path / "phonopy.yaml"))
+    assert record.cells.born is None
+    assert f"{tmp_path / 'BORN'}" in record.info["notes"]
+    assert "Born charges are left out" in record.info["notes"]
+
+
+def test_born_beside_several_materials_is_of_none(content, tmp_path: Path) -> None:
+    (tmp_path / "BORN").write_text(BORN)
+    path = save(content, tmp_path / "a.yaml")
+    save(content, tmp_path / "b.yaml")
+    record = read_phonon(path)
+    assert record.cells.born is None
+    assert "lies beside several materials" in record.info["notes"]
+
+
+def test_a_force_file_stands_for_its_folder(phonon, tmp_path: Path) -> None:
+    folder = tmp_path / "NaCl"
+    folder.mkdir()
+    write_FORCE_CONSTANTS(exact(phonon), folder / "FORCE_CONSTANTS")
+    phonon.save(folder / "phonopy.yaml")
+    (folder / "BORN").write_text(BORN)
+    assert find_sources(str(folder / "FORCE_CONSTANTS")).paths == [folder]
+    assert find_sources([str(folder), f"{tmp_path}/*/FORCE_*"]).paths == [folder]
 
 
 def test_one_crystal_at_several_volumes_is_named(content, tmp_path: Path) -> None:
