@@ -72,8 +72,12 @@ def compute_properties(
     phonon.run_thermal_properties(
         temperatures=temperatures, cutoff_frequency=protocol.cutoff_frequency
     )
-    thermal = phonon.thermal_properties
+    # The same in phonopy 3 and 4: temperatures, free energy, entropy, heat capacity.
+    calculated = phonon.thermal_properties
+    assert calculated is not None
+    thermal = calculated.thermal_properties
     assert thermal is not None
+    _, free_energy, entropy, heat_capacity = map(np.array, thermal)
     dos_frequencies, dos = _density_of_states(phonon, frequencies, protocol)
     commensurate = _commensurate_frequencies(phonon)
     return PhononProperties(
@@ -84,9 +88,9 @@ def compute_properties(
         dos_frequencies=dos_frequencies,
         dos=dos,
         temperatures=temperatures,
-        free_energy=np.array(thermal.free_energy),
-        entropy=np.array(thermal.entropy),
-        heat_capacity=np.array(thermal.heat_capacity),
+        free_energy=free_energy,
+        entropy=entropy,
+        heat_capacity=heat_capacity,
         bands=_bands(phonon, protocol.band_points) if protocol.band_points else None,
         force_constants=from_phonopy(phonon)[0].compact,
         non_analytical=polar,

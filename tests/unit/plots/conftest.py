@@ -51,7 +51,9 @@ def properties_of(phonon: Phonopy, scale: float = 1.0) -> PhononProperties:
     phonon.run_thermal_properties(temperatures=temperatures, cutoff_frequency=1e-3)
     phonon.run_total_dos(sigma=0.1, use_tetrahedron_method=False)
     phonon.run_band_structure(get_band_qpoints(_PATH, npoints=7))
-    mesh, thermal = phonon.mesh, phonon.thermal_properties
+    mesh = phonon.mesh
+    _, *thermal = phonon.thermal_properties.thermal_properties
+    free_energy, entropy, heat_capacity = map(np.array, thermal)
     found = PhononProperties(
         commensurate_frequencies=np.array(mesh.frequencies),
         commensurate_weights=mesh.weights / mesh.weights.sum(),
@@ -60,9 +62,9 @@ def properties_of(phonon: Phonopy, scale: float = 1.0) -> PhononProperties:
         dos_frequencies=np.array(phonon.total_dos.frequency_points),
         dos=np.array(phonon.total_dos.dos),
         temperatures=temperatures,
-        free_energy=np.array(thermal.free_energy),
-        entropy=np.array(thermal.entropy),
-        heat_capacity=np.array(thermal.heat_capacity),
+        free_energy=free_energy,
+        entropy=entropy,
+        heat_capacity=heat_capacity,
         bands=BandStructure(
             [np.array(d) for d in phonon.band_structure.distances],
             [np.array(f) for f in phonon.band_structure.frequencies],
