@@ -71,7 +71,8 @@ def unit_system(name: str) -> UnitSystem:
     from phonopy.interface.calculator import get_force_constant_conversion_factor
     from phonopy.physical_units import get_calculator_physical_units
 
-    calculator = _FORCE_UNIT_ALIASES.get(name.lower(), name.lower())
+    named = str(name).lower()
+    calculator = _FORCE_UNIT_ALIASES.get(named, named)
     if calculator not in known_calculators():
         accepted = ", ".join([*known_calculators(), "eV/angstrom, Ry/au, hartree/au"])
         raise ConfigError(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning import keys
 from pft_lightning.cli.options import check_options
 from pft_lightning.cli.schema import Train
+from pft_lightning.data.store import choose_cache
 from pft_lightning.errors import ConfigError, DivergenceError
 from pft_lightning.training.module import METRICS
 
@@ -50,9 +50,7 @@ def check_train(config: DictConfig) -> DictConfig:
             "data.phonons.train=null; expected a path, or a list. Only mace_config "
             "trains without phonons."
         )
-    cache = OmegaConf.select(config, "data.cache_dir")
-    if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
-        raise ConfigError(f"data.cache_dir={cache}: is a file; expected a folder.")
+    choose_cache(OmegaConf.select(config, "data.cache_dir"), "data.cache_dir")
     return config
 
 

@@ -175,6 +175,7 @@ class Protocol(Options):
         Positive | Annotated[list[Count], Field(min_length=3, max_length=3)],
         Words("a length in Å, or three whole numbers in a list, above 0"),
     ]
+    is_gamma_center: bool
     temperatures: Annotated[
         list[AtLeastZero],
         Field(min_length=3, max_length=3),

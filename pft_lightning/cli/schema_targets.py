@@ -53,7 +53,7 @@ class DataModule(Arguments):
     upstream_per_phonon: Natural
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     num_workers: Processes
-    cache_dir: str | None
+    cache_dir: Annotated[str | None, Field(min_length=1), Words("a folder, or null")]
     seed: Seed
 
 

@@ -9,11 +9,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from pft_lightning.data._store_building import build_store
 from pft_lightning.data._store_reading import PhononStore
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.readers.registry import is_store
 from pft_lightning.data.sources import Spec, find_sources
+from pft_lightning.errors import ConfigError
+
+
+def choose_cache(folder: str | os.PathLike[str] | None, option: str) -> Path:
+    """Choose the folder in which stores are built on first use.
+
+    Args:
+        folder: that was asked for; None takes that of the user.
+        option: that it was asked for with.
+
+    Raises:
+        ConfigError: it is no path, or that of a file.
+    """
+    if folder is None:
+        return user_cache_path("pft_lightning")
+    if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+        raise ConfigError(f"{option}={folder!r}; expected a folder, or null.")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ConfigError(f"{option}={folder}: is a file; expected a folder, or null.")
+    return Path(folder)
 
 
 def cached_store(

@@ -11,7 +11,6 @@ import lightning
 import numpy as np
 from ase.data import chemical_symbols
 from lightning.pytorch.utilities import rank_zero_warn
-from platformdirs import user_cache_path
 from torch.utils.data import DataLoader
 
 from pft_lightning import keys
@@ -35,7 +34,7 @@ from pft_lightning.data.loading import (
 )
 from pft_lightning.data.settings import PhononSource, UpstreamSource
 from pft_lightning.data.sources import Spec
-from pft_lightning.data.store import PhononStore, cached_store
+from pft_lightning.data.store import PhononStore, cached_store, choose_cache
 from pft_lightning.data.upstream import UpstreamFrames
 from pft_lightning.errors import ConfigError, DataFormatError
 
@@ -102,7 +101,7 @@ class PhononDataModule(lightning.LightningDataModule):
         self.upstream_per_phonon = upstream_per_phonon
         self.val_fraction = val_fraction
         self.num_workers = num_workers
-        self.cache_dir = cache_dir
+        self.cache_dir = choose_cache(cache_dir, "data.cache_dir")
         self.seed = seed
         self._commensurate_share = 0.0
         self._train: dict[str, StructureSource] = {}
@@ -195,11 +194,10 @@ class PhononDataModule(lightning.LightningDataModule):
         return self.cutoff if self.cutoff is not None else float(self._model().cutoff)
 
     def _open_store(self, spec: Spec) -> PhononStore:
-        cache = self.cache_dir or user_cache_path("pft_lightning")
         store = cached_store(
             spec,
             cutoff=self._cutoff(),
-            cache_dir=cache,
+            cache_dir=self.cache_dir,
             progress=self._ranks()[1] == 0,
             **asdict(self.phonons.options),
         )

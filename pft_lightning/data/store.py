@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from pft_lightning.data._prepare_report import PrepareReport
 from pft_lightning.data._store_building import build_store
-from pft_lightning.data._store_cache import cached_store
+from pft_lightning.data._store_cache import cached_store, choose_cache
 from pft_lightning.data._store_reading import PhononStore
 
 
-__all__ = ["PhononStore", "PrepareReport", "build_store", "cached_store"]
+__all__ = [
+    "PhononStore",
+    "PrepareReport",
+    "build_store",
+    "cached_store",
+    "choose_cache",
+]

@@ -61,7 +61,12 @@ def compute_properties(
     with warnings.catch_warnings():
         # A mesh that breaks the symmetry is sampled in full, as it should be.
         warnings.filterwarnings("ignore", message="Mesh .* is incompatible")
-        phonon.run_mesh(numbers, is_gamma_center=True, is_mesh_symmetry=mesh_symmetry)
+        warnings.filterwarnings("ignore", message="Half-grid shift")
+        phonon.run_mesh(
+            numbers,
+            is_gamma_center=protocol.is_gamma_center,
+            is_mesh_symmetry=mesh_symmetry,
+        )
     sampled: Any = phonon.mesh
     frequencies = np.array(sampled.frequencies)
     weights = np.asarray(sampled.weights, dtype=np.float64)

@@ -48,8 +48,13 @@ class Protocol:
         max_steps: of a relaxation; one that needs more has failed.
         volume_limits: a relaxation whose volume leaves this range, relative to the
             reference, has exploded.
-        mesh: of the dense mesh, Γ-centred: a length in Å, n_i = l |a*_i| as in VASP,
-            or three numbers. It is set by the reference's cell.
+        mesh: of the dense mesh: a length in Å, n_i = l |a*_i| as in VASP, or three
+            numbers. It is set by the reference's cell.
+        is_gamma_center: whether Γ is a point of the mesh where its numbers are even;
+            False shifts it by half a step along these axes, as phonopy does with
+            three numbers unless it is told otherwise. The published evaluation
+            (arXiv:2412.16551) takes phonopy's mesh of a length of 100, which is
+            Γ-centred.
         temperatures: first, last and step of the temperature range, K.
         temperature: of the single values of S, F and C_V, K.
         cutoff_frequency: THz. Modes at or below it, so imaginary ones and the
@@ -73,6 +78,7 @@ class Protocol:
     max_steps: int = 1000
     volume_limits: tuple[float, float] = (0.5, 2.0)
     mesh: float | tuple[int, int, int] = 100.0
+    is_gamma_center: bool = True
     temperatures: tuple[float, float, float] = (0.0, 1000.0, 10.0)
     temperature: float = 300.0
     cutoff_frequency: float = 1e-3

@@ -12,6 +12,7 @@ import numpy as np
 
 from pft_lightning.data.records import MAX_FORCE
 from pft_lightning.errors import ConfigError, DataFormatError, PFTError
+from pft_lightning.units import unit_system
 
 
 Relaxed = Literal["full", "positions", "none"]
@@ -88,6 +89,8 @@ class PhononReadOptions:
                 isinstance(value, (int, float, np.number)) and value > 0
             ):
                 raise ConfigError(f"{name}={value!r}; a positive number is needed.")
+        if self.units is not None:
+            unit_system(self.units)  # refuses what phonopy does not know
         if self.supercell_matrix is not None:
             object.__setattr__(self, "supercell_matrix", self._matrix())
 

@@ -19,6 +19,7 @@ from pft_lightning.data.batching import BatchKey, BatchLimits, BatchStream
 from pft_lightning.data.loading import Collate
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.sources import Spec
+from pft_lightning.data.store import choose_cache
 from pft_lightning.errors import ConfigError
 from pft_lightning.integrations.nequip.options import build_options, read_options
 from pft_lightning.integrations.nequip.phonons import PhononBatches, open_batches
@@ -64,6 +65,7 @@ class PhononLoading:
                 f"data.phonons.num_workers is {self.num_workers}; at least 0."
             )
         self.limits()
+        choose_cache(self.cache_dir, "data.phonons.cache_dir")
         # A dataclass that is frozen can set its own attributes in no other way.
         object.__setattr__(self, "options", read_options(self.options))
 

@@ -16,6 +16,7 @@ from pft_lightning import keys
 from pft_lightning.data.batching import BatchLimits, BatchStream
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.sources import Spec
+from pft_lightning.data.store import choose_cache
 from pft_lightning.errors import ConfigError
 from pft_lightning.integrations.nequip.options import check_spec, read_options
 from pft_lightning.integrations.nequip.phonons import PhononBatches, open_batches
@@ -110,7 +111,7 @@ class HessianLoss(HessianTerm, Callback):
         self.val_phonons = val_phonons
         self.limits = BatchLimits(batch_size, max_atoms, max_edges)
         self.options = read_options(options)
-        self.cache_dir = cache_dir
+        self.cache_dir = choose_cache(cache_dir, "cache_dir")
         self._train: PhononBatches | None = None
         self._stream: BatchStream | None = None
         self._val: PhononBatches | None = None

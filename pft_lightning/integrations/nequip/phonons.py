@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 from lightning.pytorch.utilities import rank_zero_warn
-from platformdirs import user_cache_path
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
@@ -26,7 +25,7 @@ from pft_lightning.data.loading import (
 )
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.sources import Spec
-from pft_lightning.data.store import PhononStore, cached_store
+from pft_lightning.data.store import PhononStore, cached_store, choose_cache
 from pft_lightning.errors import ConfigError
 from pft_lightning.graphs import build_batch
 
@@ -60,7 +59,7 @@ def open_phonons(
     store = cached_store(
         spec,
         cutoff=model.cutoff,
-        cache_dir=cache_dir or user_cache_path("pft_lightning"),
+        cache_dir=choose_cache(cache_dir, "cache_dir"),
         progress=progress,
         **asdict(options),
     )

@@ -58,16 +58,25 @@ def test_an_einstein_crystal_has_the_values_of_the_textbook():
     assert properties.free_energy[0] == pytest.approx(zero_point, rel=5e-6)
 
 
-def test_thermal_properties_are_those_of_the_phonopy_command(phonon, tmp_path):
-    protocol = Protocol(mesh=(8, 8, 8), temperatures=(0.0, 600.0, 100.0), band_points=0)
+@pytest.mark.parametrize("is_gamma_center", [True, False])
+def test_thermal_properties_are_those_of_the_phonopy_command(
+    phonon, tmp_path, is_gamma_center
+):
+    """With the mesh around Γ (--gc), or shifted, as it is where nothing is said."""
+    protocol = Protocol(
+        mesh=(8, 8, 8),
+        is_gamma_center=is_gamma_center,
+        temperatures=(0.0, 600.0, 100.0),
+        band_points=0,
+    )
     ours = compute_properties(phonon, protocol)
     phonon.save(tmp_path / "phonopy_params.yaml", settings={"force_constants": True})
     command = (
         "import sys; from phonopy.scripts.phonopy_load import run; sys.exit(run())"
     )
     arguments = (
-        "phonopy_params.yaml --mesh 8 8 8 --gc -t --tmin 0 --tmax 600 --tstep 100 "
-        "--cutoff-freq 0.001"
+        "phonopy_params.yaml --mesh 8 8 8 -t --tmin 0 --tmax 600 --tstep 100 "
+        f"--cutoff-freq 0.001{' --gc' * is_gamma_center}"
     )
     subprocess.run(
         [sys.executable, "-c", command, *arguments.split()],

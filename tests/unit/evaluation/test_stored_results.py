@@ -133,6 +133,8 @@ def test_everything_that_changes_a_result_makes_it_again(
     assert times(max_atoms=30) == 0  # rounding
     assert times(engine="reverse_over_reverse") == 1
     assert times(protocol=Protocol(**{**vars_of(FAST), "mesh": (3, 3, 3)})) == 1
+    shifted = {**vars_of(FAST), "mesh": (4, 4, 4), "is_gamma_center": False}
+    assert times(protocol=Protocol(**shifted)) == 1
     assert times() == 1
     monkeypatch.setattr(runner, "library_versions", lambda: {"phonopy": "99"})
     assert times() == 1

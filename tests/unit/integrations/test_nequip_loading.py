@@ -25,6 +25,7 @@ from pft_lightning.integrations.nequip.datamodule import (
     PhononLoader,
     PhononLoading,
 )
+from pft_lightning.integrations.nequip.hessian_loss import HessianLoss
 
 
 @pytest.fixture
@@ -92,6 +93,28 @@ def test_numbers_out_of_range_stop_the_data_module_when_it_is_built():
     for option, value in (("num_workers", -1), ("batch_size", 0)):
         with pytest.raises(ConfigError, match=f"{value}; .*at least"):
             PhononASEDataModule(phonons={"train": "x", option: value}, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("cache_dir", 5, r"cache_dir=5; expected a folder, or null"),
+        ("cache_dir", ["a"], r"cache_dir=\['a'\]; expected a folder, or null"),
+        ("cache_dir", __file__, "is a file; expected a folder"),
+        (
+            "options",
+            {"units": "foo"},
+            "units='foo' is neither a code .* accepted: .*qe",
+        ),
+    ],
+)
+def test_a_value_of_another_kind_is_named_by_every_block(option, value, said):
+    for make in (
+        lambda: PhononASEDataModule(phonons={"train": "x", option: value}, seed=1),
+        lambda: HessianLoss("x", weight=1.0, **{option: value}),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            make()
 
 
 def test_options_of_reading_are_a_block_in_a_block():
