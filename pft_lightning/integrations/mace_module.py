@@ -18,8 +18,9 @@ from pft_lightning.backends.mace_files import _keep_global_state
 from pft_lightning.integrations.mace_clipping import Bystanders
 from pft_lightning.integrations.mace_prepare import Prepared
 from pft_lightning.integrations.mace_schedule import EpochSchedule
-from pft_lightning.losses import absolute_errors
+from pft_lightning.losses import absolute_errors, doubtful_labels
 from pft_lightning.training.module import METRICS, PhononFineTuning
+from pft_lightning.training.validation import tell_doubts
 from pft_lightning.types import Derivatives
 
 
@@ -59,6 +60,8 @@ class MACEFineTuning(PhononFineTuning):
         self._stored_schedule: dict[str, Any] | None = None
         self._has_frames = False
         self._loss_sums = torch.zeros(len(model.heads), 2, dtype=torch.float64)
+        if prepared.arguments.foundation_model is None:
+            self._unjudged.clear()  # weights that were just drawn can judge no data
         self._last_head = model.heads.index(list(prepared.valid_loaders)[-1])
         # With low-rank differences MACE, too, fixes all that it has loaded.
         clips = self._arguments.clip_grad is not None
@@ -74,11 +77,9 @@ class MACEFineTuning(PhononFineTuning):
             frames = batch[keys.UPSTREAM]
             # With several processes MACE scales its share of the mean over the frames
             # of all, so that the mean over processes is that of one large batch.
-            loss = self._loss(
-                pred=self._predict(frames, training=True),
-                ref=frames,
-                ddp=self.trainer.world_size > 1,
-            )
+            output = self._predict(frames, training=True)
+            self._judge_frames(frames, output, "training")
+            loss = self._loss(pred=output, ref=frames, ddp=self.trainer.world_size > 1)
             value = self.trainer.strategy.reduce(
                 loss.detach().clone(), reduce_op="mean"
             )
@@ -126,6 +127,15 @@ class MACEFineTuning(PhononFineTuning):
             compute_stress=self._outputs["stress"],
         )
         return output
+
+    def _judge_frames(self, frames: Any, output: Mapping[str, Any], stage: str) -> None:
+        """Look at the labels of the first frames with the foundation model's eyes."""
+        if stage in self._unjudged:
+            self._unjudged.remove(stage)
+            reasons = doubtful_labels(
+                *_neutral(frames, output), weight="+mace.{}_weight"
+            )
+            tell_doubts(reasons, f"Upstream {stage} data", frames.num_graphs)
 
     def on_train_start(self) -> None:
         """Go on with the gradients that stay."""
@@ -188,6 +198,7 @@ class MACEFineTuning(PhononFineTuning):
         with torch.no_grad():
             loss = self._loss(pred=output, ref=frames, ddp=False)
             errors = _errors(frames, output)
+            self._judge_frames(frames, output, "validation")
         self._loss_sums[int(frames.head[0])] += torch.stack(
             [loss.double(), loss.new_tensor(frames.num_graphs).double()]
         )
@@ -246,6 +257,12 @@ class MACEFineTuning(PhononFineTuning):
 
 def _errors(frames: Any, output: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Mean absolute errors of each frame that counts, see ``efs_errors``."""
+    found = absolute_errors(*_neutral(frames, output))
+    return {name: rows[mask] for name, (rows, mask) in found.items()}
+
+
+def _neutral(frames: Any, output: Mapping[str, Any]) -> tuple[Derivatives, Any]:
+    """Output and labels of MACE in the neutral schema, masked where none counts."""
     targets: dict[str, torch.Tensor] = {}
     counts = frames.weight > 0
     for name in ("energy", "forces", "stress"):
@@ -255,12 +272,9 @@ def _errors(frames: Any, output: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     batch = Data(
         **targets, **{keys.STRUCTURE_INDEX: frames.batch, "num_graphs": len(counts)}
     )
-    found = absolute_errors(
-        Derivatives(
-            energy=output["energy"],
-            forces=output.get("forces"),
-            stress=output.get("stress"),
-        ),
-        batch,
+    derivatives = Derivatives(
+        energy=output["energy"],
+        forces=output.get("forces"),
+        stress=output.get("stress"),
     )
-    return {name: rows[mask] for name, (rows, mask) in found.items()}
+    return derivatives, batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -55,10 +55,20 @@ def warn_of_doubtful_labels(
             )
     except torch.OutOfMemoryError:
         return  # The step itself knows how to go on.
+    tell_doubts(reasons, name, some.num_graphs)
+
+
+def tell_doubts(reasons: Iterable[str], name: str, n_structures: int) -> None:
+    """Warn of what ``doubtful_labels`` found.
+
+    Args:
+        reasons: That it gave.
+        name: Of the data.
+        n_structures: That were looked at.
+    """
     for reason in reasons:
         rank_zero_warn(
-            f"{name} against the base model, first {some.num_graphs} structures: "
-            f"{reason}"
+            f"{name} against the base model, first {n_structures} structures: {reason}"
         )
 
 

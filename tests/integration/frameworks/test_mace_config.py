@@ -23,7 +23,7 @@ from mace_runs import (
 )
 from omegaconf import OmegaConf
 
-from pft_lightning import load_model
+from pft_lightning import keys, load_model
 from pft_lightning.cli.export import export
 from pft_lightning.errors import ConfigError
 
@@ -318,6 +318,42 @@ def test_several_heads_need_one_to_be_chosen_for_phonons_only(
     assert build("data.phonons.train=null").model.heads == ("one", "two")
     with pytest.raises(ConfigError, match=r"several heads, .*one.*two.*model.head="):
         build(f"data.phonons.train={world.phonons_train}")
+
+
+def test_frames_that_a_foundation_model_finds_absurd_are_told_once(
+    write_options, world, tmp_path
+):
+    base = str(resources.files("pft_lightning") / "example" / "base.model")
+    frames = ase.io.read(world.upstream_val, ":4")
+    for atoms in frames:  # all-electron energies
+        atoms.calc.results["energy"] -= 7888.0 * len(atoms)
+    ase.io.write(tmp_path / "frames.xyz", frames, format="extxyz")
+    path = write_options(
+        foundation_model=base,
+        foundation_model_elements=True,
+        multiheads_finetuning=False,
+        E0s="foundation",
+        train_file=str(tmp_path / "frames.xyz"),
+        valid_file=str(tmp_path / "frames.xyz"),
+        batch_size=2,
+        valid_batch_size=2,
+    )
+    overrides = (*common(world, path, tmp_path), "data.phonons.train=null")
+    with initialize_config_module("pft_lightning.conf", version_base="1.3"):
+        config = compose("train", overrides=list(overrides))
+    run = MACERun(config, overrides, tmp_path)
+    module = run.build_module()
+    (loader,) = run.build_datamodule(module.model).val_dataloader()
+    batch = next(iter(loader))[keys.UPSTREAM]
+    output = module._predict(batch, training=False)
+    for stage in ("training", "validation"):
+        with pytest.warns(UserWarning) as told:
+            for _ in range(2):
+                module._judge_frames(batch, output, stage)
+        (text,) = [str(warning.message) for warning in told]
+        assert f"Upstream {stage} data against the base model, first 2" in text
+        assert "energy differ by 78" in text
+        assert "+mace.energy_weight=0" in text
 
 
 def test_the_command_line_wins_over_the_file(write_options, world, tmp_path):
