@@ -122,9 +122,9 @@ def test_compiled_messages_give_the_numbers_of_the_framework(
     model = make_model(name)
     batch = crystals(model.cutoff)
     calls = []
-    contract = messages._contract
+    contract = messages.contract
     monkeypatch.setattr(
-        messages, "_contract", lambda *args: calls.append(1) or contract(*args)
+        messages, "contract", lambda *args: calls.append(1) or contract(*args)
     )
     compiled = derivatives(model, batch, engine)
     assert calls
@@ -161,7 +161,7 @@ def test_networks_are_the_frameworks_own_again_after_a_step(
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(messages, "_contract", fail)
+    monkeypatch.setattr(messages, "contract", fail)
     with pytest.raises(MemoryError):
         model.derivatives(batch)
     after = [dict(vars(module)) for module in model.network.modules()]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pft_lightning.backends import _compiled, messages
+from pft_lightning.backends import _compiled, contraction, messages
 from pft_lightning.backends.couplings import Coupling
 from pft_lightning.backends.message_edges import group_edges, pair_edges
 from pft_lightning.backends.message_layout import ProductPath, make_layout
@@ -221,13 +221,13 @@ def test_several_directions_at_once_are_each_alone(form):
 def test_gradients_to_weights_alone_take_no_gradient_to_positions(form, monkeypatch):
     _, _, layout, edges, (couplings, features, weights, _) = form
     slots = []
-    contract = messages._contract
+    contract = messages.contract
 
     def record(layout, edges, each, *others):
         slots.append(each.slot)
         return contract(layout, edges, each, *others)
 
-    monkeypatch.setattr(messages, "_contract", record)
+    monkeypatch.setattr(messages, "contract", record)
     leaves = [x.requires_grad_() for x in (couplings, features, weights)]
     # As in a network, none of the arguments is a leaf.
     sums = messages.messages(layout, edges, *(2 * leaf for leaf in leaves)).sum()
@@ -243,13 +243,13 @@ def test_what_reaches_an_argument_in_several_ways_is_one_sum(form, monkeypatch):
     total = (messages.messages(layout, edges, *given) * cotangent).sum()
     gradients = torch.autograd.grad(total, given, create_graph=True)
     passes = []
-    contract = messages._contract
+    contract = messages.contract
 
     def record(layout, edges, each, *others):
         passes.append((each.slot, len(each.terms)))
         return contract(layout, edges, each, *others)
 
-    monkeypatch.setattr(messages, "_contract", record)
+    monkeypatch.setattr(messages, "contract", record)
     loss = sum(x.square().sum() for x in gradients)
     torch.autograd.grad(loss, [*given, cotangent])
     assert sorted(passes) == [(COUPLING, 2), (FEATURE, 2), (WEIGHT, 2), (MESSAGE, 3)]
@@ -259,15 +259,15 @@ def test_what_reaches_an_argument_in_several_ways_is_one_sum(form, monkeypatch):
 def test_threads_do_not_change_a_bit(form, monkeypatch):
     _, _, layout, edges, arguments = form
     *given, cotangent = [x.requires_grad_() for x in arguments]
-    threads = messages._threads
+    threads = contraction._threads
     pools = []
 
     def record(*args):
         pools.append(args)
         return threads(*args)
 
-    monkeypatch.setattr(messages, "_threads", record)
-    monkeypatch.setattr(messages, "_LEAST_SHARE", 1)
+    monkeypatch.setattr(contraction, "_threads", record)
+    monkeypatch.setattr(contraction, "_LEAST_SHARE", 1)
 
     def gradients():
         total = (messages.messages(layout, edges, *given) * cotangent).sum()

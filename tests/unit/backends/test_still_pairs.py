@@ -95,7 +95,7 @@ def gradients(weights, engine, **options):
 def left_out(monkeypatch):
     """Numbers of rows of each gradient that is computed without all of its rows."""
     counts = []
-    contract = messages._contract
+    contract = messages.contract
 
     def record(layout, edges, each, roles, tensors):
         out = contract(layout, edges, each, roles, tensors)
@@ -104,7 +104,7 @@ def left_out(monkeypatch):
             counts.append(int((roles[each.own].still).sum()))
         return out
 
-    monkeypatch.setattr(messages, "_contract", record)
+    monkeypatch.setattr(messages, "contract", record)
     return counts
 
 
