@@ -245,33 +245,8 @@ def _train(
         if config.resume:
             folder.check_resumable(config)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    module: PhononFineTuning
-    datamodule: PhononDataModule
-    if mace is not None:
-        module = mace.build_module()
-        datamodule = mace.build_datamodule(module.model)
-    else:
-        module = build_module(config)
-        datamodule = instantiate(
-            config.data,
-            where="data",
-            trust=config.trust_config,
-            cutoff=module.model.cutoff,
-            atomic_numbers=module.model.atomic_numbers,
-        )
-    if trainer.is_global_zero:
-        folder.write_start(config)
-        write_json(folder.trainable, module.trainable.parameters)
-        print_trainable(module.trainable, folder.trainable)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and logger.version is not None:
-                folder.write_wandb_id(str(logger.version))
-    for logger in trainer.loggers:
-        resolved = OmegaConf.to_container(config, resolve=True)
-        logger.log_hyperparams(
-            {**resolved, **module.trainable.summary()}  # type: ignore[dict-item]
-        )
-
+    module, datamodule = _build(config, mace)
+    _record_start(config, folder, trainer, module)
     checkpoint = folder.resume_checkpoint() if config.resume else None
     if checkpoint is not None and folder.before.exists():
         before = folder.read(folder.before)
@@ -304,16 +279,65 @@ def _train(
         "versions": collect_versions(),
     }
     if trainer.is_global_zero:
-        result = folder.path / f"model{module.model.file_suffix}"
-        module.model.save(result)
-        summary["model"] = result.name
-        write_json(folder.summary, summary)
-        print_before_after(metrics, datamodule.counts, result)
-        for logger in trainer.loggers:
-            log_before_after(logger, metrics)
-            logger.finalize("success")
+        _write_result(folder, trainer, module, summary, metrics)
     trainer.strategy.barrier("pft_train_end")
     return summary
+
+
+def _build(
+    config: DictConfig, mace: MACERun | None
+) -> tuple[PhononFineTuning, PhononDataModule]:
+    """Build the module and its data."""
+    if mace is not None:
+        module: PhononFineTuning = mace.build_module()
+        return module, mace.build_datamodule(module.model)
+    module = build_module(config)
+    return module, instantiate(
+        config.data,
+        where="data",
+        trust=config.trust_config,
+        cutoff=module.model.cutoff,
+        atomic_numbers=module.model.atomic_numbers,
+    )
+
+
+def _record_start(
+    config: DictConfig,
+    folder: RunFolder,
+    trainer: lightning.Trainer,
+    module: PhononFineTuning,
+) -> None:
+    """Write what is known before the first step, to the run folder and the loggers."""
+    if trainer.is_global_zero:
+        folder.write_start(config)
+        write_json(folder.trainable, module.trainable.parameters)
+        print_trainable(module.trainable, folder.trainable)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and logger.version is not None:
+                folder.write_wandb_id(str(logger.version))
+    for logger in trainer.loggers:
+        resolved = OmegaConf.to_container(config, resolve=True)
+        logger.log_hyperparams(
+            {**resolved, **module.trainable.summary()}  # type: ignore[dict-item]
+        )
+
+
+def _write_result(
+    folder: RunFolder,
+    trainer: lightning.Trainer,
+    module: PhononFineTuning,
+    summary: dict[str, Any],
+    metrics: dict[str, dict[str, float | None]],
+) -> None:
+    """Write the trained model and ``summary.json``, and say what has changed."""
+    result = folder.path / f"model{module.model.file_suffix}"
+    module.model.save(result)
+    summary["model"] = result.name
+    write_json(folder.summary, summary)
+    print_before_after(metrics, summary["counts"], result)
+    for logger in trainer.loggers:
+        log_before_after(logger, metrics)
+        logger.finalize("success")
 
 
 @command(

@@ -106,15 +106,10 @@ def build_store(
         StorageError: the disk is full, ``out`` cannot be written, or another process
             builds the same store.
     """
-    options = PhononReadOptions(**read_options)
+    options, out = PhononReadOptions(**read_options), Path(out)
     if not cutoff > 0:
         raise ConfigError(f"cutoff={cutoff}; a positive length in Å is needed.")
-    found = find_sources(sources)
-    paths = [path for path in found.paths if path.absolute() != _absolute(out)]
-    out = Path(out)
-    _check_out(out)
-    units, skipped = _list_units(paths)
-    skipped = [*found.skipped, *skipped]
+    units, skipped = _find_units(sources, out)
     settings = {
         "format_version": FORMAT_VERSION,
         "cutoff": float(cutoff),
@@ -130,10 +125,6 @@ def build_store(
     with locked(out / LOCK_FILE, busy=busy, wait=wait):
         # The other process may have done it.
         return builder.current() or builder.build()
-
-
-def _absolute(path: str | Path) -> Path:
-    return Path(path).absolute()
 
 
 @dataclass(slots=True)
@@ -309,10 +300,15 @@ def _check_out(out: Path) -> None:
             )
 
 
-def _list_units(paths: list[Path]) -> tuple[list[_Unit], list[tuple[str, str]]]:
+def _find_units(sources: Spec, out: Path) -> tuple[list[_Unit], list[tuple[str, str]]]:
+    """List the structures of all sources but the store itself, and what is skipped."""
+    found = find_sources(sources)
+    _check_out(out)
     units: list[_Unit] = []
-    skipped: list[tuple[str, str]] = []
-    for path in paths:
+    skipped = list(found.skipped)
+    for path in found.paths:
+        if path.absolute() == out.absolute():
+            continue
         try:
             with reading(path):
                 fingerprint = json.dumps(source_state(path))

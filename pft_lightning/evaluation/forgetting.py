@@ -76,10 +76,7 @@ def evaluate_upstream(
     frames = UpstreamFrames(upstream, _NO_EDGES, names, **(limits or {}))
     if not frames.is_plain and rank == 0:
         warnings.warn(f"Upstream frames: {frames.summary()}", stacklevel=2)
-    state = [
-        [str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns]
-        for p in find_sources(upstream, kind="upstream").paths
-    ]
+    settings = [_state(upstream), dict(names or {}), dict(limits or {})]
     stored = {
         label: find_json(folder / "forgetting" / f"{label}.json") if folder else None
         for label in models
@@ -88,7 +85,6 @@ def evaluate_upstream(
     gather({})
     found: dict[str, dict[str, Any]] = {}
     for label, model in models.items():
-        settings = [state, dict(names or {}), dict(limits or {})]
         key = json.dumps([_RESULTS_VERSION, fingerprints[label], *settings])
         known = stored[label] or {}
         if known.get("key") == key and isinstance(known.get("errors"), dict):
@@ -96,16 +92,7 @@ def evaluate_upstream(
             continue
         view = copy.copy(frames)
         view.cutoff = model.cutoff if isinstance(model, EnergyModel) else _NO_EDGES
-        sums: Sums = {}
-        try:
-            sums = collect_errors(
-                model, view, rank=rank, n_ranks=n_ranks, progress=progress
-            )
-        except Exception as cause:
-            check_failure(cause)
-            lasting = 1.0 if is_lasting(cause) else 0.0
-            sums = {"failed": {describe(cause): [lasting, 1.0]}}
-        shares = gather(sums)
+        shares = gather(_try_errors(model, view, rank, n_ranks, progress))
         failed = [share["failed"] for share in shares if "failed" in share]
         found[label] = {"error": next(iter(failed[0]))} if failed else merge(shares)
         lasts = all(lasting for one in failed for lasting, _ in one.values())
@@ -115,6 +102,28 @@ def evaluate_upstream(
                 {"key": key, "errors": found[label]},
             )
     return found
+
+
+def _state(upstream: Spec) -> list[list[Any]]:
+    """What tells that files have changed."""
+    return [
+        [str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns]
+        for path in find_sources(upstream, kind="upstream").paths
+    ]
+
+
+def _try_errors(
+    model: Potential, frames: UpstreamFrames, rank: int, n_ranks: int, progress: bool
+) -> Sums:
+    """Collect errors; a failure becomes a sum, as other processes wait for one."""
+    try:
+        return collect_errors(
+            model, frames, rank=rank, n_ranks=n_ranks, progress=progress
+        )
+    except Exception as cause:
+        check_failure(cause)
+        lasting = 1.0 if is_lasting(cause) else 0.0
+        return {"failed": {describe(cause): [lasting, 1.0]}}
 
 
 def collect_errors(

@@ -57,19 +57,12 @@ def compute_properties(
     polar = phonon.nac_params is not None and protocol.non_analytical
     if not polar and phonon.nac_params is not None:
         phonon.nac_params = None
-    numbers = mesh or mesh_numbers(phonon, protocol.mesh)
-    with warnings.catch_warnings():
-        # A mesh that breaks the symmetry is sampled in full, as it should be.
-        warnings.filterwarnings("ignore", message="Mesh .* is incompatible")
-        warnings.filterwarnings("ignore", message="Half-grid shift")
-        phonon.run_mesh(
-            numbers,
-            is_gamma_center=protocol.is_gamma_center,
-            is_mesh_symmetry=mesh_symmetry,
-        )
-    sampled: Any = phonon.mesh
-    frequencies = np.array(sampled.frequencies)
-    weights = np.asarray(sampled.weights, dtype=np.float64)
+    frequencies, weights = _sample(
+        phonon,
+        mesh or mesh_numbers(phonon, protocol.mesh),
+        is_gamma_center=protocol.is_gamma_center,
+        symmetry=mesh_symmetry,
+    )
     first, last, step = protocol.temperatures
     temperatures = np.unique(
         [*np.arange(first, last + step / 2, step), protocol.temperature]
@@ -100,6 +93,21 @@ def compute_properties(
         force_constants=from_phonopy(phonon)[0].compact,
         non_analytical=polar,
     )
+
+
+def _sample(
+    phonon: Phonopy, numbers: list[int], *, is_gamma_center: bool, symmetry: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies on a mesh, (n_points, n_bands), and how often each point counts."""
+    with warnings.catch_warnings():
+        # A mesh that breaks the symmetry is sampled in full, as it should be.
+        warnings.filterwarnings("ignore", message="Mesh .* is incompatible")
+        warnings.filterwarnings("ignore", message="Half-grid shift")
+        phonon.run_mesh(
+            numbers, is_gamma_center=is_gamma_center, is_mesh_symmetry=symmetry
+        )
+    sampled: Any = phonon.mesh
+    return np.array(sampled.frequencies), np.asarray(sampled.weights, dtype=np.float64)
 
 
 def _commensurate_frequencies(phonon: Phonopy) -> np.ndarray:

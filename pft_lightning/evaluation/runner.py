@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 from ase.calculators.calculator import BaseCalculator
+from phonopy import Phonopy
 from tqdm import tqdm
 
 from pft_lightning.backends.base import EnergyModel
@@ -26,7 +27,7 @@ from pft_lightning.evaluation.fingerprints import (
 )
 from pft_lightning.evaluation.force_constants import Method, Potential, in_float64
 from pft_lightning.evaluation.forgetting import evaluate_upstream
-from pft_lightning.evaluation.metrics import COLUMNS, compare, summarise
+from pft_lightning.evaluation.metrics import COLUMNS, compare
 from pft_lightning.evaluation.properties import compute_properties
 from pft_lightning.evaluation.protocols import (
     Protocol,
@@ -41,6 +42,7 @@ from pft_lightning.evaluation.stored import (
     find_kept,
     record_file,
 )
+from pft_lightning.evaluation.summary import summarise_evaluation
 from pft_lightning.json_files import write_json
 from pft_lightning.physics.properties_io import save_properties
 from pft_lightning.types import Engine, PhononProperties
@@ -79,6 +81,7 @@ class _Task:
     """What is done with every material."""
 
     models: dict[str, Potential]
+    fingerprints: dict[str, str]
     keys: dict[str, str]
     protocol: Protocol
     max_atoms: int
@@ -143,30 +146,78 @@ def evaluate_phonons(
         DataFormatError: a path matches nothing.
         StorageError: the disk is full, or the folder cannot be written.
     """
-    chosen = get_protocol(protocol)
-    named = _named(models)
+    task = _make_task(_named(models), get_protocol(protocol), max_atoms, engine)
     materials = list_materials(phonons, options)
     folder = None if out is None else Path(out)
     rank, n_ranks = processes.rank()
-    _check_options(named, chosen, max_atoms, engine)
-    fingerprints = {label: fingerprint(model) for label, model in named.items()}
-    settings = [_RESULTS_VERSION, library_versions(), describe(chosen), engine]
-    task = _Task(
-        models={
-            label: in_float64(model) if isinstance(model, EnergyModel) else model
-            for label, model in named.items()
-        },
-        keys={
-            label: digest([*settings, found]) for label, found in fingerprints.items()
-        },
-        protocol=chosen,
-        max_atoms=max_atoms,
-        engine=engine,
-    )
     records = find_finished(folder, materials, task.keys_of)
     # Nobody writes before everyone has seen what is there, so all share one list.
     processes.barrier()
     pending = [material for material in materials if material.name not in records]
+    computed, properties = _evaluate_share(pending, task, folder, progress)
+    forgetting = None
+    if upstream is not None:
+        forgetting = evaluate_upstream(
+            task.models,
+            upstream,
+            upstream_keys,
+            upstream_limits,
+            fingerprints=task.fingerprints,
+            folder=folder,
+            rank=rank,
+            n_ranks=n_ranks,
+            gather=processes.gather,
+            progress=progress and rank == 0,
+        )
+    for share in processes.gather(computed):
+        records.update(share)
+    ordered = [records[material.name] for material in materials]
+    labels = list(task.models)
+    rows = [record["models"][label] for record in ordered for label in labels]
+    summary = summarise_evaluation(
+        rows, labels, ordered, task.protocol, forgetting, versions
+    )
+    if folder is not None and rank == 0:
+        write_csv(folder / "per_material.csv", COLUMNS, rows)
+        write_json(folder / "metrics.json", summary)
+    processes.barrier()
+    return Evaluation(task.protocol, rows, summary, properties, folder)
+
+
+def _make_task(
+    models: dict[str, Potential],
+    protocol: Protocol,
+    max_atoms: int,
+    engine: Engine | None,
+) -> _Task:
+    _check_options(models, protocol, max_atoms, engine)
+    fingerprints = {label: fingerprint(model) for label, model in models.items()}
+    settings = [_RESULTS_VERSION, library_versions(), describe(protocol), engine]
+    return _Task(
+        models={
+            label: in_float64(model) if isinstance(model, EnergyModel) else model
+            for label, model in models.items()
+        },
+        fingerprints=fingerprints,
+        keys={
+            label: digest([*settings, found]) for label, found in fingerprints.items()
+        },
+        protocol=protocol,
+        max_atoms=max_atoms,
+        engine=engine,
+    )
+
+
+def _evaluate_share(
+    pending: list[Material], task: _Task, folder: Path | None, progress: bool
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, PhononProperties]]]:
+    """Evaluate this process's share of the materials, and write it to a folder.
+
+    Returns:
+        Records; and properties where there is no folder.
+    """
+    rank, n_ranks = processes.rank()
+    computed: dict[str, dict[str, Any]] = {}
     properties: dict[str, dict[str, PhononProperties]] = {}
     mine = tqdm(
         pending[rank::n_ranks],
@@ -174,7 +225,6 @@ def evaluate_phonons(
         unit="material",
         disable=not (progress and rank == 0 and pending),
     )
-    computed = {}
     for material in mine:
         mine.set_postfix_str(material.name, refresh=False)
         record, found = _evaluate(material, task, folder)
@@ -186,32 +236,7 @@ def evaluate_phonons(
                 save_properties(arrays_file(folder, material), found)
             write_json(record_file(folder, material), record)
         computed[material.name] = record
-    forgetting = (
-        None
-        if upstream is None
-        else evaluate_upstream(
-            task.models,
-            upstream,
-            upstream_keys,
-            upstream_limits,
-            fingerprints=fingerprints,
-            folder=folder,
-            rank=rank,
-            n_ranks=n_ranks,
-            gather=processes.gather,
-            progress=progress and rank == 0,
-        )
-    )
-    for share in processes.gather(computed):
-        records.update(share)
-    ordered = [records[material.name] for material in materials]
-    rows = [record["models"][label] for record in ordered for label in named]
-    summary = _summarise(rows, list(named), ordered, chosen, forgetting, versions)
-    if folder is not None and rank == 0:
-        write_csv(folder / "per_material.csv", COLUMNS, rows)
-        write_json(folder / "metrics.json", summary)
-    processes.barrier()
-    return Evaluation(chosen, rows, summary, properties, folder)
+    return computed, properties
 
 
 def _named(models: Potential | Mapping[str, Potential]) -> dict[str, Potential]:
@@ -293,42 +318,48 @@ def _evaluate(
     for label, model in task.models.items():
         if label in rows:
             continue
-        row = {**identity, "model": label}
-        started = time.perf_counter()
         try:
-            phonons = compute_phonons(
-                model,
-                reference,
-                task.protocol,
-                max_atoms=task.max_atoms,
-                engine=task.engine,
-            )
-            seconds = time.perf_counter() - started
-            properties, against = _on_one_mesh(
-                phonons.phonon, reference, found[REFERENCE], task.protocol
-            )
-            rows[label] = {
-                **row,
-                "status": "ok",
-                "error": "",
-                **compare(properties, against, task.protocol),
-                "volume_ratio": phonons.volume_ratio,
-                "relax_steps": phonons.relax_steps,
-                "hvps": phonons.n_products,
-                "seconds": seconds,
-            }
-            found[label] = properties
+            row, found[label] = _compare(model, reference, found[REFERENCE], task)
         except Exception as error:
             check_failure(error)
-            rows[label] = {**row, **failed_row(error)}
+            row = failed_row(error)
             if not is_lasting(error):
                 passing.add(label)
+        rows[label] = {**identity, "model": label, **row}
     done = {label: key for label, key in keys.items() if label not in passing}
     status = {"status": "ok", "error": ""}
     # In the order of the call, whatever was there before.
     rows = {label: rows[label] for label in task.models}
     found = {label: found[label] for label in (REFERENCE, *rows) if label in found}
     return {**record, "keys": done, **identity, **status, "models": rows}, found
+
+
+def _compare(
+    model: Potential, reference: Phonopy, expected: PhononProperties, task: _Task
+) -> tuple[dict[str, Any], PhononProperties]:
+    """Row and properties of a model on a material, whose own are expected."""
+    started = time.perf_counter()
+    phonons = compute_phonons(
+        model,
+        reference,
+        task.protocol,
+        max_atoms=task.max_atoms,
+        engine=task.engine,
+    )
+    seconds = time.perf_counter() - started
+    properties, against = _on_one_mesh(
+        phonons.phonon, reference, expected, task.protocol
+    )
+    row = {
+        "status": "ok",
+        "error": "",
+        **compare(properties, against, task.protocol),
+        "volume_ratio": phonons.volume_ratio,
+        "relax_steps": phonons.relax_steps,
+        "hvps": phonons.n_products,
+        "seconds": seconds,
+    }
+    return row, properties
 
 
 def _on_one_mesh(
@@ -347,48 +378,3 @@ def _on_one_mesh(
         compute_properties(phonon, protocol, mesh=mesh, mesh_symmetry=False),
         compute_properties(reference, protocol, mesh=mesh, mesh_symmetry=False),
     )
-
-
-def _summarise(
-    rows: list[dict[str, Any]],
-    labels: list[str],
-    records: list[dict[str, Any]],
-    protocol: Protocol,
-    forgetting: dict[str, Any] | None,
-    versions: Mapping[str, str] | None,
-) -> dict[str, Any]:
-    failed = [row for row in rows if row["status"] == "failed"]
-    unreadable = [r["name"] for r in records if r["status"] == "failed"]
-    failures = [
-        {"name": row["name"], "model": row["model"], "error": row["error"]}
-        for row in failed
-        if row["name"] not in unreadable
-    ]
-    # A material that cannot be read fails for no model in particular.
-    failures += [
-        {"name": r["name"], "model": None, "error": r["error"], "source": r["source"]}
-        for r in records
-        if r["status"] == "failed"
-    ]
-    for label, errors in (forgetting or {}).items():
-        if "error" in errors:
-            failures.append(
-                {"name": "upstream", "model": label, "error": errors["error"]}
-            )
-    return {
-        "protocol": describe(protocol),
-        "versions": dict(versions or {}),
-        "counts": {
-            "materials": len(records),
-            "unreadable": len(unreadable),
-            "failed": {
-                label: sum(row["model"] == label for row in failed) for label in labels
-            },
-        },
-        "models": {
-            label: summarise((r for r in rows if r["model"] == label), protocol)
-            for label in labels
-        },
-        "forgetting": forgetting or {},
-        "failures": failures,
-    }

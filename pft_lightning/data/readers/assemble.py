@@ -65,24 +65,12 @@ def build_record(
     }
     if notes:
         info["notes"] = " ".join(notes)
-    n_atoms = len(phonon.supercell)
-    forces, stress = options.known_zeros(n_atoms)
     if energy is not None:
-        n_cells = n_atoms / len(phonon.unitcell)
+        n_cells = len(phonon.supercell) / len(phonon.unitcell)
         energy = float(energy) * units.energy * n_cells
         info["energy_from"] = f"energy of the unit cell, times {n_cells:g}"
-    record = StructureRecord(
-        name=name,
-        atomic_numbers=np.array(phonon.supercell.numbers, dtype=np.int64),
-        positions=phonon.supercell.positions * units.length,
-        cell=np.array(phonon.supercell.cell) * units.length,
-        pbc=np.ones(3, dtype=bool),
-        energy=energy,
-        forces=forces,
-        stress=stress,
-        cells=PhononCells.of(phonon, units, nac_params),
-        info=info,
-    )
+    cells = PhononCells.of(phonon, units, nac_params)
+    record = _record_of_supercell(phonon, name, units, options, energy, cells, info)
     validate(record, source=where)
     if phonon.force_constants is None:
         info["force_constants_from"] = _produce(phonon, where, units, options)
@@ -95,6 +83,32 @@ def build_record(
         raw, _scaled(broken, units.force_constants), where, options, info
     )
     return validate(replace(record, force_constants=force_constants), source=where)
+
+
+def _record_of_supercell(
+    phonon: Phonopy,
+    name: str,
+    units: UnitSystem,
+    options: PhononReadOptions,
+    energy: float | None,
+    cells: PhononCells,
+    info: dict[str, str | float],
+) -> StructureRecord:
+    """Make the record of a supercell, without force constants."""
+    supercell = phonon.supercell
+    forces, stress = options.known_zeros(len(supercell))
+    return StructureRecord(
+        name=name,
+        atomic_numbers=np.array(supercell.numbers, dtype=np.int64),
+        positions=supercell.positions * units.length,
+        cell=np.array(supercell.cell) * units.length,
+        pbc=np.ones(3, dtype=bool),
+        energy=energy,
+        forces=forces,
+        stress=stress,
+        cells=cells,
+        info=info,
+    )
 
 
 def remove_asymmetry(
