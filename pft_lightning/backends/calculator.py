@@ -145,7 +145,8 @@ def check_structure(atoms: ase.Atoms) -> None:
         )
     if not np.isfinite(cell).all():
         raise DataFormatError(f"{name}: the cell is not finite, {cell.tolist()}.")
-    if np.linalg.matrix_rank(cell[atoms.pbc]) < sum(atoms.pbc):
+    # The rank of no vectors at all is an error in numpy 1.
+    if any(atoms.pbc) and np.linalg.matrix_rank(cell[atoms.pbc]) < sum(atoms.pbc):
         raise DataFormatError(
             f"{name}: is periodic along {int(sum(atoms.pbc))} directions, which its "
             f"cell {cell.tolist()} does not span. Set the cell, or pbc=False."

@@ -52,8 +52,7 @@ from pathlib import Path
 from pft_lightning.locks import locked
 with locked(Path(sys.argv[1]) / "run.lock", busy="busy"):
     if os.fork() == 0:  # a worker of a loader, which outlives the process for a while
-        time.sleep(60)
-    print("held", flush=True)
+        print("held", flush=True)
     time.sleep(60)
 """
 

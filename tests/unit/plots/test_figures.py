@@ -269,6 +269,8 @@ def test_names_are_drawn_as_they_are(properties):
     models = dict.fromkeys(names, properties["base"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # How an older matplotlib calls a newer pyparsing.
+        warnings.filterwarnings("ignore", message="'parseString' deprecated")
         figure = plot_bands(properties["reference"], models, title="$a_b")
         figure.canvas.draw()
     assert legend_texts(figure) == ["DFT", *map(plain, names)]
