@@ -25,7 +25,7 @@ import torch
 
 from pft_lightning.backends.mace import write_harmless
 from pft_lightning.backends.mace_files import _keep_global_state
-from pft_lightning.errors import ConfigError
+from pft_lightning.errors import CheckpointError, ConfigError
 from pft_lightning.integrations.mace_arguments import NAMED_DATA
 
 
@@ -91,10 +91,6 @@ def prepare(
         CheckpointError: the file of a foundation model is none, or holds more.
     """
     given, arguments = arguments, _redirected(arguments, folder)
-    base = given.foundation_model
-    if base is not None and os.path.exists(base) and not trust:
-        arguments.foundation_model = str(folder / "foundation.model")
-        write_harmless(Path(base), Path(arguments.foundation_model))
     taken: dict[str, Any] = {}
     configure = run_train.configure_model
 
@@ -113,11 +109,14 @@ def prepare(
         mock.patch.object(tools, "train", take),
         mock.patch.object(run_train, "configure_model", note_energies),
         _one_at_a_time(arguments),
+        contextlib.nullcontext() if trust else _opened_as_data(folder),
     ):
         try:
             run_train.run(arguments)
         except _Ready:
             pass
+        except CheckpointError:  # of _opened_as_data
+            raise
         # MACE reports wrong options by assertions and exceptions of any kind.
         except (Exception, SystemExit) as error:
             said = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -143,6 +142,24 @@ def prepare(
         outputs={k: taken["output_args"][k] for k in ("forces", "virials", "stress")},
         keeps_energies=not _has_energies(taken["model"], taken["atomic_energies"]),
     )
+
+
+@contextlib.contextmanager
+def _opened_as_data(folder: Path) -> Iterator[None]:
+    """Let MACE open foundation models, downloaded ones too, without the code in them.
+
+    Args:
+        folder: for a copy of the model, which holds only what MACE generates.
+    """
+    load, harmless = torch.load, folder / "foundation.model"
+
+    def load_copy(f: Any, *rest: Any, **named: Any) -> Any:
+        with mock.patch.object(torch, "load", load):
+            write_harmless(Path(f), harmless)
+        return load(harmless, *rest, **named)
+
+    with mock.patch.object(torch, "load", load_copy):
+        yield
 
 
 def _hint(reason: str) -> str:

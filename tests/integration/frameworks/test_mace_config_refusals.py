@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -207,6 +208,45 @@ def test_a_foundation_model_that_needs_charges_is_refused(write_options, tmp_pat
         CheckpointError, match=r"charged.model: .*takes total_charge as in"
     ):
         prepare(arguments, tmp_path / "mace")
+
+
+class Call:
+    """Pickled as a call."""
+
+    def __reduce__(self):
+        return os.system, ("touch called",)
+
+
+def test_a_foundation_model_that_mace_downloads_is_data_too(
+    write_options, tmp_path, monkeypatch
+):
+    from models import build_mace
+
+    from pft_lightning.integrations.mace_prepare import prepare
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where MACE looks first
+    monkeypatch.chdir(tmp_path)
+    network = build_mace("scale_shift", atomic_numbers=tuple(sorted(E0S)))
+    path = tmp_path / "mace" / "20231210mace128L0_energy_epoch249model"
+    path.parent.mkdir()
+    torch.save(network, path)
+    options = {"foundation_model_elements": True, "multiheads_finetuning": False}
+    arguments, _ = read(write_options(foundation_model="small", **options))
+    prepared = prepare(arguments, tmp_path / "mace_run")
+    assert prepared.arguments.foundation_model == "small"
+    for name, weights in network.named_parameters():
+        if name.startswith("interactions"):
+            found = prepared.network.get_parameter(name)
+            torch.testing.assert_close(found, weights.to(found), rtol=0, atol=0)
+    network.note = Call()
+    torch.save(network, path)
+    with pytest.raises(
+        CheckpointError, match=r"epoch249model: refers to posix\.system"
+    ):
+        prepare(arguments, tmp_path / "refused")
+    assert not (tmp_path / "called").exists()
+    prepare(arguments, tmp_path / "trusted", trust=True)
+    assert (tmp_path / "called").exists()
 
 
 @pytest.mark.parametrize(
