@@ -12,6 +12,7 @@ import pickle
 import re
 import types
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ REMEDY = (
     "Opening it could run code of whoever wrote it. If you know where the file comes "
     "from: model.trust=true on the command line (compare.LABEL.trust=true for a "
     "compared one), load_model(..., trust=True) in Python."
+)
+
+_OLD = (
+    "It is in the format that torch wrote before version 1.6, where networks hold "
+    "their source code. Save it again where it was made, with a later torch: "
+    "torch.save(torch.load(FILE, weights_only=False), NEW_FILE)."
 )
 
 # How it begins to say that it does not do what a pickle asks for.
@@ -134,9 +141,9 @@ def _load(path: Path, **options: Any) -> Any:
     except Exception as error:
         reason = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
         reason = (reason.strip() or type(error).__name__).splitlines()[0]
-        advice = (
-            REMEDY if reason.startswith(_REFUSALS) else "Copy or download it again."
-        )
+        advice = "Copy or download it again."
+        if reason.startswith(_REFUSALS):
+            advice = REMEDY if zipfile.is_zipfile(path) else f"{_OLD} {REMEDY}"
         raise CheckpointError(
             f"{path}: cannot be read ({reason[:300]}). {advice}"
         ) from error

@@ -32,7 +32,8 @@ _INPUT_FILES = ("phonopy.yaml", "phonopy_disp.yaml")
 
 _EXPECTED = {
     "phonons": "phonopy yaml files (.yaml, .yaml.xz, .bz2, .gz), folders with "
-    "FORCE_SETS or FORCE_CONSTANTS, .aselmdb files or stores",
+    "FORCE_SETS or FORCE_CONSTANTS (of phono3py: phono3py_disp.yaml and FORCES_FC2 or "
+    "FORCES_FC3), .aselmdb files or stores",
     "upstream": f"files that end in {', '.join(UPSTREAM_SUFFIXES)}",
 }
 

@@ -85,6 +85,16 @@ def test_the_first_pickle_of_an_old_file_is_data_too(network, tmp_path, monkeypa
     assert not (tmp_path / "called").exists()
 
 
+def test_a_file_in_the_old_format_is_told_how_to_be_saved_anew(network, tmp_path):
+    path = save(tmp_path / "a.model", network, is_legacy=True)
+    with pytest.raises(
+        CheckpointError, match=r"before version 1\.6.*Save it again.*model\.trust=true"
+    ):
+        load_model(path)
+    torch.save(torch.load(path, weights_only=False), tmp_path / "b.model")
+    assert load_model(tmp_path / "b.model").cutoff == BASE["r_max"]
+
+
 def test_generated_source_is_not_run(network, tmp_path, monkeypatch):
     """Of torch.fx, which MACE and e3nn pickle as Python source."""
     monkeypatch.chdir(tmp_path)

@@ -24,6 +24,7 @@ from pft_lightning.data.readers.force_files import (
     check_told_atoms,
     read_force_constants,
     read_force_sets,
+    read_phono3py_forces,
     told_atoms,
 )
 from pft_lightning.data.readers.options import PhononReadOptions, reading
@@ -43,7 +44,13 @@ from pft_lightning.data.readers.phonopy import (
     set_force_constants,
 )
 from pft_lightning.data.readers.poscar import read_poscar
-from pft_lightning.data.readers.registry import BORN_FILE, find_file
+from pft_lightning.data.readers.registry import (
+    BORN_FILE,
+    FORCE_FILES,
+    PHONO3PY_CELL_FILES,
+    PHONO3PY_FORCE_FILES,
+    find_file,
+)
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import DataFormatError
 from pft_lightning.units import UnitSystem, unit_system
@@ -64,6 +71,7 @@ class _Cells:
         units_from: what told them.
         charges: of the yaml file.
         order: (n_atoms,), see ``find_order``; of SPOSCAR, None where it is phonopy's.
+        has_two: supercells, that of second order and another one of third order.
     """
 
     phonon: Phonopy
@@ -71,13 +79,15 @@ class _Cells:
     units_from: str
     charges: BornCharges
     order: np.ndarray | None
+    has_two: bool = False
 
 
 def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
     """Read one material from a folder, whose files may be compressed.
 
-    Force constants (FORCE_CONSTANTS, force_constants.hdf5) win over FORCE_SETS. The
-    cells come from phonopy_disp.yaml, phonopy_params.yaml or phonopy.yaml; else from
+    Force constants (FORCE_CONSTANTS, force_constants.hdf5) win over FORCE_SETS, and
+    these over FORCES_FC2 and FORCES_FC3 beside phono3py_disp.yaml. Otherwise the cells
+    come from phonopy_disp.yaml, phonopy_params.yaml or phonopy.yaml; else from
     POSCAR together with SPOSCAR or ``options.supercell_matrix``; else SPOSCAR. Forces
     are in the order of the atoms of SPOSCAR, which need not be phonopy's. Born
     charges come from BORN, else from the yaml file.
@@ -85,24 +95,28 @@ def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
     Raises:
         DataFormatError: names the file, the value and what to do.
     """
+    file, is_phono3py = _force_file(path)
     with reading(path):
-        cells = _read_cells(path, options)
+        cells = _read_cells(
+            path, options, PHONO3PY_CELL_FILES if is_phono3py else _CELL_FILES
+        )
     phonon = cells.phonon
-    file = find_file(path, "FORCE_CONSTANTS") or find_file(path, "force_constants.hdf5")
-    if file is not None:
-        with reading(file):
-            phonon = _with_force_constants(cells, file)
-    else:
-        file = find_file(path, "FORCE_SETS")
-        if file is None:
-            raise DataFormatError(
-                f"{path}: neither FORCE_SETS nor FORCE_CONSTANTS is in it."
-            )
-        with reading(file):
+    with reading(file):
+        if is_phono3py:
+            if cells.has_two and "FC3" in file.name:
+                raise DataFormatError(
+                    f"{file}: its forces are of third order, and those of second order "
+                    "have a supercell of their own (phonon_supercell_matrix). Add "
+                    "FORCES_FC2, or give phono3py_params.yaml."
+                )
+            phonon.dataset = read_phono3py_forces(file, phonon)  # type: ignore[assignment]
+        elif file.name.startswith("FORCE_SETS"):
             dataset = read_force_sets(file, phonon)
             if cells.order is not None:
                 dataset = reorder_dataset(dataset, cells.order)
             phonon.dataset = dataset  # type: ignore[assignment]
+        else:
+            phonon = _with_force_constants(cells, file)
     nac_params, note = cells.charges
     born = find_file(path, BORN_FILE)
     if born is not None:
@@ -121,18 +135,31 @@ def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
         )
 
 
+def _force_file(path: Path) -> tuple[Path, bool]:
+    """Choose the file with the forces of a folder; tells whether it is phono3py's."""
+    for name in (*FORCE_FILES, *PHONO3PY_FORCE_FILES):
+        file = find_file(path, name)
+        if file is not None:
+            return file, name in PHONO3PY_FORCE_FILES
+    raise DataFormatError(
+        f"{path}: none of {', '.join((*FORCE_FILES, *PHONO3PY_FORCE_FILES))} is in it."
+    )
+
+
 def read_cells(path: Path, options: PhononReadOptions) -> tuple[Phonopy, UnitSystem]:
     """Read the cells of a folder, without forces, and their units.
 
     Raises:
         DataFormatError: names the file, the value and what to do.
     """
-    cells = _read_cells(path, options)
+    cells = _read_cells(path, options, (*_CELL_FILES, *PHONO3PY_CELL_FILES))
     return cells.phonon, cells.units
 
 
-def _read_cells(path: Path, options: PhononReadOptions) -> _Cells:
-    for name in _CELL_FILES:
+def _read_cells(
+    path: Path, options: PhononReadOptions, names: tuple[str, ...]
+) -> _Cells:
+    for name in names:
         file = find_file(path, name)
         if file is not None:
             return _cells_of_yaml(file, options)
@@ -151,7 +178,14 @@ def _cells_of_yaml(file: Path, options: PhononReadOptions) -> _Cells:
     supercell_file = find_file(file.parent, "SPOSCAR")
     if supercell_file is not None:
         _refuse_other_order(supercell_file, phonon, units, file)
-    return _Cells(phonon, units, f"{units_from} of {file.name}", charges, None)
+    return _Cells(
+        phonon,
+        units,
+        f"{units_from} of {file.name}",
+        charges,
+        order=None,
+        has_two=content.get("phonon_supercell_matrix") is not None,
+    )
 
 
 def _refuse_other_order(

@@ -171,21 +171,69 @@ def read_force_sets(file: Path, phonon: Phonopy) -> dict[str, Any]:
         _check_type_1(file, rows, n_atoms)
     text = "\n".join(" ".join(row) for row in rows)
     dataset: Any = parse_FORCE_SETS_from_strings(text, natom=n_atoms)
-    stated = phonon.dataset
-    if stated is not None:
+    if phonon.dataset is not None:
         ours, theirs = (
-            get_displacements_and_forces(data)[0] for data in (dataset, stated)
+            get_displacements_and_forces(data)[0] for data in (dataset, phonon.dataset)
         )
-        same = ours.shape == theirs.shape and np.allclose(
-            ours, theirs, atol=_SAME_DISPLACEMENT
-        )
-        if not same:
-            raise DataFormatError(
-                f"{file}: its {len(ours)} displacements are not the {len(theirs)} of "
-                "the phonopy yaml file beside it. The two belong to different "
-                "calculations: make FORCE_SETS again with phonopy-init -f."
-            )
+        _check_displacements(file, ours, theirs)
     return dict(dataset)
+
+
+def _check_displacements(file: Path, ours: np.ndarray, theirs: np.ndarray) -> None:
+    if ours.shape != theirs.shape or not np.allclose(
+        ours, theirs, atol=_SAME_DISPLACEMENT
+    ):
+        raise DataFormatError(
+            f"{file}: its {len(ours)} displacements are not the {len(theirs)} of the "
+            f"yaml file beside it. The two belong to different calculations: make "
+            f"{file.name.split('.')[0]} again."
+        )
+
+
+def read_phono3py_forces(file: Path, phonon: Phonopy) -> dict[str, Any]:
+    """Read FORCES_FC2, or from FORCES_FC3 what is of second order.
+
+    Forces on displaced supercells follow each other, those of single displacements
+    before those of pairs.
+
+    Args:
+        file: FORCES_FC2 of the supercell of second order, or FORCES_FC3 where there is
+            one supercell for both.
+        phonon: with the displacements of second order.
+
+    Returns:
+        phonopy's data set.
+
+    Raises:
+        DataFormatError: damaged, or of another calculation.
+    """
+    text = read_text(file)
+    rows, n_atoms = _rows(text), len(phonon.supercell)
+    stated: Any = phonon.dataset or {}
+    if rows and len(rows[0]) == 6:  # displacements beside forces, for a fit
+        return read_force_sets(file, phonon)
+    n_displacements = len(stated.get("first_atoms", ()))
+    needed = n_displacements * n_atoms
+    is_whole = len(rows) >= needed if "FC3" in file.name else len(rows) == needed
+    if not n_displacements or not is_whole or len(rows) % n_atoms:
+        raise DataFormatError(
+            f"{file}: has forces in {len(rows)} lines; {n_displacements} displacements "
+            f"of second order, of {n_atoms} atoms, need {needed}. Make the file again "
+            "with phono3py --cf2 or --cf3, or give phono3py_params.yaml."
+        )
+    entries = [dict(entry) for entry in stated["first_atoms"]]
+    forces = np.array(rows[:needed], dtype=np.float64).reshape(-1, n_atoms, 3)
+    for entry, found in zip(entries, forces, strict=True):
+        entry["forces"] = found
+    # "# 1  0.03 0.0 0.0" says which atom was displaced, and by how much.
+    comments = [line.split() for line in text.splitlines() if line.startswith("#")]
+    told = [words[1:] for words in comments if len(words) == 5][:n_displacements]
+    if len(told) == n_displacements:
+        expected = np.array(
+            [[entry["number"] + 1, *entry["displacement"]] for entry in entries]
+        )
+        _check_displacements(file, np.array(told, dtype=np.float64), expected)
+    return {"natom": n_atoms, "first_atoms": entries}
 
 
 def _check_type_1(file: Path, rows: list[list[str]], n_atoms: int) -> None:

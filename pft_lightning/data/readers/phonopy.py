@@ -76,8 +76,9 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
         if not parsed.has_forces:
             raise DataFormatError(
                 f"{path}: neither force constants nor displacements with forces are "
-                "in it. Add them (phonopy-init -f / --fc), or remove the file from the "
-                "set."
+                "in it. Where FORCE_SETS, FORCES_FC2 or alike lie beside it, give the "
+                "folder; else add them (phonopy-init -f / --fc), or remove the file "
+                "from the set."
             )
         phonon = build_phonopy(parsed, units, path, options)
         nac_params, note = charges_of_content(

@@ -19,6 +19,11 @@ FORCE_FILES = (
     "FORCE_SETS",
 )
 
+# Those of phono3py, and the files beside which they do so: phono3py_params.yaml holds
+# its forces itself.
+PHONO3PY_FORCE_FILES = ("FORCES_FC2", "FORCES_FC3")
+PHONO3PY_CELL_FILES = ("phono3py_disp.yaml", "phono3py.yaml")
+
 # Names that phonopy gives to any material: the folder then says which one it is.
 GENERIC_NAMES = (
     "phonopy",
@@ -63,7 +68,15 @@ def is_store(path: Path) -> bool:
 
 def is_material_folder(path: Path) -> bool:
     """Tell whether a folder is one material, by the force files in it."""
-    return path.is_dir() and any(find_file(path, name) for name in FORCE_FILES)
+    if not path.is_dir():
+        return False
+    if any(find_file(path, name) for name in FORCE_FILES):
+        return True
+    return (
+        any(find_file(path, name) for name in PHONO3PY_FORCE_FILES)
+        and any(find_file(path, name) for name in PHONO3PY_CELL_FILES)
+        and find_file(path, "phono3py_params.yaml") is None
+    )
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -80,7 +93,7 @@ def is_force_file(path: Path) -> bool:
     name = path.name
     for packed in COMPRESSED:
         name = name.removesuffix(packed)
-    return name in FORCE_FILES and path.is_file()
+    return name in (*FORCE_FILES, *PHONO3PY_FORCE_FILES) and path.is_file()
 
 
 def yaml_stem(path: Path) -> str:
@@ -175,8 +188,9 @@ def read_entry(
         return read_yaml(path, options)
     raise DataFormatError(
         f"{path}: not a kind of phonon data that is known. Accepted: phonopy yaml "
-        "(plain, .xz, .bz2, .gz), a folder with FORCE_SETS or FORCE_CONSTANTS, "
-        ".aselmdb with a 'hessian' entry."
+        "(plain, .xz, .bz2, .gz), a folder with FORCE_SETS or FORCE_CONSTANTS, or with "
+        "phono3py_disp.yaml and FORCES_FC2 or FORCES_FC3, .aselmdb with a 'hessian' "
+        "entry."
     )
 
 

@@ -108,6 +108,61 @@ def test_phono3py_of_one_supercell_has_its_single_displacements(
     np.testing.assert_allclose(record.force_constants.full(), exact(phonon), atol=1e-8)
 
 
+def write_phono3py_folder(content, folder: Path, *, one_supercell: bool) -> list:
+    """phono3py_disp.yaml, and the blocks of forces of second order for its files."""
+    found = large(content)
+    displaced = [{**entry} for entry in content["displacements"]]
+    if one_supercell:
+        del found["phonon_supercell_matrix"], found["phonon_supercell"]
+        found["supercell_matrix"] = content["supercell_matrix"]
+        found["displacement_pairs"] = displaced
+    else:
+        found["phonon_displacements"] = displaced
+    blocks = []
+    for number, entry in enumerate(displaced):
+        words = [entry["atom"], *entry["displacement"]]
+        head = f"# File: {number + 1}\n# {' '.join(map(str, words))}\n"
+        rows = [" ".join(map(str, row)) for row in entry.pop("forces")]
+        blocks.append(head + "\n".join(rows) + "\n")
+    folder.mkdir()
+    save(found, folder / "phono3py_disp.yaml")
+    return blocks
+
+
+@pytest.mark.parametrize("name", ["FORCES_FC2", "FORCES_FC3"])
+def test_a_folder_of_phono3py_gives_its_forces_of_second_order(
+    phonon, content, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "NaCl"
+    is_third = name == "FORCES_FC3"
+    blocks = write_phono3py_folder(content, folder, one_supercell=is_third)
+    pair = "# File: 9\n# 1 0.03 0 0\n# 2 0.03 0 0\n" + "0 0 0\n" * 16
+    (folder / name).write_text("".join(blocks) + pair * 3 * is_third)
+    if not is_third:  # of the other supercell
+        (folder / "FORCES_FC3").write_text("0 0 0\n" * 8)
+    assert find_sources(str(tmp_path)).paths[0] == folder
+    record = read_phonon(folder)
+    np.testing.assert_allclose(record.force_constants.full(), exact(phonon), atol=1e-8)
+    assert record.name == "NaCl"
+
+
+def test_forces_of_phono3py_that_do_not_fit_are_refused(
+    phonon, content, tmp_path: Path
+) -> None:
+    folder = tmp_path / "NaCl"
+    blocks = write_phono3py_folder(content, folder, one_supercell=False)
+    (folder / "FORCES_FC3").write_text("0 0 0\n" * 80)
+    with pytest.raises(DataFormatError, match=r"FORCES_FC3: .*Add FORCES_FC2"):
+        read_phonon(folder)
+    file = folder / "FORCES_FC2"
+    file.write_text("".join(blocks)[:-60])
+    with pytest.raises(DataFormatError, match=r"FORCES_FC2: has forces in \d+ lines"):
+        read_phonon(folder)
+    file.write_text("".join(reversed(blocks)))
+    with pytest.raises(DataFormatError, match=r"FORCES_FC2: its \d displacements are"):
+        read_phonon(folder)
+
+
 def charges(symbols: list[str]) -> list:
     return [(CHARGES[symbol] * np.eye(3)).tolist() for symbol in symbols]
 
