@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
+from pft_lightning.data.lmdb_check import check_pages
 from pft_lightning.data.readers.options import reading
 from pft_lightning.errors import DataFormatError
 
 
 SUFFIXES = (".db", ".json", ".aselmdb")
 
-# Header of an LMDB file, after that of its page: magic number, size of a page, last
-# page, transaction.
-_LMDB_META = struct.Struct("<16xI20xI92xQQ")
-_LMDB_MAGIC = 0xBEEFC0DE
+# Files (name, time of change, size) whose pages are whole; known to forks too.
+_whole: set[tuple[str, int, int]] = set()
 
 # Open databases by name, with the process and the state of the file.
 _opened: dict[str, tuple[tuple[int, int, int], _Rows]] = {}
@@ -96,7 +94,10 @@ def _connect(name: str) -> Any:
 
     if not name.endswith(".aselmdb"):
         return ase.db.connect(name, use_lock_file=False)
-    _check_length(Path(name))
+    status = Path(name).stat()
+    if (state := (name, status.st_mtime_ns, status.st_size)) not in _whole:
+        check_pages(Path(name))
+        _whole.add(state)
     try:
         return ase.db.connect(name, use_lock_file=False, readonly=True, readahead=False)
     except ImportError as error:
@@ -104,39 +105,3 @@ def _connect(name: str) -> Any:
             f"{name}: reading .aselmdb needs a package that is not installed: "
             "pip install ase-db-backends"
         ) from error
-
-
-def _check_length(path: Path) -> None:
-    """Refuse an LMDB file that ends early: what is missing would kill the process.
-
-    The file is mapped into memory, and pages beyond its end are a SIGBUS when they
-    are read. Both its headers say which page is the last; the newer one counts.
-    """
-    with path.open("rb") as file:
-        first = _unpack_meta(file.read(_LMDB_META.size))
-        page_size = first[1] if first is not None else 4096
-        file.seek(page_size)
-        headers = [first, _unpack_meta(file.read(_LMDB_META.size))]
-        size = path.stat().st_size
-    whole = [header for header in headers if header is not None]
-    if not whole:
-        raise DataFormatError(
-            f"{path}: is no LMDB database, or its headers are damaged. Copy or "
-            "download it again."
-        )
-    _, page_size, last_page, _ = max(whole, key=lambda header: header[3])
-    if size < (needed := (last_page + 1) * page_size):
-        raise DataFormatError(
-            f"{path}: ends early, after {size} of {needed} bytes. It was truncated on "
-            "the way: copy or download it again."
-        )
-
-
-def _unpack_meta(content: bytes) -> tuple[int, int, int, int] | None:
-    """Give magic number, size of a page, last page and transaction of a header."""
-    if len(content) < _LMDB_META.size:
-        return None
-    magic, page_size, last_page, transaction = _LMDB_META.unpack(content)
-    if magic != _LMDB_MAGIC or not 512 <= page_size <= 1 << 16:
-        return None
-    return magic, page_size, last_page, transaction

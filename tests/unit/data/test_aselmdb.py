@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from phonopy import Phonopy
 
+from pft_lightning.data.lmdb_check import check_pages
 from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
 from pft_lightning.data.readers.aselmdb import hessian_to_force_constants
+from pft_lightning.data.upstream import UpstreamFrames
 from pft_lightning.errors import DataFormatError
 
 
@@ -164,3 +167,63 @@ def test_a_forked_process_reads_it(tmp_path: Path, spring_phonon) -> None:
         record = pool.apply_async(read_entry, (path, 1, OPTIONS)).get(timeout=60)
     np.testing.assert_array_equal(record.positions, expected)
     np.testing.assert_array_equal(read_entry(path, 1, OPTIONS).positions, expected)
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    """Database of upstream frames, with a branch above its leaves and large values."""
+    path = tmp_path / "frames.aselmdb"
+    generator = np.random.default_rng(0)
+    with ase.db.connect(path) as database:
+        for i in range(24):
+            atoms = Atoms("Cu4", positions=np.eye(4, 3) * 2.5, cell=np.eye(3) * 5)
+            forces = generator.standard_normal((4, 3))
+            atoms.calc = SinglePointCalculator(atoms, energy=-3.0, forces=forces)
+            notes = generator.bytes(3000).hex() if i == 5 else ""
+            database.write(atoms, data={"notes": notes})
+    return path
+
+
+def flipped(path: Path, position: int, bit: int) -> Path:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    target = path.with_name(f"{position}-{bit}.aselmdb")
+    target.write_bytes(content)
+    return target
+
+
+def test_a_flipped_bit_in_the_pages_of_a_database_is_named(frames: Path) -> None:
+    """LMDB would end the process."""
+    check_pages(frames)
+    n_pages = frames.stat().st_size // 4096
+    kinds = {frames.read_bytes()[4096 * page + 10] for page in range(2, n_pages)}
+    assert kinds >= {1, 2, 4}  # branch, leaf, large value
+    generator, said = np.random.default_rng(0), []
+    for page in range(2, n_pages):
+        # Number, kind, and where the entries are.
+        bits = [8 * byte + b for byte in (0, 10, 12, 14) for b in (3, 5)]
+        for bit in generator.choice(bits, 4, replace=False):
+            target = flipped(frames, 4096 * page + bit // 8, bit % 8)
+            with contextlib.suppress(DataFormatError):  # of a page that is free
+                check_pages(target)
+                continue
+            with pytest.raises(DataFormatError, match=r"page \d+ is damaged.*again"):
+                check_pages(target)
+            said.append(page)
+    assert len(said) > 10
+
+
+def test_a_damaged_database_is_a_skip_among_others(frames: Path) -> None:
+    content = bytearray(frames.read_bytes())
+    for page in range(2, len(content) // 4096):
+        if content[4096 * page + 10] == 1:
+            # Of its first entry: the page below, which is then beyond the last one.
+            pointer = int.from_bytes(content[4096 * page + 16 :][:2], "little")
+            content[4096 * page + pointer + 1] ^= 0x40
+    bad = frames.with_name("bad.aselmdb")
+    bad.write_bytes(content)
+    found = UpstreamFrames([bad, frames], 1.0)
+    assert len(found) == 24
+    ((name, reason),) = found.skipped
+    assert name == str(bad)
+    assert "is damaged" in reason
