@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("PFT_LIGHTNING_COMPILE", raising=False)
     monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(_compiled.tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
     # Not through the cache of the process, which holds other libraries.
     monkeypatch.setattr(_compiled, "load_library", _compiled.load_library.__wrapped__)
     return tmp_path / "cache" / "pft_lightning" / "compiled"
@@ -82,16 +85,46 @@ def test_a_folder_of_another_user_is_left_alone(folder):
     seven()
     os.chown(folder, 12345, 12345)
     before = built(folder).stat().st_atime_ns
-    with pytest.warns(UserWarning, match="belongs to another user.*this process alone"):
+    with pytest.warns(UserWarning, match="belongs to another user.*compiled in"):
         assert seven() == 7
     assert built(folder).stat().st_atime_ns == before
 
 
-def test_without_a_cache_it_is_compiled_for_the_process(folder):
+def test_without_a_cache_the_processes_of_a_machine_share_one(folder, tmp_path):
     folder.parent.parent.mkdir()
     folder.parent.write_text("no folder")
-    with pytest.warns(UserWarning, match="cannot be used.*this process alone"):
+    shared = tmp_path / "tmp" / f"pft_lightning-{os.getuid()}"
+    states = []
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=f"cannot be used.*compiled in {shared}"):
+            assert seven() == 7
+        states.append(built(shared).stat().st_mtime_ns)
+    assert states[0] == states[1]
+    assert not shared.stat().st_mode & 0o077
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_lies_where_they_would_share_is_not_followed(folder, tmp_path, kind):
+    folder.parent.parent.mkdir()
+    folder.parent.write_text("no folder")
+    shared = tmp_path / "tmp" / f"pft_lightning-{os.getuid()}"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shared.symlink_to(elsewhere) if kind == "link" else shared.write_text("")
+    with pytest.warns(UserWarning, match="cannot be used"):
         assert seven() == 7
+    assert not list(elsewhere.iterdir())
+
+
+def test_processes_that_start_together_compile_once(folder, monkeypatch):
+    calls = []
+    build = _compiled._build
+    monkeypatch.setattr(
+        _compiled, "_build", lambda *args: calls.append(1) or build(*args)
+    )
+    with ThreadPoolExecutor(4) as pool:
+        assert [f.result() for f in [pool.submit(seven) for _ in range(4)]] == [7] * 4
+    assert len(calls) == 1
 
 
 def test_without_a_compiler_there_is_one_warning(folder, monkeypatch):
