@@ -15,6 +15,10 @@ from pft_lightning import keys
 from pft_lightning.errors import ShapeError
 
 
+_MOST_CELLS = np.iinfo(np.int8).max
+_MOST_EDGES = 2e8  # 2 GB of indices and shifts
+
+
 @dataclass(frozen=True, slots=True)
 class Graph:
     """Edges of one structure within a cutoff.
@@ -50,8 +54,10 @@ def build_graph(
         cutoff: Å.
 
     Raises:
-        ShapeError: atoms lie more than 127 cells outside theirs.
+        ShapeError: a neighbour is more than 127 cells away, or there are more than
+            200 million.
     """
+    _check_density(len(positions), np.asarray(cell), np.asarray(pbc, bool), cutoff)
     neighbours = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True)
     centre, neighbour, shifts = neighbours.compute(
         points=np.ascontiguousarray(positions, dtype=np.float64),
@@ -60,16 +66,39 @@ def build_graph(
         quantities="ijS",
     )
     shifts = np.asarray(shifts).reshape(-1, 3)
-    if len(shifts) and np.abs(shifts).max() > np.iinfo(np.int8).max:
+    if len(shifts) and np.abs(shifts).max() > _MOST_CELLS:
         raise ShapeError(
             f"a neighbour is {np.abs(shifts).max()} cells away; at most "
-            f"{np.iinfo(np.int8).max}. Wrap the atoms into the cell."
+            f"{_MOST_CELLS}. Wrap the atoms into the cell."
         )
     return Graph(
         edge_index=np.stack([centre, neighbour]).astype(np.int32),
         edge_shifts=shifts.astype(np.int8),
         cutoff=cutoff,
     )
+
+
+def _check_density(
+    n_atoms: int, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> None:
+    """Refuse cells so small, or so full, that listing neighbours would not end."""
+    if n_atoms == 0 or not pbc.any():
+        return
+    inverse = np.linalg.pinv(cell[pbc])  # its columns are the reciprocal vectors
+    cells = cutoff * np.linalg.norm(inverse, axis=0).max()
+    if cells > _MOST_CELLS:
+        raise ShapeError(
+            f"the cell is {cutoff / cells:.2g} Å thick, {cells:.3g} times in the "
+            f"cutoff of {cutoff:g} Å; at most {_MOST_CELLS} times. Is it in Å?"
+        )
+    if pbc.all():
+        in_sphere = 4 / 3 * np.pi * cutoff**3 / abs(np.linalg.det(cell)) * n_atoms
+        if n_atoms * in_sphere > _MOST_EDGES:
+            raise ShapeError(
+                f"each of {n_atoms} atoms has {in_sphere:.2g} others within the cutoff "
+                f"of {cutoff:g} Å; at most {_MOST_EDGES:.0e} pairs are listed. Is the "
+                "cell in Å?"
+            )
 
 
 def build_data(

@@ -52,6 +52,11 @@ class FileContent:
     header: frozenset[str] = frozenset()
     is_safetensors: bool = False
 
+    @property
+    def is_code(self) -> bool:
+        """Whether it is a NequIP package, whose own Python code builds the network."""
+        return any(m.endswith("/model/package_metadata.txt") for m in self.members)
+
     def describe(self) -> str:
         """Best guess, in words, for an error message."""
         if any(m.endswith("/constants.pkl") for m in self.members):

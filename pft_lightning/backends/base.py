@@ -322,3 +322,15 @@ def _symbol(atomic_number: int) -> str:
     if 0 < atomic_number < len(chemical_symbols):
         return chemical_symbols[atomic_number]
     return f"Z={atomic_number}"
+
+
+def check_model(model: object) -> None:
+    """Refuse what is no potential of a backend.
+
+    Raises:
+        ConfigError: says what it is.
+    """
+    if not isinstance(model, EnergyModel):
+        raise ConfigError(
+            f"model is a {type(model).__name__}; expected one from pft.load_model."
+        )

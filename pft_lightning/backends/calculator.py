@@ -14,7 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.base import EnergyModel, check_model
 from pft_lightning.errors import ConfigError, DataFormatError, ShapeError
 from pft_lightning.graphs import build_batch, build_data, build_graph
 from pft_lightning.types import Engine
@@ -35,7 +35,7 @@ class Calculator(ASECalculator):
 
     def __init__(self, model: EnergyModel, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        _check_model(model)
+        check_model(model)
         self.model = model
 
     def calculate(
@@ -87,10 +87,11 @@ def hessian_vector_product(
         DataFormatError: there are no atoms, or positions or cell make no sense.
         ConfigError: the model lacks an element of the structure.
     """
-    _check_model(model)
+    check_model(model)
     check_structure(atoms)
     try:
-        tangents = np.asarray(tangents, dtype=np.float64)
+        # Complex numbers would lose their imaginary part with a warning alone.
+        tangents = np.asarray(tangents).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError) as error:
         raise ShapeError(
             f"tangents={str(tangents)[:100]!r}; expected an array of numbers, "
@@ -150,13 +151,6 @@ def check_structure(atoms: ase.Atoms) -> None:
         raise DataFormatError(
             f"{name}: is periodic along {int(sum(atoms.pbc))} directions, which its "
             f"cell {cell.tolist()} does not span. Set the cell, or pbc=False."
-        )
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, EnergyModel):
-        raise ConfigError(
-            f"model is a {type(model).__name__}; expected one from pft.load_model."
         )
 
 

@@ -114,7 +114,7 @@ def read(
             it refers to more than a network needs.
         ConfigError: several models in one file.
     """
-    if is_package := _is_package(path):
+    if is_package := read_content(path).is_code:
         origin: Origin = path.resolve()
         _warn_of_code(path)
     else:
@@ -252,11 +252,6 @@ def _warn_of_code(path: Path) -> None:
     _logger.warning(
         "%s is a package: its own Python code builds the network, and runs now.", path
     )
-
-
-def _is_package(path: Path) -> bool:
-    members = read_content(path).members
-    return any(m.endswith("/model/package_metadata.txt") for m in members)
 
 
 @contextlib.contextmanager

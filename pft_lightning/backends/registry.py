@@ -54,7 +54,7 @@ def _is_mace(content: FileContent) -> bool:
 
 
 def _is_nequip(content: FileContent) -> bool:
-    if any(m.endswith("/model/package_metadata.txt") for m in content.members):
+    if content.is_code:
         return True
     # A checkpoint names its builders as strings; extensions of NequIP bring
     # training modules of their own but keep NequIP's layout.
@@ -184,6 +184,15 @@ def find_model_file(path: str | Path, backend: str | None = None) -> Path:
     return found
 
 
+def runs_code(path: str | Path) -> bool:
+    """Tell whether loading a file always runs code that it brings (NequIP packages).
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return read_content(find_model_file(path)).is_code
+
+
 def recognise(content: FileContent, expected: str | None = None) -> Backend:
     """The backend that a file belongs to.
 
@@ -256,7 +265,7 @@ def parse_device(device: str | torch.device) -> torch.device:
     accepted = "cpu, cuda or cuda:N"
     try:
         parsed = torch.device(device)
-        torch.empty(0, device=parsed)
+        torch.zeros(1, device=parsed).item()  # "meta" holds no numbers
     # Devices that are missing or not compiled in are reported in many ways.
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(

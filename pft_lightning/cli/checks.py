@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from lightning.pytorch.accelerators import (
+    CPUAccelerator,
+    CUDAAccelerator,
+    MPSAccelerator,
+)
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning import keys
@@ -15,6 +20,7 @@ from pft_lightning.errors import ConfigError, DivergenceError
 from pft_lightning.training.module import METRICS
 
 
+_ACCELERATORS = {"cpu": CPUAccelerator, "cuda": CUDAAccelerator, "mps": MPSAccelerator}
 _TERMS = ("loss", "energy", "forces", "stress", "hvp")
 
 
@@ -51,7 +57,23 @@ def check_train(config: DictConfig) -> DictConfig:
             "trains without phonons."
         )
     choose_cache(OmegaConf.select(config, "data.cache_dir"), "data.cache_dir")
+    _check_accelerator(config.trainer.accelerator)
     return config
+
+
+def _check_accelerator(name: str) -> None:
+    there = [
+        kind
+        for kind, accelerator in _ACCELERATORS.items()
+        if accelerator.is_available()
+    ]
+    # Lightning knows more kinds than those of torch, and says so itself.
+    known = name in _ACCELERATORS or name == "gpu"
+    if known and name not in there and (name != "gpu" or there == ["cpu"]):
+        raise ConfigError(
+            f"trainer.accelerator={name}: there is none here; expected auto, or one of "
+            f"those that are here: {', '.join(there)}."
+        )
 
 
 def check_monitors(callbacks: DictConfig, known: Collection[str]) -> None:

@@ -98,7 +98,9 @@ def _load(where: str, entry: dict[str, Any], device: str | torch.device) -> Pote
             f"{named}=module:factory, and not both."
         )
     if factory is not None:
-        return make_calculator(str(factory))
+        return make_calculator(
+            str(factory), "calculator" if where == "model" else f"{where}.calculator"
+        )
     backend = entry.get("model")
     # The default group of models leaves the backend to the file.
     return load_model(
@@ -111,19 +113,20 @@ def _load(where: str, entry: dict[str, Any], device: str | torch.device) -> Pote
     )
 
 
-def make_calculator(spec: str) -> BaseCalculator:
+def make_calculator(spec: str, option: str = "calculator") -> BaseCalculator:
     """Make an ASE calculator with a function or class of the user's.
 
     Args:
         spec: ``module:factory``; the module may lie in the working directory, and the
             factory is called without arguments.
+        option: that names it, for messages.
 
     Raises:
         ConfigError: It cannot be imported, or makes something else.
     """
     if not _FACTORY.fullmatch(spec):
         raise ConfigError(
-            f"calculator={spec!r}; expected module:factory, e.g. "
+            f"{option}={spec!r}; expected module:factory, e.g. "
             "my_models:make_calculator."
         )
     module_name, _, factory_name = spec.partition(":")
@@ -133,18 +136,18 @@ def make_calculator(spec: str) -> BaseCalculator:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"calculator={spec!r} cannot be imported ({error}). Is the module in "
+            f"{option}={spec!r} cannot be imported ({error}). Is the module in "
             "the working directory or installed?"
         ) from error
     except Exception as error:
-        raise ConfigError(_failed(f"calculator={spec!r}: the module", error)) from error
+        raise ConfigError(_failed(f"{option}={spec!r}: the module", error)) from error
     try:
         calculator = factory()
     except Exception as error:
-        raise ConfigError(_failed(f"calculator={spec!r}: calling", error)) from error
+        raise ConfigError(_failed(f"{option}={spec!r}: calling", error)) from error
     if not isinstance(calculator, BaseCalculator):
         raise ConfigError(
-            f"calculator={spec!r} made a {type(calculator).__name__}; expected an "
+            f"{option}={spec!r} made a {type(calculator).__name__}; expected an "
             "ASE calculator."
         )
     return calculator

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pft_lightning.backends.base import EnergyModel
-from pft_lightning.backends.registry import find_model_file, load_model
+from pft_lightning.backends.registry import find_model_file, load_model, runs_code
 from pft_lightning.cli.agreement import choose_structures, compare
 from pft_lightning.cli.checks import check_trust
 from pft_lightning.cli.command import command
@@ -96,8 +96,11 @@ def _from_run(config: DictConfig) -> _Potential:
     checkpoints = {"best": folder.best_checkpoint, "last": folder.last_checkpoint}
     path = checkpoints.get(config.checkpoint, Path(config.checkpoint))
     if not path.is_file():
+        there = [name for name, file in checkpoints.items() if file.is_file()]
+        kept = f"checkpoint={' or '.join(there)}" if there else "none of its own"
         raise CheckpointError(
-            f"{path}: no such checkpoint; expected checkpoint=best, last, or a file."
+            f"{path}: no such checkpoint; expected checkpoint=best, last, or a file. "
+            f"The run kept {kept}."
         )
     run_config = folder.read_config()
     built = _check_run(run_config, folder, config)
@@ -107,6 +110,7 @@ def _from_run(config: DictConfig) -> _Potential:
         built.model.checkpoint = str(folder.mace_network)
     else:
         base_model = folder.check_base_model(run_config)
+        _refuse_code(built)
     checkpoint = read_checkpoint(path, remedy=_REMEDY)
     is_averaged = "current_model_state" in checkpoint
     if config.weights == EMA and not is_averaged:
@@ -136,9 +140,21 @@ def _from_run(config: DictConfig) -> _Potential:
         checkpoint=path,
         weights=weights,
         step=int(checkpoint.get("global_step", 0)),
+        trust=built.model.trust,
     )
     words = {EMA: "moving average", RAW: "weights without average"}
     return _Potential(model, history, built, f"{words[weights]} of {path}")
+
+
+def _refuse_code(run_config: DictConfig) -> None:
+    """Ask before code runs that the configuration of a run names, not the user."""
+    checkpoint, trusted = run_config.model.checkpoint, run_config.model.trust
+    if checkpoint is not None and not trusted and runs_code(checkpoint):
+        raise CheckpointError(
+            f"{checkpoint}: the base model of the run is a NequIP package, whose own "
+            "Python code would run. If you trust the package and the run, add "
+            "model.trust=true to the command."
+        )
 
 
 def _check_run(

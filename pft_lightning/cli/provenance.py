@@ -16,10 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.parametrized import plain
-from pft_lightning.backends.registry import load_model
+from pft_lightning.backends.registry import load_model, runs_code
 from pft_lightning.cli.agreement import Agreement
 from pft_lightning.cli.run_folder import RunFolder, collect_versions
 from pft_lightning.cli.tables import UNITS
+from pft_lightning.errors import CheckpointError
 from pft_lightning.files import compute_sha256
 from pft_lightning.json_files import find_json
 
@@ -46,6 +47,7 @@ def describe_run(
     checkpoint: Path,
     weights: str,
     step: int,
+    trust: bool,
 ) -> dict[str, Any]:
     """What a run says about the potential that it made.
 
@@ -57,6 +59,7 @@ def describe_run(
         checkpoint: that the weights come from.
         weights: ``ema`` or ``raw``.
         step: optimiser steps behind the checkpoint.
+        trust: run the code of a package in the folder, to compare with its weights.
     """
     recipe = OmegaConf.to_container(config)
     assert isinstance(recipe, dict)
@@ -83,7 +86,7 @@ def describe_run(
             "counts": summary.get("counts"),
         },
         "metrics": metrics,
-        "metrics_are_of_this_file": _is_result(folder, summary, model),
+        "metrics_are_of_this_file": _is_result(folder, summary, model, trust),
         "recipe": recipe,
         "versions_of_the_run": folder.read(folder.path / "versions.json"),
     }
@@ -212,13 +215,18 @@ def _is_metric(value: Any) -> bool:
 
 
 def _is_result(
-    folder: RunFolder, summary: Mapping[str, Any], model: EnergyModel
+    folder: RunFolder, summary: Mapping[str, Any], model: EnergyModel, trust: bool
 ) -> bool:
     """Whether these weights are those that the run was scored with at its end."""
-    result = folder.path / summary.get("model", "")
-    if not result.is_file():
+    result = folder.path / f"model{model.file_suffix}"
+    if summary.get("model") != result.name or not result.is_file():
         return False
-    scored = load_model(result, dtype=model.dtype, head=model.head).state_dict()
+    try:
+        if runs_code(result) and not trust:
+            return False
+        scored = load_model(result, dtype=model.dtype, head=model.head).state_dict()
+    except CheckpointError:
+        return False
     found = plain(model).state_dict()
     return scored.keys() == found.keys() and all(
         bool((scored[name] == value).all()) for name, value in found.items()

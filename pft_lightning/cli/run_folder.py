@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
@@ -17,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pft_lightning.backends.registry import find_model_file
-from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.errors import CheckpointError, ConfigError, DataFormatError
 from pft_lightning.files import (
     compute_sha256,
     make_folder,
@@ -204,7 +205,13 @@ class RunFolder:
         """
         found = _identify_base_model(config)
         if self.base_model.exists():
-            recorded = str(self.read(self.base_model).get("sha256", "none"))
+            content = self.read(self.base_model)
+            recorded = content.get("sha256", "none")
+            if (content and recorded == "none") or not isinstance(recorded, str):
+                raise CheckpointError(
+                    f"{self.base_model}: has no sha256 of the base model; it is "
+                    f"damaged. {_REMEDIES[self.base_model.name]}"
+                )
             if (sha256 := found.get("sha256", "none")) != recorded:
                 raise CheckpointError(
                     f"{config.model.checkpoint}: is not the file that the run in "
@@ -212,6 +219,22 @@ class RunFolder:
                     f"{recorded[:12]}…. Put the original back."
                 )
         return found
+
+    def read_before(self) -> dict[str, Any]:
+        """Metrics of the starting weights, None where one is not finite.
+
+        Raises:
+            DataFormatError: The file is damaged.
+        """
+        metrics = self.read(self.before)
+        wrong = [name for name, value in metrics.items() if not _is_metric(value)]
+        if wrong or not metrics:
+            reason = f"{wrong[0]} is {metrics[wrong[0]]!r}" if wrong else "it is empty"
+            raise DataFormatError(
+                f"{self.before}: expected metrics of a validation, but {reason}. "
+                f"{_REMEDY}"
+            )
+        return metrics
 
     def read(self, path: Path) -> dict[str, Any]:
         """Read a JSON file of the folder.
@@ -267,9 +290,10 @@ class RunFolder:
                     f"{before!r}. Continue it with that, or start another run in "
                     "another folder with hydra.run.dir=..."
                 )
-        for path in (self.before, self.summary):
-            if path.exists():
-                self.read(path)
+        if self.before.exists():
+            self.read_before()
+        if self.summary.exists():
+            self.read(self.summary)
         if (last := self.resume_checkpoint()) is not None:
             read_checkpoint(last, parts=_STATE, remedy=self._remedy())
 
@@ -281,6 +305,13 @@ class RunFolder:
                 "and the same command."
             )
         return f"There is no other one in {self.checkpoints}: start another run."
+
+
+def _is_metric(value: object) -> bool:
+    if value is None:  # what has no value, e.g. a precision without predictions
+        return True
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _select(config: DictConfig, name: str) -> Any:

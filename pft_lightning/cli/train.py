@@ -249,7 +249,7 @@ def _train(
     _record_start(config, folder, trainer, module)
     checkpoint = folder.resume_checkpoint() if config.resume else None
     if checkpoint is not None and folder.before.exists():
-        before = folder.read(folder.before)
+        before = folder.read_before()
     else:
         before = validate(trainer, module, datamodule)
         check_finite(before, "the weights that training starts from")

@@ -83,6 +83,10 @@ class PhononDataModule(lightning.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(phonons, PhononSource):
+            raise ConfigError(
+                f"phonons is a {type(phonons).__name__}; expected pft.PhononSource."
+            )
         if mode not in get_args(Mode):
             raise ConfigError(
                 f"data.mode is {mode!r}; expected one of {', '.join(get_args(Mode))}."

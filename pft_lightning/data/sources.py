@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pft_lightning.data.readers.registry import (
     is_force_file,
@@ -89,9 +89,15 @@ def find_sources(spec: Spec, *, kind: Kind = "phonons") -> Sources:
             the sources can be read.
         ConfigError: no entry was given.
     """
-    entries = [spec] if isinstance(spec, (str, os.PathLike)) else list(spec or [])
-    if not entries:
+    listed: list[Any] = [spec]
+    if isinstance(spec, Iterable) and not isinstance(spec, (str, os.PathLike)):
+        listed = list(spec)
+    if not listed or listed == [None]:
         raise ConfigError(f"no source of {kind} data was given; expected a path.")
+    for entry in listed:
+        if not isinstance(entry, (str, os.PathLike)):
+            raise ConfigError(f"source of {kind} data: {entry!r}; expected a path.")
+    entries: list[str | os.PathLike[str]] = listed
     search = _Search(kind)
     for entry in entries:
         search.add(os.path.expanduser(os.fspath(entry)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -122,7 +121,7 @@ def list_materials(
         phonons = [phonons]
     if isinstance(phonons, Mapping):
         return _unique([_of_phonopy(name, p) for name, p in phonons.items()])
-    if not isinstance(phonons, (str, os.PathLike)):
+    if isinstance(phonons, Sequence) and not isinstance(phonons, str):
         in_memory = [p for p in phonons if isinstance(p, Phonopy)]
         if in_memory and len(in_memory) != len(phonons):
             raise ConfigError(

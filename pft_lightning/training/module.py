@@ -17,7 +17,7 @@ from torch_geometric.data import Batch
 from pft_lightning import keys
 from pft_lightning.adaptation import Adaptation, FullFineTuning, Scratch
 from pft_lightning.adaptation.checkpoint import complete_checkpoint, reduce_checkpoint
-from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.base import EnergyModel, check_model
 from pft_lightning.data.loading import count_structures
 from pft_lightning.errors import ConfigError
 from pft_lightning.losses import (
@@ -134,6 +134,7 @@ class PhononFineTuning(lightning.LightningModule):
         validation_seed: int = 0,
     ) -> None:
         super().__init__()
+        check_model(model)
         self.adaptation = adaptation or FullFineTuning()
         self._heads = dict(self.adaptation.heads(model.head))
         self.trainable = self.adaptation.apply(model)

@@ -326,7 +326,7 @@ def test_wrong_arguments_are_named(model, rattled, tmp_path):
         hessian_vector_product("model.pt", rattled, np.ones((4, 3)))
     with pytest.raises(ConfigError, match="atoms is a str"):
         hessian_vector_product(model, "POSCAR", np.ones((4, 3)))
-    for tangents in ("abc", [["a"] * 3] * 4, np.full((4, 3), np.nan)):
+    for tangents in ("abc", [["a"] * 3] * 4, np.full((4, 3), np.nan), [[1j] * 3] * 4):
         with pytest.raises(ShapeError, match="tangents"):
             hessian_vector_product(model, rattled, tangents)
     with pytest.raises(ConfigError, match=r"phonon is a str.*evaluate_phonons"):
@@ -350,6 +350,23 @@ def test_structures_without_an_energy_are_named(model, rattled):
             atoms.get_potential_energy()
         with pytest.raises(DataFormatError, match=pattern):
             hessian_vector_product(model, atoms, np.zeros((len(atoms), 3)))
+
+
+def test_cells_that_are_not_in_angstrom_are_named_before_neighbours_are_listed(model):
+    small = ase.Atoms(
+        "NaCl", [[0, 0, 0], [1e-3, 0, 0]], cell=np.eye(3) * 2e-3, pbc=True
+    )
+    crowded = ase.Atoms("Na3000", np.zeros((3000, 3)), cell=np.eye(3) * 0.5, pbc=True)
+    slab = small.copy()
+    slab.pbc = [True, False, True]
+    for atoms, pattern in (
+        (small, "0.002 Å thick"),
+        (slab, "0.002 Å thick"),
+        (crowded, "within the cutoff"),
+    ):
+        atoms.calc = Calculator(model)
+        with pytest.raises(ShapeError, match=pattern):
+            atoms.get_potential_energy()
 
 
 def test_calculator_without_cell_or_neighbours(model):

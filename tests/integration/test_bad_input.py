@@ -89,6 +89,26 @@ def test_a_model_of_another_framework_is_refused_by_name(world):
         pft.load_model(world.base, backend="mace")
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: pft.read_phonopy(5), "path is 5"),
+        (lambda model: pft.evaluate_phonons(model, None), "expected a path"),
+        (lambda model: pft.evaluate_phonons(model, [5]), "data: 5; expected a path"),
+        (lambda model: pft.PhononFineTuning("model.pt"), "model is a str"),
+        (lambda model: pft.PhononDataModule("train"), r"expected pft\.PhononSource"),
+    ],
+)
+def test_a_wrong_argument_in_python_is_named(world, call, message):
+    with pytest.raises(ConfigError, match=message):
+        call(pft.load_model(world.base))
+
+
+def test_a_device_that_holds_no_numbers_is_refused(world):
+    with pytest.raises(ConfigError, match=r"meta.*not available"):
+        pft.load_model(world.base, device="meta")
+
+
 def test_upstream_frames_without_stress_train_and_say_so(compose, world, tmp_path):
     frames = ase.io.read(world.upstream_train, ":")
     for frame in frames:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -94,6 +95,30 @@ def test_a_run_of_others_runs_no_code(run, tmp_path):
     ):
         exported(f"run={run}", f"out={out}", "checkpoint=last")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_package_that_a_run_names_needs_trust(run, tmp_path):
+    """A NequIP package is code; only the user can say that it may run."""
+    for name in ("evil.nequip.zip", "model.pt"):
+        with zipfile.ZipFile(run / name, "w") as file:
+            file.writestr("evil/model/package_metadata.txt", "atom_types: H")
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "model": "model.pt"}))
+    out = tmp_path / "a.pt"
+    exported(f"run={run}", f"out={out}", "checkpoint=last")
+    made = json.loads(Path(f"{out}.json").read_text())
+    assert made["metrics_are_of_this_file"] is False
+    package = str(run / "evil.nequip.zip")
+    change(run, model__checkpoint=package, model__backend=None, model__trust=True)
+    (run / "base_model.json").unlink()
+    with pytest.raises(CheckpointError, match=r"evil\.nequip\.zip.*model\.trust=true"):
+        exported(f"run={run}", f"out={out}", "checkpoint=last")
+
+
+def test_a_checkpoint_that_a_run_did_not_keep_is_named_with_those_it_did(run, tmp_path):
+    (run / "checkpoints" / "best.ckpt").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=r"best\.ckpt: .* kept checkpoint=last"):
+        exported(f"run={run}", f"out={tmp_path / 'a.pt'}", "checkpoint=best")
 
 
 @pytest.mark.parametrize(

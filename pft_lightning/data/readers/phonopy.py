@@ -114,6 +114,8 @@ def read_phonopy(path: str | Path, options: PhononReadOptions | None = None) -> 
     Raises:
         DataFormatError: names the file, the value and what to do.
     """
+    if not isinstance(path, (str, Path)):
+        raise ConfigError(f"path is {path!r}; expected that of a phonopy file.")
     path, options = Path(path), options or PhononReadOptions()
     with reading(path):
         content = load_content(path)

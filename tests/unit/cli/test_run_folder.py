@@ -134,6 +134,22 @@ def test_damaged_files_of_a_run_are_named(folder, config, name, content) -> None
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("before.json", b'{"phonon/hvp_mae": NaN}'),
+        ("before.json", b'{"phonon/hvp_mae": "low"}'),
+        ("before.json", b"{}"),
+        ("base_model.json", b'{"file": "base.pair"}'),
+        ("base_model.json", b'{"sha256": 5}'),
+    ],
+)
+def test_values_that_no_run_writes_are_named(folder, config, name, content) -> None:
+    (folder.path / name).write_bytes(content)
+    with pytest.raises(PFTError, match=rf"{name}: .*(Delete it|Start another run)"):
+        folder.check_resumable(config)
+
+
 def test_the_best_checkpoint_is_the_way_out_of_a_damaged_last_one(folder, config):
     folder.last_checkpoint.rename(folder.best_checkpoint)
     folder.last_checkpoint.write_bytes(b"")
