@@ -126,7 +126,7 @@ def _from_state_dict(
             "The file is truncated or damaged: copy or download it again."
         ) from error
     are_tensors = isinstance(stored, dict) and all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) and not v.is_sparse
+        isinstance(k, str) and isinstance(v, torch.Tensor) and _holds_numbers(v)
         for k, v in stored.items()
     )
     if not are_tensors:
@@ -157,6 +157,10 @@ def _from_state_dict(
             "architecture that is not known here."
         )
     return {name: stored[name] for name in expected}
+
+
+def _holds_numbers(value: torch.Tensor) -> bool:
+    return value.layout is torch.strided and not value.is_meta
 
 
 def _from_arrays(

@@ -158,8 +158,9 @@ def load_model(
     model: EnergyModel = import_backend(entry.name).load(
         path, dtype=resolved, device=device, head=head, trust=trust
     )
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    # Energies of atoms and scales are weights too, which no optimiser changes.
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if not bool(torch.isfinite(value).all()):
             raise CheckpointError(
                 f"{path}: the weight {name} holds NaN or infinity. The file is of a "
                 "training that failed, or damaged."

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pft_lightning.data._prepare_report import PrepareReport, build_report
+from pft_lightning.data._reading_processes import mapper
 from pft_lightning.data._store_file import (
     PLACE,
     BlockReader,
@@ -181,7 +178,7 @@ class _Builder:
             if known.get(unit.key, {}).get("fingerprint") != unit.fingerprint
         ]
         make = partial(_make, cutoff=self.settings["cutoff"], options=self.options)
-        with BlockWriter(path, end) as writer, _mapper(self.n_workers) as mapped:
+        with BlockWriter(path, end) as writer, mapper(self.n_workers) as mapped:
             for entry, value in tqdm(
                 mapped(make, todo),
                 total=len(todo),
@@ -316,28 +313,6 @@ def _find_units(sources: Spec, out: Path) -> tuple[list[_Unit], list[tuple[str, 
         except DataFormatError as error:
             skipped.append((str(path), str(error)))
     return units, skipped
-
-
-@contextmanager
-def _mapper(n_workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Give ``map``, or that of a pool of processes."""
-    if n_workers < 1:
-        yield map
-        return
-    # fork would copy the locks of torch's and BLAS's running threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
-        try:
-            yield pool.map
-        except BrokenProcessPool as error:
-            raise ConfigError(
-                f"n_workers={n_workers}: a process that reads was killed, most likely "
-                "for want of memory. What was read is kept: run the same command with "
-                "fewer of them."
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _make(

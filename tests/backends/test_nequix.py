@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import json
 import pickle
 import subprocess
@@ -316,11 +317,25 @@ def test_values_out_of_range_are_named_before_anything_is_built(
             load_model(path)
 
 
-@pytest.mark.parametrize("content", [[1], "abc", {"a": "b"}, torch.zeros(3)])
+@pytest.mark.parametrize(
+    "content", [[1], "abc", {"a": "b"}, {"a": torch.zeros(3, device="meta")}]
+)
 def test_weights_of_another_form_are_refused(tmp_path, content):
     path = tmp_path / "a.pt"
     with path.open("wb") as file:
         file.write(json.dumps(CONFIG).encode() + b"\n")
         torch.save(content, file)
     with pytest.raises(CheckpointError, match="expected weights by name"):
+        load_model(path)
+
+
+def test_energies_of_atoms_that_are_not_finite_are_named(files, tmp_path):
+    path = tmp_path / "a.pt"
+    line, _, body = files["norm.pt"].read_bytes().partition(b"\n")
+    weights = torch.load(io.BytesIO(body), weights_only=True)
+    weights["atom_energies"][1] = torch.nan
+    with path.open("wb") as file:
+        file.write(line + b"\n")
+        torch.save(weights, file)
+    with pytest.raises(CheckpointError, match=r"atom_energies holds NaN"):
         load_model(path)
