@@ -40,6 +40,9 @@ _TENSORS: Final = (
 # Farthest that an atom may be from the one whose charge it takes, in the file's unit.
 _SAME_PLACE: Final = 0.05
 
+# e per atom that charges may miss neutrality by; DFPT on coarse grids misses 0.1.
+_MAX_EXCESS: Final = 0.25
+
 BornCharges = tuple[dict[str, np.ndarray] | None, str | None]
 
 
@@ -163,6 +166,13 @@ def _checked(
         raise DataFormatError(
             f"{path}: the dielectric tensor has the eigenvalue {least:g}; positive "
             "ones are needed."
+        )
+    excess = float(np.abs(born.mean(axis=0)).max())
+    if excess > _MAX_EXCESS:
+        raise DataFormatError(
+            f"{path}: the Born charges of the primitive cell add up to "
+            f"{excess * len(born):.3g} e, where neutrality needs 0; at most "
+            f"{_MAX_EXCESS} e per atom are accepted. Are they in the atoms' order?"
         )
     return {"born": born, "dielectric": dielectric}
 

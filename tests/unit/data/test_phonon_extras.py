@@ -197,6 +197,12 @@ def test_born_charges_of_any_cell_are_used(
             lambda nac: nac.update(dielectric_constant=np.zeros((3, 3)).tolist()),
             "eigenvalue 0",
         ),
+        (
+            lambda nac: nac.update(
+                born_effective_charge=np.abs(nac["born_effective_charge"]).tolist()
+            ),
+            "neutrality needs 0",
+        ),
     ],
 )
 def test_force_constants_are_kept_where_born_charges_do_not_fit(
