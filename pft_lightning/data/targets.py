@@ -188,12 +188,29 @@ def _candidates(
             value = place.get(name)
             if value is None:
                 continue
+            numbers = _numbers(value, name, where)
             if target == fields.STRESS:
-                yield name, _stress(value, name, atoms, where)
+                yield name, _stress(numbers, name, atoms, where)
             elif target == fields.FORCES:
-                yield name, np.array(value, dtype=np.float64)
+                yield name, numbers
+            elif numbers.size == 1:
+                yield name, numbers.item()
             else:
-                yield name, float(value)
+                raise DataFormatError(
+                    f"{where}: {name} holds {numbers.size} numbers; one is needed. "
+                    "Write the frame again."
+                )
+
+
+def _numbers(value: Any, name: str, where: str) -> np.ndarray:
+    """Give numbers as float64; a T is no 1, as it would be for numpy."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise DataFormatError(
+            f"{where}: {name} is {str(value)[:40]!r}; a number is needed. Write the "
+            "frame again."
+        )
+    return array.astype(np.float64)
 
 
 def _compare(
@@ -236,9 +253,8 @@ def _weight(atoms: Atoms, target: str, source: str, where: str) -> float:
     return product
 
 
-def _stress(stored: Any, name: str, atoms: Atoms, where: str) -> np.ndarray:
+def _stress(array: np.ndarray, name: str, atoms: Atoms, where: str) -> np.ndarray:
     """Give the stress in ASE's sign, eV/Å³, (3, 3); of a virial W it is -W / V."""
-    array = np.array(stored, dtype=np.float64)
     if array.size not in (6, 9):
         raise DataFormatError(
             f"{where}: the stress has {array.size} components; expected 6 (xx yy zz yz "

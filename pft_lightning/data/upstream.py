@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from ase import Atoms
@@ -33,6 +34,10 @@ from pft_lightning.data.targets import (
 from pft_lightning.data.xyz import read_frames
 from pft_lightning.errors import DataFormatError
 from pft_lightning.graphs import build_graph
+
+
+# Frames that cannot be used at the start of a file, before the rest is left.
+_MOST_BAD: Final = 10_000
 
 
 class UpstreamFrames:
@@ -201,13 +206,21 @@ class UpstreamFrames:
 
     def _scan_file(self, path: Path, label: str, remarks: Remarks) -> Iterator[_Frame]:
         in_memory = not path.name.endswith(DATABASE_SUFFIXES)
+        n_good = n_bad = 0
         for row, atoms in _frames(path):
+            if n_bad == _MOST_BAD and not n_good:
+                raise DataFormatError(
+                    f"{path}: none of its first {n_bad} frames can be used, the last "
+                    f"because of: {self.skipped[-1][1]}"
+                )
             name = f"{label}/{row}"
             try:
                 record = self._convert(atoms, name, path, remarks)
             except DataFormatError as error:
                 self.skipped.append((name, str(error)))
+                n_bad += 1
                 continue
+            n_good += 1
             yield _Frame(
                 path=path,
                 row=row,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ase import Atoms
-from ase.io.extxyz import read_xyz
+from ase.io.extxyz import key_val_str_to_dict, read_xyz
 
 from pft_lightning.data.readers.options import reading
 from pft_lightning.errors import DataFormatError
@@ -52,6 +52,11 @@ def read_frames(path: Path) -> Iterator[tuple[int, Atoms | DataFormatError]]:
             unpacks to more than data do.
     """
     largest = MAX_RATIO * path.stat().st_size // _MIN_ATOM
+    if path.suffix not in SUFFIXES:
+        # Unpacking is quick and parsing is not: damage and bombs show at once.
+        with reading(path), open_data(path, max_bytes=_MAX_BYTES) as packed:
+            while packed.read(_MAX_LINE):
+                pass
     with (
         reading(path),
         open_data(path, max_bytes=_MAX_BYTES) as binary,
@@ -69,6 +74,7 @@ def read_frames(path: Path) -> Iterator[tuple[int, Atoms | DataFormatError]]:
 def _parse(lines: list[str], where: str) -> Atoms | DataFormatError:
     try:
         with reading(Path(where)):
+            _check_columns(lines, where)
             atoms: Atoms = next(read_xyz(io.StringIO("".join(lines)), 0))
             return atoms
     except DataFormatError as error:
@@ -79,6 +85,20 @@ def _parse(lines: list[str], where: str) -> Atoms | DataFormatError:
                 "energies and forces are the same)."
             )
         return error
+
+
+def _check_columns(lines: list[str], where: str) -> None:
+    """Refuse more columns than there are: ASE would make room for them first."""
+    named = key_val_str_to_dict(lines[1]).get("Properties")
+    if len(lines) == 2 or not isinstance(named, str):
+        return
+    widths = [int(width) for width in named.split(":")[2::3]]
+    n_columns = len(lines[2].split())
+    if min(widths, default=1) < 1 or sum(widths) > n_columns:
+        raise DataFormatError(
+            f"{where}: Properties={named[:80]} claims other columns than the "
+            f"{n_columns} that its atoms have. Write the frame again."
+        )
 
 
 class _Lines:

@@ -348,7 +348,7 @@ def test_labels_beyond_what_calculations_mean_are_refused(tmp_path: Path) -> Non
 BAD_FRAMES = {
     "species": (GOOD.replace("Si 0", "D 0"), "'D' is no chemical element.* as H"),
     "number": (GOOD.replace("1.35", "1.3.5"), "could not convert"),
-    "column": (GOOD.replace(" -0.3", ""), "cannot be read"),
+    "column": (GOOD.replace(" -0.3", ""), "claims other columns|cannot be read"),
     "too few atoms": (GOOD.replace("2\n", "3\n", 1), "claims 3 atoms, 2 follow"),
     "too many atoms": (GOOD.replace("2\n", "1\n", 1), "claims 1 atoms, and more"),
     "10^12 atoms": (GOOD.replace("2\n", "1000000000000\n", 1), "claims 1000000000000"),
@@ -357,7 +357,11 @@ BAD_FRAMES = {
     "no cell": (GOOD.replace('Lattice="', 'pbc="T T T" L="'), "lattice vectors"),
     "half a cell": (GOOD.replace('Lattice="', 'pbc="T T F" L="'), "lattice vectors"),
     "stress": (silicon('REF_energy=1 REF_stress="1 2"'), "the stress has 2 components"),
-    "energy": (silicon("REF_energy=unknown"), "could not convert"),
+    "energy": (silicon("REF_energy=unknown"), "REF_energy is 'unknown'; a number"),
+    "energy true": (silicon("REF_energy=T"), "REF_energy is 'True'; a number"),
+    "two energies": (silicon('REF_energy="1 2"'), "holds 2 numbers; one is"),
+    "10^9 columns": (GOOD.replace("pos:R:3", "pos:R:1000000000"), "claims other col"),
+    "no columns": (GOOD.replace("pos:R:3", "pos:R:9:x:R:-6"), "claims other columns"),
     "drifted atom": (GOOD.replace("1.35 1.35", "1e3 1.35"), "cells apart.*Wrap"),
     "no atoms": ("0\nREF_energy=1\n", "no atoms"),
 }
@@ -419,6 +423,20 @@ def test_many_skips_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
     lines = frames.summary().splitlines()
     assert "30 skipped:" in lines
     assert lines[-1].strip() == "and 10 more"
+
+
+def test_a_file_of_bad_frames_alone_is_left_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "_MOST_BAD", 5)
+    bad = GOOD.replace("Si 0", "D 0")
+    (tmp_path / "good.xyz").write_text(GOOD + bad * 9 + GOOD)
+    (tmp_path / "bad.xyz").write_text(bad * 9 + GOOD)
+    frames = UpstreamFrames(tmp_path, CUTOFF)
+    assert frames.names == ["good/0", "good/10"]
+    assert len(frames.skipped) == 10
+    reason = dict(frames.skipped)[str(tmp_path / "bad.xyz")]
+    assert re.search("none of its first 5 frames .*frame 4: 'D' is no", reason)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
