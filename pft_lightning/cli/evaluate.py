@@ -172,7 +172,7 @@ def build_fabric(config: DictConfig) -> Fabric:
             num_nodes=config.num_nodes,
             strategy=strategy if shared else "auto",
         )
-    except (MisconfigurationException, RuntimeError, ValueError) as error:
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"accelerator={config.accelerator}, devices={config.devices}: cannot be "
             f"used here ({error})."

@@ -27,6 +27,7 @@ from pft_lightning.cli.schema_types import (
     Matrix,
     NAtoms,
     Natural,
+    Nodes,
     Options,
     Path,
     Paths,
@@ -172,8 +173,15 @@ class Protocol(Options):
         Words("two numbers above 0, the smaller one first"),
     ]
     mesh: Annotated[
-        Positive | Annotated[list[Count], Field(min_length=3, max_length=3)],
-        Words("a length in Å, or three whole numbers in a list, above 0"),
+        # Beyond these, the points of the mesh fill the memory of any machine.
+        Annotated[float, Field(gt=0, le=1000)]
+        | Annotated[
+            list[Annotated[int, Field(ge=1, le=500)]],
+            Field(min_length=3, max_length=3),
+        ],
+        Words(
+            "a length in Å of at most 1000, or three whole numbers up to 500 in a list"
+        ),
     ]
     is_gamma_center: bool
     temperatures: Annotated[
@@ -183,8 +191,8 @@ class Protocol(Options):
     ]
     temperature: Annotated[Positive, Field(description="K")]
     cutoff_frequency: Annotated[AtLeastZero, Field(description="THz")]
-    dos_pitch: Annotated[Positive, Field(description="THz")]
-    dos_smearing: Annotated[Positive, Field(description="THz")]
+    dos_pitch: Annotated[float, Field(ge=1e-4, le=100, description="THz")]
+    dos_smearing: Annotated[float, Field(gt=0, le=100, description="THz")]
     band_points: Annotated[int, Field(ge=0, le=100_000)]
     instability_threshold: Annotated[AtLeastZero, Field(description="THz")]
     non_analytical: bool
@@ -237,7 +245,7 @@ class Evaluate(Options):
     options: ReadOptions
     accelerator: Accelerator
     devices: Devices
-    num_nodes: Count
+    num_nodes: Nodes
     progress: bool
     paths: Folder
 

@@ -19,6 +19,7 @@ from pft_lightning.cli.schema_types import (
     EVPerCubicAngstrom,
     NAtoms,
     Natural,
+    Nodes,
     Options,
     Path,
     Paths,
@@ -195,7 +196,7 @@ class Trainer(Arguments):
     num_sanity_val_steps: Annotated[int, Field(ge=-1)]
     inference_mode: bool
     use_distributed_sampler: bool
-    num_nodes: Count = 1
+    num_nodes: Nodes = 1
     accumulate_grad_batches: Count = 1
     min_steps: Natural | None = None
     min_epochs: Natural | None = None

@@ -86,6 +86,11 @@ EVPerCubicAngstrom = Annotated[
 EVPerAtom = Annotated[float, Field(gt=0, allow_inf_nan=False, description="eV/atom")]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Nodes = Annotated[
+    int,
+    Field(ge=1, le=100_000),
+    Words("a whole number of at least 1, at most 100000"),
+]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Processes = Annotated[int, Field(ge=0, le=1024, description="processes")]
 Cutoff = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False, description="Å")]
@@ -107,9 +112,9 @@ Device = Annotated[
     str, AfterValidator(_device), Words("cpu, cuda, or another device of torch")
 ]
 Devices = Annotated[
-    int | str | list[int],
+    Annotated[int, Field(le=1024)] | str | list[int],
     AfterValidator(_devices),
-    Words("a number of at least 1, a list of numbers, or auto"),
+    Words("a number of at least 1, at most 1024, a list of numbers, or auto"),
 ]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu", "xpu"]
 Patterns = Annotated[list[str] | str, Words("shell patterns of names in a list")]
@@ -133,7 +138,7 @@ class ReadOptions(Options):
     max_displacement: Angstrom = 0.5
     supercell_matrix: Matrix
     fc_calculator: Literal["auto", "traditional", "symfc"]
-    symprec: Positive | None
+    symprec: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None
 
     @model_validator(mode="after")
     def _know_all(self) -> Any:
