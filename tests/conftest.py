@@ -148,10 +148,10 @@ def rocksalt_force_constants():
 @pytest.fixture
 def not_compiled(monkeypatch):
     """Leave everything to torch and the frameworks."""
-    from pft_lightning.backends import _compiled
+    from pft_lightning.kernels import compiled
 
     monkeypatch.setenv("PFT_LIGHTNING_COMPILE", "0")
-    _compiled.load_library.cache_clear()
+    compiled.load_library.cache_clear()
     yield
     monkeypatch.undo()
-    _compiled.load_library.cache_clear()
+    compiled.load_library.cache_clear()

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from pft_lightning import load_model
-from pft_lightning.cli.run_folder import collect_versions
 from pft_lightning.json_files import write_json
+from pft_lightning.runs.folder import collect_versions
 from pft_lightning.testing import TOLERANCES, check_backend_conformance
 
 

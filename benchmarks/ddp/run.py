@@ -26,11 +26,11 @@ import numpy as np
 import psutil
 
 import pft_lightning as pft
-from pft_lightning.cli.run_folder import collect_versions
 from pft_lightning.data.batching import BatchLimits, plan_batches
 from pft_lightning.data.loading import cell_draws
 from pft_lightning.data.store import cached_store
 from pft_lightning.json_files import write_json
+from pft_lightning.runs.folder import collect_versions
 
 
 BATCH_SIZES = (6, 16)

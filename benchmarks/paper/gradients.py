@@ -30,7 +30,6 @@ from tqdm import tqdm
 
 import pft_lightning as pft
 from pft_lightning import keys
-from pft_lightning.cli.run_folder import collect_versions
 from pft_lightning.data.batching import BatchKey
 from pft_lightning.data.commensurate import WHOLE
 from pft_lightning.data.loading import Collate, Structures, cell_draws
@@ -47,6 +46,7 @@ from pft_lightning.physics.wave_probes import (
     CommensurateProbe,
     CommensurateRademacherProbe,
 )
+from pft_lightning.runs.folder import collect_versions
 
 
 PROBES: dict[str, Probe] = {

@@ -23,10 +23,10 @@ import psutil
 import torch
 
 from pft_lightning import PhononDataModule
-from pft_lightning.cli.run_folder import collect_versions
 from pft_lightning.data.datamodule import PhononSource
 from pft_lightning.data.store import PhononStore, build_store
 from pft_lightning.json_files import write_json
+from pft_lightning.runs.folder import collect_versions
 
 
 SECONDS = 30  # of loading that are measured

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from pft_lightning.backends.couplings import Coupling, coupling_table
-from pft_lightning.backends.message_edges import Edges, group_edges
-from pft_lightning.backends.message_layout import Layout, ProductPath, make_layout
-from pft_lightning.backends.messages import can_fuse, messages
+from pft_lightning.kernels.couplings import Coupling, coupling_table
+from pft_lightning.kernels.edges import Edges, group_edges
+from pft_lightning.kernels.layout import Layout, ProductPath, make_layout
+from pft_lightning.kernels.messages import can_fuse, messages
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +116,9 @@ def plan(product: Any) -> FusedProduct | None:
         factor = float(i.path_weight) / (2 * target + 1) ** 0.5
         kinds.append(Coupling(irrep.l, harmonic, target, factor))
     layout = make_layout(paths, [(irrep.dim, mul) for mul, irrep in inputs], kinds)
-    table = coupling_table(layout.couplings, harmonics)
+    from e3nn import o3  # 0.4.4 only after MACE, which makes it possible
+
+    table = coupling_table(layout.couplings, harmonics, o3.wigner_3j)
     return FusedProduct(
         feature_shapes=tuple((mul, irrep.dim) for mul, irrep in inputs),
         degree=max(irrep.l for _, irrep in [*inputs, *outputs]),

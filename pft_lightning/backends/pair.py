@@ -14,7 +14,6 @@ import torch
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.backends._unpickling import read_saved
 from pft_lightning.backends.base import (
     LARGEST_CUTOFF,
     EnergyModel,
@@ -25,6 +24,7 @@ from pft_lightning.backends.base import (
     write_atomically,
 )
 from pft_lightning.backends.parametrized import plain
+from pft_lightning.backends.reading.unpickling import read_saved
 from pft_lightning.errors import CheckpointError, ConfigError
 
 

@@ -15,12 +15,12 @@ from types import ModuleType
 
 import torch
 
-from pft_lightning.backends._files import (
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.reading.content import (
     MACE_PORTABLE,
     FileContent,
     read_content,
 )
-from pft_lightning.backends.base import EnergyModel
 from pft_lightning.errors import BackendUnavailableError, CheckpointError, ConfigError
 
 
@@ -83,7 +83,7 @@ BACKENDS: dict[str, Backend] = {
         ),
         Backend(
             name="nequip",
-            module="pft_lightning.backends.nequip",
+            module="pft_lightning.backends.nequip.model",
             library="nequip",
             extra="nequip",
             conflict="mace",
@@ -92,7 +92,7 @@ BACKENDS: dict[str, Backend] = {
         ),
         Backend(
             name="mace",
-            module="pft_lightning.backends.mace",
+            module="pft_lightning.backends.mace.model",
             library="mace",
             extra="mace",
             conflict="nequip",
@@ -101,7 +101,7 @@ BACKENDS: dict[str, Backend] = {
         ),
         Backend(
             name="nequix",
-            module="pft_lightning.backends.nequix",
+            module="pft_lightning.backends.nequix.model",
             library="e3nn",
             extra="nequix",
             conflict="mace",

@@ -28,8 +28,8 @@ from pft_lightning.cli.common import (
     report_errors,
     shows_tracebacks,
 )
-from pft_lightning.cli.remedies import explain, quote
 from pft_lightning.errors import ConfigError
+from pft_lightning.options.remedies import explain, quote
 
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"

@@ -22,16 +22,16 @@ from omegaconf import DictConfig, OmegaConf
 from pft_lightning.backends.registry import load_model
 from pft_lightning.cli.command import command
 from pft_lightning.cli.memory import keep_freed_memory
-from pft_lightning.cli.options import check_options
-from pft_lightning.cli.run_folder import RunFolder, collect_versions
-from pft_lightning.cli.schema import Evaluate
-from pft_lightning.cli.tables import print_evaluation
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.evaluation.protocols import PROTOCOLS, Protocol
 from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
+from pft_lightning.options.check import check_options
+from pft_lightning.options.schema import Evaluate
 from pft_lightning.plots.report import write_report
+from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.tables import print_evaluation
 
 
 # Ranks finish at different times, and one material can take hours.

@@ -14,11 +14,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.registry import find_model_file, load_model, runs_code
-from pft_lightning.cli.agreement import choose_structures, compare
-from pft_lightning.cli.checks import check_trust
 from pft_lightning.cli.command import command
-from pft_lightning.cli.options import check_options
-from pft_lightning.cli.provenance import (
+from pft_lightning.cli.train import build_trained_module
+from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.files import make_folder
+from pft_lightning.json_files import to_json
+from pft_lightning.options.check import check_options
+from pft_lightning.options.schema import Export, TrainedRun
+from pft_lightning.runs.agreement import choose_structures, compare
+from pft_lightning.runs.checks import check_trust
+from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.provenance import (
     card_path,
     describe_conversion,
     describe_file,
@@ -26,12 +32,6 @@ from pft_lightning.cli.provenance import (
     provenance_path,
     render_card,
 )
-from pft_lightning.cli.run_folder import RunFolder
-from pft_lightning.cli.schema import Export, TrainedRun
-from pft_lightning.cli.train import build_trained_module
-from pft_lightning.errors import CheckpointError, ConfigError
-from pft_lightning.files import make_folder
-from pft_lightning.json_files import to_json
 from pft_lightning.training.checkpoint_io import read_checkpoint
 from pft_lightning.training.instantiation import check_data
 

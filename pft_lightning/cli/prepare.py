@@ -8,23 +8,23 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pft_lightning.adaptation.pseudolabel import pseudolabel
-from pft_lightning.adaptation.rattle import RattleOptions, rattle
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.backends.registry import load_model
 from pft_lightning.cli.command import command
-from pft_lightning.cli.distill import distill
-from pft_lightning.cli.options import check_options
-from pft_lightning.cli.schema import Prepare
-from pft_lightning.cli.structures import (
+from pft_lightning.data.store import PrepareReport, build_store
+from pft_lightning.errors import ConfigError
+from pft_lightning.options.check import check_options
+from pft_lightning.options.schema import Prepare
+from pft_lightning.preparation.crystals import (
     XYZ_SUFFIXES,
     read_structures,
     read_supercells,
     write_structures,
 )
-from pft_lightning.data.store import PrepareReport, build_store
-from pft_lightning.errors import ConfigError
+from pft_lightning.preparation.distill import distill
+from pft_lightning.preparation.pseudolabel import pseudolabel
+from pft_lightning.preparation.rattle import RattleOptions, rattle
 
 
 def prepare(config: DictConfig) -> PrepareReport | None:

@@ -18,25 +18,25 @@ from omegaconf import DictConfig, OmegaConf
 from pft_lightning.backends.registry import import_backend, load_model
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.wandb_dashboard import log_before_after
-from pft_lightning.cli.checks import (
+from pft_lightning.cli.command import Terminated, command
+from pft_lightning.cli.memory import keep_freed_memory
+from pft_lightning.data.datamodule import PhononDataModule
+from pft_lightning.json_files import write_json
+from pft_lightning.runs.checks import (
     check_finite,
     check_monitors,
     check_train,
     check_trust,
 )
-from pft_lightning.cli.command import Terminated, command
-from pft_lightning.cli.memory import keep_freed_memory
-from pft_lightning.cli.run_folder import RunFolder, collect_versions
-from pft_lightning.cli.tables import print_before_after, print_trainable
-from pft_lightning.data.datamodule import PhononDataModule
-from pft_lightning.json_files import write_json
+from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.tables import print_before_after, print_trainable
 from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
 from pft_lightning.training.instantiation import instantiate
 from pft_lightning.training.module import MONITOR, PhononFineTuning
 
 
 if TYPE_CHECKING:
-    from pft_lightning.integrations.mace import MACERun
+    from pft_lightning.integrations.mace.run import MACERun
 
 
 PAPER_EPOCHS = 200  # arXiv:2601.07742
@@ -200,7 +200,7 @@ def _prepare_mace(
 ) -> MACERun:
     """Let MACE prepare what its file describes."""
     import_backend("mace")  # says how to install it where it is missing
-    from pft_lightning.integrations.mace import MACERun
+    from pft_lightning.integrations.mace.run import MACERun
 
     # Lightning finds it when it is imported: before there is a trainer.
     rank = getattr(rank_zero_only, "rank", 0)

@@ -14,9 +14,9 @@ from torch_geometric.data import Batch, Data
 from typing_extensions import Self
 
 from pft_lightning import keys
-from pft_lightning.data._store_reading import PhononStore
 from pft_lightning.data.batching import BatchKey, filler
 from pft_lightning.data.commensurate import WHOLE, CellChoice, CellSampler
+from pft_lightning.data.store.reading import PhononStore
 from pft_lightning.errors import ConfigError
 from pft_lightning.graphs import build_batch
 

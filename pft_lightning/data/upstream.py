@@ -12,9 +12,17 @@ import numpy as np
 from ase import Atoms
 from torch_geometric.data import Data
 
-from pft_lightning.data.ase_database import SUFFIXES as DATABASE_SUFFIXES
-from pft_lightning.data.ase_database import get_row, row_ids
+from pft_lightning.data.readers.ase_database import SUFFIXES as DATABASE_SUFFIXES
+from pft_lightning.data.readers.ase_database import get_row, row_ids
 from pft_lightning.data.readers.options import reading
+from pft_lightning.data.readers.targets import (
+    TARGETS,
+    Remarks,
+    check_keys,
+    frame_to_record,
+    is_isolated_atom,
+)
+from pft_lightning.data.readers.xyz import read_frames
 from pft_lightning.data.records import (
     MAX_ENERGY,
     MAX_FORCE,
@@ -24,14 +32,6 @@ from pft_lightning.data.records import (
     validate,
 )
 from pft_lightning.data.sources import Spec, find_sources, skip_lines
-from pft_lightning.data.targets import (
-    TARGETS,
-    Remarks,
-    check_keys,
-    frame_to_record,
-    is_isolated_atom,
-)
-from pft_lightning.data.xyz import read_frames
 from pft_lightning.errors import DataFormatError
 from pft_lightning.graphs import build_graph
 

@@ -29,6 +29,7 @@ from pft_lightning.evaluation.force_constants import Method, Potential, in_float
 from pft_lightning.evaluation.forgetting import evaluate_upstream
 from pft_lightning.evaluation.metrics import COLUMNS, compare
 from pft_lightning.evaluation.properties import compute_properties
+from pft_lightning.evaluation.properties_io import save_properties
 from pft_lightning.evaluation.protocols import (
     Protocol,
     compute_phonons,
@@ -44,7 +45,6 @@ from pft_lightning.evaluation.stored import (
 )
 from pft_lightning.evaluation.summary import summarise_evaluation
 from pft_lightning.json_files import write_json
-from pft_lightning.physics.properties_io import save_properties
 from pft_lightning.types import Engine, PhononProperties
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pft_lightning.errors import DataFormatError
+from pft_lightning.evaluation.properties_io import load_properties
 from pft_lightning.evaluation.reference import Material
 from pft_lightning.json_files import find_json
-from pft_lightning.physics.properties_io import load_properties
 from pft_lightning.types import PhononProperties
 
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from pft_lightning.errors import DataFormatError
+from pft_lightning.evaluation.properties_io import load_properties
 from pft_lightning.json_files import parse_json
-from pft_lightning.physics.properties_io import load_properties
 from pft_lightning.types import PhononProperties
 
 

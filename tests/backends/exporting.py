@@ -16,8 +16,8 @@ from hydra import compose, initialize_config_module
 
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.cli.export import export
-from pft_lightning.cli.run_folder import RunFolder
 from pft_lightning.cli.train import build_module, train
+from pft_lightning.runs.folder import RunFolder
 
 
 HERE = Path(__file__).parent

@@ -125,7 +125,7 @@ def package(checkpoint: Path, path: Path) -> None:
 
 def write_base(path: Path, frames: Path, numbers: Sequence[int]) -> Path:
     """Write a network of the given elements."""
-    from pft_lightning.backends.nequip_files import _nequip_state
+    from pft_lightning.backends.nequip.files import _nequip_state
 
     symbols = [chemical_symbols[number] for number in numbers]
     with _nequip_state():
@@ -141,7 +141,7 @@ def write_base(path: Path, frames: Path, numbers: Sequence[int]) -> Path:
 
 def write_variants(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """Write checkpoints, and a package that ``nequip-package`` made of one of them."""
-    from pft_lightning.backends.nequip_files import _nequip_state
+    from pft_lightning.backends.nequip.files import _nequip_state
 
     frames = folder / "frames.xyz"
     atoms = build_tiny_crystals([11, 17], 4.5)["large"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pft_lightning.backends import _compiled
+from pft_lightning.kernels import compiled
 
 
 pytestmark = pytest.mark.skipif(
@@ -22,19 +22,19 @@ def folder(tmp_path, monkeypatch) -> Path:
     """Of the cache; the library is one function that gives 7."""
     (tmp_path / "tiny.c").write_text('#include "tiny.h"\nint seven(void) {return 7;}\n')
     (tmp_path / "tiny.h").write_text("int seven(void);\n")
-    monkeypatch.setattr(_compiled, "__file__", str(tmp_path / "module.py"))
+    monkeypatch.setattr(compiled, "__file__", str(tmp_path / "module.py"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("PFT_LIGHTNING_COMPILE", raising=False)
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(_compiled.tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(compiled.tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     # Not through the cache of the process, which holds other libraries.
-    monkeypatch.setattr(_compiled, "load_library", _compiled.load_library.__wrapped__)
+    monkeypatch.setattr(compiled, "load_library", compiled.load_library.__wrapped__)
     return tmp_path / "cache" / "pft_lightning" / "compiled"
 
 
 def seven() -> int:
-    return _compiled.load_library("tiny").seven()
+    return compiled.load_library("tiny").seven()
 
 
 def built(folder: Path) -> Path:
@@ -118,9 +118,9 @@ def test_what_lies_where_they_would_share_is_not_followed(folder, tmp_path, kind
 
 def test_processes_that_start_together_compile_once(folder, monkeypatch):
     calls = []
-    build = _compiled._build
+    build = compiled._build
     monkeypatch.setattr(
-        _compiled, "_build", lambda *args: calls.append(1) or build(*args)
+        compiled, "_build", lambda *args: calls.append(1) or build(*args)
     )
     with ThreadPoolExecutor(4) as pool:
         assert [f.result() for f in [pool.submit(seven) for _ in range(4)]] == [7] * 4
@@ -130,5 +130,5 @@ def test_processes_that_start_together_compile_once(folder, monkeypatch):
 def test_without_a_compiler_there_is_one_warning(folder, monkeypatch):
     monkeypatch.setenv("CC", "false")
     with pytest.warns(UserWarning, match=r"tiny\.c could not be compiled") as caught:
-        assert _compiled.load_library("tiny") is None
+        assert compiled.load_library("tiny") is None
     assert len(caught) == 1

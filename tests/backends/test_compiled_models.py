@@ -15,9 +15,9 @@ import torch
 from ase.build import bulk
 
 from pft_lightning import keys
-from pft_lightning.backends import messages
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import BackendUnavailableError
+from pft_lightning.kernels import messages
 from pft_lightning.testing import (
     build_crystal_batch,
     build_tiny_crystals,
@@ -51,7 +51,8 @@ ONE_OF_EACH = ["nequix three degrees", "mace scale_shift", "nequip float64"]
 
 def make_nequix(name: str):
     try:
-        from pft_lightning.backends import nequix, nequix_files
+        from pft_lightning.backends.nequix import files as nequix_files
+        from pft_lightning.backends.nequix import model as nequix
     except (ImportError, BackendUnavailableError) as error:
         pytest.skip(f"no e3nn for Nequix: {error}")
     irreps, lmax = NEQUIX[name]

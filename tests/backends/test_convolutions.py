@@ -8,9 +8,9 @@ import importlib.util
 import pytest
 import torch
 
-from pft_lightning.backends import messages
 from pft_lightning.backends.convolutions import plan
-from pft_lightning.backends.message_edges import group_edges
+from pft_lightning.kernels import messages
+from pft_lightning.kernels.edges import group_edges
 
 
 pytestmark = [
@@ -30,7 +30,7 @@ def make_product(
     """All products of features and harmonics, sorted as MACE and NequIP have them."""
     with contextlib.suppress(ImportError):
         # e3nn 0.4.4 cannot be imported but by MACE.
-        from pft_lightning.backends import mace_files  # noqa: F401
+        from pft_lightning.backends.mace import files as mace_files  # noqa: F401
     from e3nn import o3
 
     one, other = o3.Irreps(features), o3.Irreps(harmonics)

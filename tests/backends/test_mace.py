@@ -234,7 +234,7 @@ def test_names_of_foundation_models(monkeypatch, files):
 def test_import_leaves_torch_load_safe():
     """MACE switches ``torch.load`` to unsafe for the whole process; we switch back."""
     code = (
-        "import os; import pft_lightning.backends.mace; "
+        "import os; import pft_lightning.backends.mace.model; "
         "print(os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'))"
     )
     environment = {

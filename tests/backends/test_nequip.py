@@ -45,7 +45,7 @@ def stock_calculator(path: Path):
     from nequip.integrations.ase import NequIPCalculator
     from nequip.utils import global_state
 
-    from pft_lightning.backends.nequip_files import _nequip_state
+    from pft_lightning.backends.nequip.files import _nequip_state
 
     with _nequip_state():
         calculator = NequIPCalculator._from_saved_model(
@@ -296,7 +296,7 @@ def test_a_network_without_parameters_is_refused(files, tmp_path):
     content["hyper_parameters"].pop("ema_decay")
     from nequip.model import ZBLPairPotential
 
-    from pft_lightning.backends.nequip_files import _nequip_state
+    from pft_lightning.backends.nequip.files import _nequip_state
 
     with _nequip_state():
         options = dict(content["hyper_parameters"]["model"])

@@ -49,7 +49,7 @@ def run(request, tmp_path_factory, crystal):
         NeighborListTransform,
     )
 
-    from pft_lightning.backends.nequip_files import _nequip_state
+    from pft_lightning.backends.nequip.files import _nequip_state
 
     cutoffs = CUTOFFS if request.param == "a cutoff per pair" else None
     folder = tmp_path_factory.mktemp("run")
@@ -76,7 +76,7 @@ def run(request, tmp_path_factory, crystal):
 def through_transforms(atoms: Atoms, transforms) -> dict[str, torch.Tensor]:
     from nequip.data import from_ase
 
-    from pft_lightning.backends.nequip_files import _nequip_state
+    from pft_lightning.backends.nequip.files import _nequip_state
 
     with _nequip_state():
         torch.set_default_dtype(torch.float64)
@@ -136,8 +136,8 @@ def test_the_hessian_term_goes_past_the_compiled_network(crystal):
     """``compile_mode: compile`` compiles for frames, and has no second derivative."""
     from nequip.model import NequIPGNNModel
 
-    from pft_lightning.backends.nequip import NequIPModel
-    from pft_lightning.backends.nequip_files import _nequip_state
+    from pft_lightning.backends.nequip.files import _nequip_state
+    from pft_lightning.backends.nequip.model import NequIPModel
 
     settings = {key: value for key, value in MODEL.items() if key != "_target_"}
     graph = build_graph(crystal.positions, crystal.cell.array, crystal.pbc, 4.5)

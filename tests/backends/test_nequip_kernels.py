@@ -73,7 +73,7 @@ def test_hessian_products_go_past_the_kernels_that_frames_run_on(
         request.getfixturevalue("not_compiled")
     from nequip.nn._tp_scatter_base import TensorProductScatter
 
-    from pft_lightning.backends.nequip import NequIPModel
+    from pft_lightning.backends.nequip.model import NequIPModel
 
     class Kernel(TensorProductScatter):
         """Forward only, as an opaque kernel is to autograd beyond its derivatives."""

@@ -14,7 +14,7 @@ from pft_lightning.errors import BackendUnavailableError
 
 
 try:
-    from pft_lightning.backends import nequix_files
+    from pft_lightning.backends.nequix import files as nequix_files
 except (ImportError, BackendUnavailableError) as error:
     pytest.skip(f"no e3nn for Nequix: {error}", allow_module_level=True)
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from phonopy.structure.atoms import PhonopyAtoms
 
-from pft_lightning.data.ase_database import get_row, row_ids
 from pft_lightning.data.cells import PhononCells
+from pft_lightning.data.readers.ase_database import get_row, row_ids
 from pft_lightning.data.readers.assemble import remove_asymmetry
 from pft_lightning.data.readers.content import check_unit_cell
 from pft_lightning.data.readers.options import PhononReadOptions, reading

@@ -215,7 +215,7 @@ def source_state(path: Path) -> list[list[Any]]:
 def _open_store(path: str, time: int) -> Any:
     """Open a store once per state of its index, not once per structure."""
     del time
-    from pft_lightning.data._store_reading import PhononStore
+    from pft_lightning.data.store.reading import PhononStore
 
     return PhononStore(path)
 

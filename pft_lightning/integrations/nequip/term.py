@@ -29,7 +29,7 @@ from pft_lightning.types import Engine
 
 
 if TYPE_CHECKING:
-    from pft_lightning.backends.nequip import NequIPModel
+    from pft_lightning.backends.nequip.model import NequIPModel
 
 # After nequip's own "val0_epoch/..."; the number counts its data sets.
 VALIDATION_METRIC = "val_phonon_epoch/hvp_mae"
@@ -258,6 +258,6 @@ def energy_model(pl_module: lightning.LightningModule) -> NequIPModel:
             f"({', '.join(networks)}); the Hessian term needs exactly one."
         )
     check_version()
-    from pft_lightning.backends.nequip import NequIPModel
+    from pft_lightning.backends.nequip.model import NequIPModel
 
     return NequIPModel(next(iter(networks.values())))

@@ -30,7 +30,7 @@ from pft_lightning.errors import ConfigError
 
 pytest.importorskip("mace", reason="mace is not installed here")
 
-from pft_lightning.integrations.mace import MACERun
+from pft_lightning.integrations.mace.run import MACERun
 
 
 VARIANTS = {

@@ -71,7 +71,7 @@ NO_STATISTICS = {
 def test_a_file_that_cannot_be_followed_is_refused_by_name(
     write_options, options, message
 ):
-    from pft_lightning.integrations.mace_arguments import read_arguments
+    from pft_lightning.integrations.mace.arguments import read_arguments
 
     with pytest.raises(PFTError, match=message):
         read_arguments(write_options(**options))
@@ -79,7 +79,7 @@ def test_a_file_that_cannot_be_followed_is_refused_by_name(
 
 def read(path):
     """Options of a file, and the warnings that reading it gives."""
-    from pft_lightning.integrations.mace_arguments import read_arguments
+    from pft_lightning.integrations.mace.arguments import read_arguments
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -159,7 +159,7 @@ UNREAD = {
 def test_options_that_mace_ignores_beside_a_foundation_model_are_named(
     write_options, world, example_base, tmp_path
 ):
-    from pft_lightning.integrations.mace_prepare import prepare
+    from pft_lightning.integrations.mace.prepare import prepare
 
     frames = tmp_path / "example.xyz"
     ase.io.write(frames, ase.io.read(world.upstream_val, ":4"), format="extxyz")
@@ -193,7 +193,7 @@ def test_options_that_mace_ignores_beside_a_foundation_model_are_named(
 def test_a_foundation_model_that_needs_charges_is_refused(write_options, tmp_path):
     from models import build_mace
 
-    from pft_lightning.integrations.mace_prepare import prepare
+    from pft_lightning.integrations.mace.prepare import prepare
 
     charge = {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4}
     network = build_mace(
@@ -222,7 +222,7 @@ def test_a_foundation_model_that_mace_downloads_is_data_too(
 ):
     from models import build_mace
 
-    from pft_lightning.integrations.mace_prepare import prepare
+    from pft_lightning.integrations.mace.prepare import prepare
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where MACE looks first
     monkeypatch.chdir(tmp_path)
@@ -308,12 +308,12 @@ def test_elements_of_phonons_that_the_frames_lack_are_named(
 def test_every_option_of_mace_is_accounted_for_once_and_documented():
     from mace import tools
 
-    from pft_lightning.integrations.mace import REPLACES
-    from pft_lightning.integrations.mace_options import (
+    from pft_lightning.integrations.mace.options import (
         GROUPS,
         NOT_IN_FILES,
         options_table,
     )
+    from pft_lightning.integrations.mace.run import REPLACES
 
     known = {action.dest for action in tools.build_default_arg_parser()._actions}
     named = [name for group in GROUPS for name in group.names]

@@ -51,7 +51,7 @@ def test_patience_ends_the_training(write_options, world, tmp_path):
 
 def test_a_phonon_batch_comes_before_every_k_batches_of_frames():
     from pft_lightning.data.batching import BatchLimits, BatchStream
-    from pft_lightning.integrations.mace_data import EpochSampler, ShuffledEpochs
+    from pft_lightning.integrations.mace.data import EpochSampler, ShuffledEpochs
 
     loader = torch.utils.data.DataLoader(
         range(6), batch_size=2, shuffle=True, generator=torch.Generator().manual_seed(1)

@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
 from pft_lightning.cli.command import command, quote_paths
-from pft_lightning.cli.remedies import explain
 from pft_lightning.errors import ConfigError
+from pft_lightning.options.remedies import explain
 
 
 NAMES = [

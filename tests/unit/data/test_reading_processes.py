@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pft_lightning.data._reading_processes import mapper
+from pft_lightning.data.store.processes import mapper
 
 
 KILLED = """
 import multiprocessing, os, signal
-from pft_lightning.data._reading_processes import mapper
+from pft_lightning.data.store.processes import mapper
 if __name__ == "__main__":
     with mapper(1) as mapped:
         assert list(mapped(abs, [-1])) == [1]

@@ -16,11 +16,11 @@ import torch
 from phonopy import Phonopy
 
 from pft_lightning import keys
-from pft_lightning.data import _store_building
-from pft_lightning.data._store_file import read_blocks
-from pft_lightning.data._store_format import encode
 from pft_lightning.data.readers import read_phonon
 from pft_lightning.data.store import PhononStore, build_store, cached_store
+from pft_lightning.data.store import building as _store_building
+from pft_lightning.data.store.file import read_blocks
+from pft_lightning.data.store.format import encode
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.graphs import build_graph
 
@@ -262,7 +262,7 @@ def test_damaged_and_foreign_versions(store: PhononStore) -> None:
 
 SLOW_BUILD = """
 import sys, time
-from pft_lightning.data import _store_building as building
+from pft_lightning.data.store import building
 
 original = building.read_entry
 def slow(path, entry, options):

@@ -13,9 +13,9 @@ import filelock
 import numpy as np
 import pytest
 
-from pft_lightning.data import _store_building
-from pft_lightning.data._store_file import read_blocks
 from pft_lightning.data.store import PhononStore, build_store, cached_store
+from pft_lightning.data.store import building as _store_building
+from pft_lightning.data.store.file import read_blocks
 from pft_lightning.errors import DataFormatError, StorageError
 
 

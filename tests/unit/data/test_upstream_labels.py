@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pft_lightning import keys
-from pft_lightning.data import upstream, xyz
+from pft_lightning.data import upstream
+from pft_lightning.data.readers import xyz
 from pft_lightning.data.upstream import UpstreamFrames
 from pft_lightning.errors import DataFormatError
 

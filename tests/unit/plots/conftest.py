@@ -13,8 +13,8 @@ import pytest
 from phonopy import Phonopy
 from phonopy.phonon.band_structure import get_band_qpoints
 
+from pft_lightning.evaluation.properties_io import save_properties
 from pft_lightning.physics.force_constants import from_phonopy
-from pft_lightning.physics.properties_io import save_properties
 from pft_lightning.types import BandStructure, PhononProperties
 
 

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pft_lightning.errors import DataFormatError
-from pft_lightning.physics.properties_io import load_properties, save_properties
+from pft_lightning.evaluation.properties_io import load_properties, save_properties
 from pft_lightning.plots.report import write_report
 
 from .conftest import LABELS, failed_row, row_of, write_evaluation

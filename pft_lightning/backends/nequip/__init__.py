@@ -1,0 +1,17 @@
+"""NequIP networks as models: ``model`` is the entry, the rest is about their files."""
+
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from pft_lightning.backends.nequip.model import NequIPModel
+
+__all__ = ["NequIPModel"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pft_lightning.backends.nequip import model
+
+    return getattr(model, name)

@@ -1,0 +1,107 @@
+"""Messages of a Nequix layer by matrix products over groups of neighbours.
+
+On devices without the compiled form (``messages``): a group of neighbours of one
+atom is one matrix, so that messages are contracted while they are added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pft_lightning.kernels.layout import ProductPath
+
+
+# Neighbours in a group. Larger ones make fewer sums and larger matrices, but more of
+# their places stay empty: half a group per atom, which has some 60 neighbours.
+_GROUP_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Neighbours in groups of one size; all of a group belong to one atom.
+
+    Attributes:
+        vectors: (n_groups * size, 3), Å. Empty places hold vectors longer than the
+            cutoff, so that their messages are exactly zero.
+        index: (n_groups * size,), int64, atom at the end of each vector.
+        owner: (n_groups,), int64, atom that a group belongs to.
+    """
+
+    vectors: torch.Tensor
+    index: torch.Tensor
+    owner: torch.Tensor
+
+
+def group_neighbours(
+    centre: torch.Tensor,
+    neighbour: torch.Tensor,
+    vectors: torch.Tensor,
+    n_atoms: int,
+    cutoff: float,
+) -> Neighbours:
+    """Arrange edges in groups of one centre.
+
+    Args:
+        centre: (n_edges,), int64.
+        neighbour: (n_edges,), int64.
+        vectors: (n_edges, 3), Å.
+        n_atoms: number of atoms.
+        cutoff: Å.
+    """
+    n_edges, device = len(centre), centre.device
+    counts = torch.bincount(centre, minlength=n_atoms)
+    n_groups = (counts + _GROUP_SIZE - 1) // _GROUP_SIZE
+    order = torch.argsort(centre, stable=True)
+    centre = centre[order]
+    rank = torch.arange(n_edges, device=device) - (counts.cumsum(0) - counts)[centre]
+    place = (n_groups.cumsum(0) - n_groups)[centre] * _GROUP_SIZE + rank
+    owner = torch.repeat_interleave(n_groups)
+    # Empty places point at one more vector, behind the last edge.
+    edge = torch.full((len(owner) * _GROUP_SIZE,), n_edges, device=device)
+    edge[place] = order
+    distant = vectors.new_tensor([[2.0 * cutoff, 0.0, 0.0]])
+    return Neighbours(
+        vectors=torch.cat([vectors, distant]).index_select(0, edge),
+        index=torch.cat([neighbour, neighbour.new_zeros(1)])[edge],
+        owner=owner,
+    )
+
+
+def grouped_messages(
+    paths: Sequence[ProductPath],
+    neighbours: Neighbours,
+    couplings: Mapping[tuple[int, int, int], torch.Tensor],
+    features: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+) -> list[torch.Tensor]:
+    """Sum the messages of all neighbours, one tensor per representation.
+
+    Args:
+        paths: of the layer.
+        neighbours: in groups.
+        couplings: see ``NequixNetwork.couplings``.
+        features: (n_atoms, 2l+1, channels) per representation.
+        weights: (n_groups * size, channels) per path.
+    """
+    n_groups = len(neighbours.owner)
+    sent = [x.index_select(0, neighbours.index) for x in features]
+    received: dict[int, list[torch.Tensor]] = {}
+    for path, weight in zip(paths, weights, strict=True):
+        rows = _GROUP_SIZE * (2 * path.degree + 1)
+        message = (sent[path.source] * weight[:, None]).view(
+            n_groups, rows, path.channels
+        )
+        coupling = couplings[path.degree, path.harmonic, path.target_degree]
+        coupling = coupling.view(n_groups, rows, 2 * path.target_degree + 1)
+        received.setdefault(path.target, []).append(
+            torch.bmm(coupling.transpose(1, 2), message)
+        )
+    summed = []
+    for _, parts in sorted(received.items()):
+        groups = torch.cat(parts, dim=2)
+        zeros = groups.new_zeros(len(features[0]), *groups.shape[1:])
+        summed.append(zeros.index_add(0, neighbours.owner, groups))
+    return summed

@@ -1,0 +1,1 @@
+"""What model files hold, found without running any of it."""

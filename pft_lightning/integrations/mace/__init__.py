@@ -1,0 +1,1 @@
+"""Training as a configuration of ``mace_run_train`` says, with phonons."""

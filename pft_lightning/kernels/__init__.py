@@ -1,0 +1,1 @@
+"""Fused messages of convolutions in C, on tensors."""

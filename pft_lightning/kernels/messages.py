@@ -1,0 +1,243 @@
+"""Messages of a convolution as one fused operation, differentiable at will.
+
+On a CPU most of the time of a Hessian step went into arrays with a row for each edge
+and component, which are long and used once. Here the product of couplings, features and
+radial weights is summed over neighbours as it is formed, in C (``messages.c``). So is
+every derivative of it: all are sums of one multilinear form with an argument left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pft_lightning.kernels.compiled import load_library
+from pft_lightning.kernels.contraction import (
+    COUPLING,
+    FEATURE,
+    MESSAGE,
+    SUFFIXES,
+    WEIGHT,
+    Role,
+    Sum,
+    contract,
+    renamed,
+)
+from pft_lightning.kernels.edges import Edges
+from pft_lightning.kernels.layout import Layout
+from pft_lightning.physics.direction import current_direction
+
+
+# ``MAX_M`` of ``messages.c`` holds its components.
+_HIGHEST_DEGREE = 7
+
+
+def can_fuse(dtype: torch.dtype, device: torch.device, degree: int) -> bool:
+    """Whether the compiled form is to be had.
+
+    Args:
+        dtype: of the network.
+        device: of the network.
+        degree: highest one of features and messages.
+    """
+    return (
+        dtype in SUFFIXES
+        and not torch.is_autocast_enabled("cpu")
+        and degree <= _HIGHEST_DEGREE
+        and device.type == "cpu"
+        and load_library("messages") is not None
+    )
+
+
+def messages(
+    layout: Layout,
+    edges: Edges,
+    couplings: torch.Tensor,
+    features: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """Sum the messages of all neighbours, (n_atoms, row of messages).
+
+    Args:
+        layout: of the layer.
+        edges: the neighbours.
+        couplings: (n_edges, row of couplings).
+        features: (n_atoms, row of features).
+        weights: (n_pairs, row of weights), of the positions a function of the vector
+            between the two atoms alone.
+    """
+    terms = (Sum(MESSAGE, ((0, 1, 2, -1),)),)
+    roles = tuple(Role(argument) for argument in (COUPLING, FEATURE, WEIGHT))
+    received: torch.Tensor
+    (received,) = _Sums.apply(layout, edges, terms, roles, couplings, features, weights)
+    return received
+
+
+class _Sums(torch.autograd.Function):
+    """Several sums of forms of the same tensors.
+
+    The derivatives of these are such sums again. What reaches one tensor in several
+    ways comes out as one sum, instead of as many arrays to be added up.
+    """
+
+    @staticmethod
+    def forward(
+        layout: Layout,
+        edges: Edges,
+        sums: tuple[Sum, ...],
+        roles: tuple[Role, ...],
+        *tensors: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        return tuple(contract(layout, edges, each, roles, tensors) for each in sums)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.layout, ctx.edges, ctx.sums, ctx.roles, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
+        collected = _Collected(ctx.edges, ctx.saved_tensors, ctx.roles)
+        added = [
+            -1 if cotangent is None else collected.add(cotangent, each.slot)
+            for cotangent, each in zip(cotangents, ctx.sums, strict=True)
+        ]
+        sums: dict[int, Sum] = {}
+        for place, (role, still) in enumerate(ctx.roles):
+            if not _is_wanted(ctx, place):
+                continue
+            terms = [
+                _replace(_replace(term, role, -1), each.slot, cotangent)
+                for each, cotangent in zip(ctx.sums, added, strict=True)
+                for term in each.terms
+                if cotangent >= 0 and term[role] == place
+            ]
+            if terms:
+                own = -1 if still is None else place
+                sums[place] = Sum(role, tuple(terms), own)
+        found = iter(collected.apply(ctx.layout, tuple(sums.values())))
+        gradients = [
+            next(found) if place in sums else None for place in range(len(ctx.roles))
+        ]
+        return None, None, None, None, *gradients
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[torch.Tensor, ...]:
+        collected = _Collected(ctx.edges, ctx.saved_tensors, ctx.roles)
+        added = [
+            -1 if tangent is None else collected.add(tangent, role.argument)
+            for tangent, role in zip(tangents[4:], ctx.roles, strict=True)
+        ]
+        sums = [
+            Sum(
+                each.slot,
+                tuple(
+                    _replace(term, role, added[term[role]])
+                    for term in each.terms
+                    for role in range(4)
+                    if role != each.slot and added[term[role]] >= 0
+                ),
+            )
+            for each in ctx.sums
+        ]
+        return collected.apply(ctx.layout, tuple(sums))
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        layout: Layout,
+        edges: Edges,
+        sums: tuple[Sum, ...],
+        roles: tuple[Role, ...],
+        *tensors: torch.Tensor,
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
+        each_one = [
+            _Sums.apply(
+                layout,
+                edges,
+                sums,
+                roles,
+                *(
+                    tensor if dim is None else tensor.select(dim, k)
+                    for tensor, dim in zip(tensors, in_dims[4:], strict=True)
+                ),
+            )
+            for k in range(info.batch_size)
+        ]
+        stacked = tuple(torch.stack(parts) for parts in zip(*each_one, strict=True))
+        return stacked, (0,) * len(stacked)
+
+
+class _Collected:
+    """Tensors, and what each is, to which others are added."""
+
+    def __init__(
+        self, edges: Edges, tensors: Sequence[torch.Tensor], roles: Sequence[Role]
+    ) -> None:
+        self.edges = edges
+        self.tensors, self.roles = list(tensors), list(roles)
+
+    def add(self, tensor: torch.Tensor, argument: int) -> int:
+        """Add a tangent or cotangent and return its place."""
+        still = _still_pairs(self.edges) if argument == WEIGHT else None
+        self.tensors.append(tensor)
+        self.roles.append(Role(argument, still))
+        return len(self.tensors) - 1
+
+    def apply(self, layout: Layout, sums: tuple[Sum, ...]) -> tuple[torch.Tensor, ...]:
+        """Compute sums, with the tensors that they name and no others."""
+        if not sums:
+            return ()
+        named = sorted({place for each in sums for place in each.places})
+        places = {-1: -1} | {old: new for new, old in enumerate(named)}
+        found: tuple[torch.Tensor, ...] = _Sums.apply(
+            layout,
+            self.edges,
+            tuple(renamed(each, places) for each in sums),
+            tuple(self.roles[i] for i in named),
+            *(self.tensors[i] for i in named),
+        )
+        return found
+
+
+def _still_pairs(edges: Edges) -> np.ndarray | None:
+    """Pairs of atoms that do not move against each other along a direction.
+
+    While a derivative along one is taken, tangents and cotangents in the place of
+    weights are their directional derivatives.
+    """
+    direction = current_direction()
+    if direction is None:
+        return None
+    if edges not in direction.known:
+        tangents = direction.tangents
+        moves = (tangents[edges.centre] != tangents[edges.neighbour]).any(axis=(1, 2))
+        still = np.ones(len(edges.groups[2][0]) - 1, dtype=bool)
+        still[edges.pair[moves]] = False
+        direction.known[edges] = still
+    return direction.known[edges]
+
+
+def _replace(term: tuple[int, ...], role: int, place: int) -> tuple[int, ...]:
+    return (*term[:role], place, *term[role + 1 :])
+
+
+def _is_wanted(ctx: Any, place: int) -> bool:
+    """Whether the running backward pass needs the gradient of a tensor.
+
+    ``needs_input_grad`` also counts those that lead to the positions alone, which the
+    gradients to the weights have no use for.
+    """
+    if not ctx.needs_input_grad[4 + place]:
+        return False
+    node = ctx.next_functions[place][0]
+    # The question is not answered for leaves.
+    if node is None or node.name().endswith("AccumulateGrad"):
+        return True
+    return bool(torch._C._will_engine_execute_node(node))

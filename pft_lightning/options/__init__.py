@@ -1,0 +1,1 @@
+"""Options of the commands: what each is, its check, and what to say of a wrong one."""

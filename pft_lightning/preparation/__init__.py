@@ -1,0 +1,1 @@
+"""What pft-prepare makes: stores, structures for DFT, labels, force constants."""

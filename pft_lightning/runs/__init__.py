@@ -1,0 +1,1 @@
+"""Trainings and exports: what a run is, what it writes, where it came from."""

@@ -1,0 +1,122 @@
+"""What ``pft-train`` refuses before it trains, and after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+from lightning.pytorch.accelerators import (
+    CPUAccelerator,
+    CUDAAccelerator,
+    MPSAccelerator,
+)
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning import keys
+from pft_lightning.data.store import choose_cache
+from pft_lightning.errors import ConfigError, DivergenceError
+from pft_lightning.options.check import check_options
+from pft_lightning.options.schema import Train
+from pft_lightning.training.module import METRICS
+
+
+_ACCELERATORS = {"cpu": CPUAccelerator, "cuda": CUDAAccelerator, "mps": MPSAccelerator}
+_TERMS = ("loss", "energy", "forces", "stress", "hvp")
+
+
+def check_trust(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Let only the command line say that a configuration is trusted.
+
+    Raises:
+        ConfigError: A file says so.
+    """
+    given = {text.lstrip("+").partition("=")[0] for text in overrides}
+    if config.trust_config and "trust_config" not in given:
+        raise ConfigError(
+            "trust_config=true: a file cannot vouch for itself; give it on the command "
+            "line."
+        )
+
+
+def check_train(config: DictConfig) -> DictConfig:
+    """Check the options of ``pft-train``, see ``check_options``.
+
+    Raises:
+        ConfigError: One of them, or a combination, cannot be.
+    """
+    beside_mace = bool(config.mace_config)
+    config = check_options(
+        config,
+        Train,
+        not_needed=("model.checkpoint", "data.phonons.train") if beside_mace else (),
+        trust=config.trust_config,
+    )
+    if not beside_mace and OmegaConf.select(config, "data.phonons.train") is None:
+        raise ConfigError(
+            "data.phonons.train=null; expected a path, or a list. Only mace_config "
+            "trains without phonons."
+        )
+    choose_cache(OmegaConf.select(config, "data.cache_dir"), "data.cache_dir")
+    _check_accelerator(config.trainer.accelerator)
+    return config
+
+
+def _check_accelerator(name: str) -> None:
+    there = [
+        kind
+        for kind, accelerator in _ACCELERATORS.items()
+        if accelerator.is_available()
+    ]
+    # Lightning knows more kinds than those of torch, and says so itself.
+    known = name in _ACCELERATORS or name == "gpu"
+    if known and name not in there and (name != "gpu" or there == ["cpu"]):
+        raise ConfigError(
+            f"trainer.accelerator={name}: there is none here; expected auto, or one of "
+            f"those that are here: {', '.join(there)}."
+        )
+
+
+def check_monitors(callbacks: DictConfig, known: Collection[str]) -> None:
+    """Refuse callbacks that watch what is never logged; Lightning does so late.
+
+    Args:
+        callbacks: of the configuration.
+        known: metrics of a validation that was done.
+
+    Raises:
+        ConfigError: names the metric and those that there are.
+    """
+    sources = (keys.PHONON, keys.UPSTREAM, f"{keys.PHONON}_{keys.UPSTREAM}")
+    steps = [f"train/{source}_{term}" for source in sources for term in _TERMS]
+    accepted = [*known, *steps, "train/penalty", "train/memory_splits"]
+    for name, callback in callbacks.items():
+        monitor = (callback or {}).get("monitor")
+        if monitor is not None and monitor not in accepted:
+            raise ConfigError(
+                f"callbacks.{name!s}.monitor={monitor}; nothing of this name is "
+                f"logged. Expected one of {', '.join(known)}, or a loss, e.g. "
+                f"{steps[0]}."
+            )
+
+
+def check_finite(metrics: Mapping[str, float | None], whose: str) -> None:
+    """Refuse weights whose validation errors are NaN or infinite.
+
+    Args:
+        metrics: of a validation.
+        whose: weights they are of, for the message.
+
+    Raises:
+        DivergenceError: names the errors.
+    """
+    wrong = [
+        f"{name} is {value}"
+        for name in METRICS
+        if (value := metrics.get(name)) is not None and not math.isfinite(value)
+    ]
+    if wrong:
+        raise DivergenceError(
+            f"validation of {whose}: {', '.join(wrong)}. No model is written; the "
+            "last checkpoint is kept. Look at the reference values, or lower "
+            "optimizer.lr."
+        )

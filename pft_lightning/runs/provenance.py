@@ -1,0 +1,288 @@
+"""Where an exported potential comes from: for machines, and as a model card."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from ase.data import chemical_symbols
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.parametrized import plain
+from pft_lightning.backends.registry import load_model, runs_code
+from pft_lightning.errors import CheckpointError
+from pft_lightning.files import compute_sha256
+from pft_lightning.json_files import find_json
+from pft_lightning.runs.agreement import Agreement
+from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.tables import UNITS
+
+
+FORMAT = "pft_lightning.provenance"
+_VERSION = 1
+_PAPER = "https://arxiv.org/abs/2601.07742"
+# Parts of a configuration that make the recipe of a card; none of them names a file.
+_RECIPE = ("model", "adaptation", "probe", "loss", "optimizer", "scheduler", "trainer")
+# The same of a mace_run_train configuration.
+_MACE_RECIPE = (
+    "loss", "energy_weight", "forces_weight", "stress_weight", "batch_size", "lr",
+    "optimizer", "weight_decay", "scheduler", "ema_decay", "max_num_epochs", "swa",
+)  # fmt: skip
+_LOCAL = ("checkpoint", "default_root_dir")
+
+
+def describe_run(
+    folder: RunFolder,
+    config: DictConfig,
+    model: EnergyModel,
+    *,
+    base_model: Mapping[str, Any],
+    checkpoint: Path,
+    weights: str,
+    step: int,
+    trust: bool,
+) -> dict[str, Any]:
+    """What a run says about the potential that it made.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        model: with the weights to be written.
+        base_model: name and hash of the file that the run started from.
+        checkpoint: that the weights come from.
+        weights: ``ema`` or ``raw``.
+        step: optimiser steps behind the checkpoint.
+        trust: run the code of a package in the folder, to compare with its weights.
+    """
+    recipe = OmegaConf.to_container(config)
+    assert isinstance(recipe, dict)
+    summary = folder.read(folder.summary) if folder.summary.is_file() else {}
+    metrics = {k: v for k, v in summary.items() if _is_metric(v)}
+    if not metrics and folder.before.is_file():
+        before = folder.read(folder.before)
+        metrics = {k: {"before": v, "after": None} for k, v in before.items()}
+    return {
+        "base_model": dict(base_model),
+        "run": {
+            "folder": folder.path.name,
+            "checkpoint": checkpoint.name,
+            "weights": weights,
+            "steps": step,
+            "adaptation": recipe["adaptation"],
+            "trainable": summary.get("trainable"),
+        },
+        "data": {
+            "phonons": _sources(recipe["data"]["phonons"]),
+            "upstream": _sources(
+                recipe["data"]["upstream"] or _of_mace(recipe["mace"])
+            ),
+            "counts": summary.get("counts"),
+        },
+        "metrics": metrics,
+        "metrics_are_of_this_file": _is_result(folder, summary, model, trust),
+        "recipe": recipe,
+        "versions_of_the_run": folder.read(folder.path / "versions.json"),
+    }
+
+
+def describe_conversion(source: Path) -> dict[str, Any]:
+    """What is known of a file that is written in another form.
+
+    Args:
+        source: the file; what an earlier export left beside it is kept.
+    """
+    digest = compute_sha256(source)
+    beside = provenance_path(source)
+    known: dict[str, Any] = {}
+    if beside.is_file():
+        content = find_json(beside) or {}
+        file = content.get("file")
+        is_of_it = isinstance(file, dict) and file.get("sha256") == digest
+        if content.get("format") == FORMAT and is_of_it:
+            known = {
+                name: value
+                for name, value in content.items()
+                if name not in ("file", "check", "created", "versions")
+            }
+    return {**known, "converted_from": {"file": source.name, "sha256": digest}}
+
+
+def describe_file(
+    path: Path,
+    name: str,
+    model: EnergyModel,
+    agreement: Agreement,
+    remark: str | None,
+    history: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything about a written file.
+
+    Args:
+        path: where it is now.
+        name: that it will have.
+        model: as loaded from it.
+        agreement: of it with the potential.
+        remark: why the validation data were not compared on, if so.
+        history: from ``describe_run`` or ``describe_conversion``.
+    """
+    return {
+        "format": FORMAT,
+        "format_version": _VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "file": {
+            "name": name,
+            "sha256": compute_sha256(path),
+            "framework": model.name,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "cutoff": model.cutoff,
+            "elements": [chemical_symbols[z] for z in model.atomic_numbers],
+            "heads": list(model.heads),
+            "head": model.head,
+        },
+        "check": {**asdict(agreement), "remark": remark},
+        "versions": collect_versions(),
+        **history,
+        "citation": _PAPER,
+    }
+
+
+def render_card(provenance: Mapping[str, Any]) -> str:
+    """Markdown for people who are handed the file.
+
+    Args:
+        provenance: from ``describe_file``.
+    """
+    recipe = provenance.get("recipe", {})
+    shown = {
+        name: _without_paths(recipe[name])
+        for name in _RECIPE
+        if recipe.get(name) is not None
+    }
+    if recipe.get("mace"):
+        shown["mace"] = {name: recipe["mace"].get(name) for name in _MACE_RECIPE}
+    if "data" in recipe:
+        shown = {"seed": recipe["seed"], "data": _batches(recipe["data"]), **shown}
+    rows = [
+        {"name": name, "unit": UNITS.get(name, ""), **values, "change": _change(values)}
+        for name, values in provenance.get("metrics", {}).items()
+    ]
+    name = provenance["file"]["name"]
+    return (
+        _template().render(
+            **{"data": {}, "run": None, "base_model": None, **provenance},
+            rows=rows,
+            forgetting=[row for row in rows if row["name"].startswith("upstream/")],
+            recipe_text=OmegaConf.to_yaml(OmegaConf.create(shown)).strip(),
+            provenance_name=provenance_path(Path(name)).name,
+            suffix=Path(name).suffix,
+        )
+        + "\n"
+    )
+
+
+def provenance_path(path: Path) -> Path:
+    """The file with the provenance of a potential, beside it."""
+    return path.with_name(path.name + ".json")
+
+
+def card_path(path: Path) -> Path:
+    """The file with the model card of a potential, beside it."""
+    return path.with_name(path.name + ".md")
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pft_lightning.runs", "."),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # Markdown, of names that the user chose
+    )
+    environment.filters["number"] = _number
+    return environment.get_template("model_card.md.jinja")
+
+
+def _is_metric(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"before", "after"}
+
+
+def _is_result(
+    folder: RunFolder, summary: Mapping[str, Any], model: EnergyModel, trust: bool
+) -> bool:
+    """Whether these weights are those that the run was scored with at its end."""
+    result = folder.path / f"model{model.file_suffix}"
+    if summary.get("model") != result.name or not result.is_file():
+        return False
+    try:
+        if runs_code(result) and not trust:
+            return False
+        scored = load_model(result, dtype=model.dtype, head=model.head).state_dict()
+    except CheckpointError:
+        return False
+    found = plain(model).state_dict()
+    return scored.keys() == found.keys() and all(
+        bool((scored[name] == value).all()) for name, value in found.items()
+    )
+
+
+def _sources(data: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names, without folders, of what data were read from."""
+    named = {}
+    for part in ("train", "val"):
+        spec = data.get(part) or []
+        listed = [spec] if isinstance(spec, str) else spec
+        named[part] = [Path(str(source)).name for source in listed]
+    return named
+
+
+def _of_mace(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Files of the frames of a mace_run_train configuration, of all heads."""
+    heads = options.get("heads")
+    named = ast.literal_eval(heads) if isinstance(heads, str) else {}
+    parts = {"train": ["train_file", "pt_train_file"], "val": ["valid_file"]}
+    parts["val"].append("pt_valid_file")
+    return {
+        part: [
+            str(source)
+            for section in (options, *named.values())
+            for source in (section.get(name) for name in names)
+            if source
+        ]
+        for part, names in parts.items()
+    }
+
+
+def _batches(data: Mapping[str, Any]) -> dict[str, Any]:
+    """How the data were used, without where they were."""
+    used = {name: data[name] for name in ("mode", "upstream_per_phonon")}
+    limits = ("batch_size", "max_atoms", "max_edges")
+    for source in ("phonons", "upstream"):
+        if data[source] is not None:  # else MACE's
+            used[source] = {name: data[source][name] for name in limits}
+    return used
+
+
+def _without_paths(section: Any) -> Any:
+    if not isinstance(section, Mapping):
+        return section
+    return {name: value for name, value in section.items() if name not in _LOCAL}
+
+
+def _change(values: Mapping[str, float | None]) -> float | None:
+    """In per cent of the value before."""
+    before, after = values["before"], values["after"]
+    if before is None or after is None or before == 0:
+        return None
+    return 100 * (after - before) / before
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
