@@ -1,0 +1,86 @@
+"""Run folders, stores and evaluations of commit 8e53a36, without a framework."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from commands import run_command
+from earlier_files import (
+    ROUNDING,
+    check_export_of_the_run,
+    check_goes_on,
+    check_potentials,
+    run,
+    unpack,
+)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return unpack("pair", tmp_path)
+
+
+def test_potentials_of_the_earlier_version_have_its_numbers(folder):
+    check_potentials(folder, "pair", ".pt")
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_a_run_of_the_earlier_version_is_exported(folder, weights):
+    check_export_of_the_run(folder, "pair", ".pt", weights)
+
+
+def test_a_run_of_the_earlier_version_goes_on_as_it_would_have(folder):
+    check_goes_on(folder, "pair", ".pt")
+
+
+def test_a_store_of_the_earlier_version_is_built_again_by_the_same_command(folder):
+    """Its format has no checksums: it is refused by name, with what mends it."""
+    training = ("model.checkpoint=base.pt", "data.phonons.train=store", "logger=none")
+    done = run_command("pft-train", *training, cwd=folder, merged=True)
+    assert done.returncode == 2, done.stdout
+    assert "error: store" in done.stdout
+    assert "pft-prepare" in done.stdout
+    sources = "phonons=[phonons/LiF.yaml.xz,phonons/NaF.yaml.xz]"
+    printed = run("pft-prepare", folder, sources, "out=store", "cutoff=4.0")
+    assert "2 structures" in printed
+    limits = ("trainer.max_steps=1", "trainer.accelerator=cpu", "data.val_fraction=0.5")
+    run("pft-train", folder, *training, *limits, "hydra.run.dir=new")
+
+
+def averages(folder: Path) -> dict:
+    """Mean of each metric of each potential, and how much was forgotten."""
+    summary = json.loads((folder / "metrics.json").read_text())
+    return {
+        label: {
+            name: metric["mean"]
+            for name, metric in model.items()
+            if isinstance(metric, dict)
+            and metric.get("mean") is not None
+            and name != "seconds"
+        }
+        | {f"forgetting_{n}": v for n, v in summary["forgetting"][label].items()}
+        for label, model in summary["models"].items()
+    }
+
+
+def test_an_evaluation_of_the_earlier_version_goes_on_with_its_numbers(folder):
+    expected = averages(folder / "evaluation")
+    command = (folder / "evaluation" / "command.txt").read_text().splitlines()[-1]
+    run(*shlex.split(command)[:1], folder, *shlex.split(command)[1:])
+    found = averages(folder / "evaluation")
+    assert expected.keys() == found.keys() == {"base", "model"}
+    for label, metrics in expected.items():
+        assert len(metrics) > 10
+        for name, value in metrics.items():
+            close = pytest.approx(value, rel=1e-8, abs=ROUNDING)
+            assert found[label][name] == close, name
+
+
+def test_an_evaluation_of_the_earlier_version_is_reported(folder):
+    from pft_lightning.plots import write_report
+
+    report = write_report(folder / "evaluation")
+    assert "NaF" in Path(report).read_text()
