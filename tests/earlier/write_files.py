@@ -1,4 +1,4 @@
-"""Write, with an earlier commit, what later ones must read: ``python write_files.py NAME``.
+"""Write, with an earlier commit, what later ones must read: write_files.py NAME.
 
 The files kept here are those of commit 8e53a36. They were written with its package and
 its tests in front of the import path (``PYTHONPATH=OLD:OLD/tests/backends``), once for
