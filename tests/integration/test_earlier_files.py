@@ -61,7 +61,11 @@ def averages(folder: Path) -> dict:
             and metric.get("mean") is not None
             and name != "seconds"
         }
-        | {f"forgetting_{n}": v for n, v in summary["forgetting"][label].items()}
+        | {
+            f"forgetting_{name}": value
+            for name, value in summary["forgetting"][label].items()
+            if isinstance(value, float)
+        }
         for label, model in summary["models"].items()
     }
 
@@ -80,7 +84,7 @@ def test_an_evaluation_of_the_earlier_version_goes_on_with_its_numbers(folder):
 
 
 def test_an_evaluation_of_the_earlier_version_is_reported(folder):
-    from pft_lightning.plots import write_report
+    from pft_lightning.plots.report import write_report
 
     report = write_report(folder / "evaluation")
     assert "NaF" in Path(report).read_text()
