@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from pft_lightning.backends.base import EnergyModel
-from pft_lightning.backends.calculator import Calculator
-from pft_lightning.backends.registry import load_model
 from pft_lightning.cli.command import command
-from pft_lightning.data.store import PrepareReport, build_store
+from pft_lightning.data.store import PrepareReport
 from pft_lightning.errors import ConfigError
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Prepare
-from pft_lightning.preparation.crystals import (
-    XYZ_SUFFIXES,
-    read_structures,
-    read_supercells,
-    write_structures,
-)
-from pft_lightning.preparation.distill import distill
-from pft_lightning.preparation.pseudolabel import pseudolabel
-from pft_lightning.preparation.rattle import RattleOptions, rattle
+from pft_lightning.preparation.tasks import TASKS
 
 
 def prepare(config: DictConfig) -> PrepareReport | None:
@@ -38,13 +25,7 @@ def prepare(config: DictConfig) -> PrepareReport | None:
         DataFormatError: No source was found, or none could be read.
     """
     config = _check(config)
-    tasks: dict[str, Callable[[DictConfig], PrepareReport | None]] = {
-        "store": prepare_store,
-        "rattle": prepare_rattled,
-        "pseudolabel": prepare_pseudolabels,
-        "distill": prepare_teacher_phonons,
-    }
-    return tasks[config.task](config)
+    return TASKS[config.task](config)
 
 
 def _check(config: DictConfig) -> DictConfig:
@@ -55,90 +36,6 @@ def _check(config: DictConfig) -> DictConfig:
     if not above.is_dir():
         raise ConfigError(f"out={out}: {above} is a file; expected a folder.")
     return config
-
-
-def prepare_store(config: DictConfig) -> PrepareReport:
-    """Build or update a store, and print its report."""
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    report = build_store(
-        values["phonons"],
-        values["out"],
-        cutoff=values["cutoff"],
-        n_workers=values["n_workers"],
-        **values["options"],
-    )
-    print(f"{values['out']}: {report.summary()}")
-    return report
-
-
-def prepare_rattled(config: DictConfig) -> None:
-    """Write structures around given crystals."""
-    values: Any = OmegaConf.to_container(config.rattle, resolve=True)
-    limits: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-    }
-    options = RattleOptions(**limits)
-    calculator = Calculator(_load(config)) if options.n_path else None
-    crystals = list(read_structures(_structures(config)))
-    structures = [
-        made
-        for index, crystal in enumerate(crystals)
-        for made in rattle(crystal, options, index=index, calculator=calculator)
-    ]
-    write_structures(structures, Path(config.out))
-    print(f"{config.out}: {len(structures)} structures around {len(crystals)} crystals")
-
-
-def prepare_pseudolabels(config: DictConfig) -> None:
-    """Write structures with the energies, forces and stresses of a model."""
-    out = Path(config.out)
-    if out.suffix not in XYZ_SUFFIXES:
-        raise ConfigError(
-            f"out is {out}; labels are written as extended XYZ: a name ending in "
-            f"{' or '.join(XYZ_SUFFIXES)}."
-        )
-    labelled = list(pseudolabel(_load(config), read_structures(_structures(config))))
-    write_structures(labelled, out)
-    print(f"{out}: {len(labelled)} structures labelled by {config.model.checkpoint}")
-
-
-def prepare_teacher_phonons(config: DictConfig) -> None:
-    """Write the force constants of a model in given crystals."""
-    options: Any = OmegaConf.to_container(config.distill, resolve=True)
-    supercells = read_supercells(
-        _structures(config),
-        supercell_matrix=options.pop("supercell_matrix"),
-        max_atoms=options.pop("max_atoms"),
-    )
-    computed = distill(_load(config), supercells, Path(config.out), **options)
-    print(
-        f"{config.out}: force constants of {computed} materials computed by "
-        f"{config.model.checkpoint}"
-    )
-
-
-def _load(config: DictConfig) -> EnergyModel:
-    if config.model.checkpoint is None:
-        raise ConfigError(f"task={config.task} needs a model: model.checkpoint=...")
-    return load_model(
-        config.model.checkpoint,
-        backend=config.model.backend,
-        dtype="float64",
-        device=config.model.device,
-        head=config.model.head,
-        trust=config.model.trust,
-    )
-
-
-def _structures(config: DictConfig) -> Any:
-    if config.structures is None:
-        raise ConfigError(
-            f"task={config.task} needs structures=...: files that ASE reads, or "
-            "phonopy yaml files."
-        )
-    spec = config.structures
-    return spec if isinstance(spec, str) else OmegaConf.to_container(spec)
 
 
 @command(

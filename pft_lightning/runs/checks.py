@@ -17,6 +17,7 @@ from pft_lightning.data.store import choose_cache
 from pft_lightning.errors import ConfigError, DivergenceError
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Train
+from pft_lightning.runs.kinds import KINDS, find_kind
 from pft_lightning.training.module import METRICS
 
 
@@ -44,16 +45,15 @@ def check_train(config: DictConfig) -> DictConfig:
     Raises:
         ConfigError: One of them, or a combination, cannot be.
     """
-    beside_mace = bool(config.mace_config)
+    supplies = find_kind(config).supplies
     config = check_options(
-        config,
-        Train,
-        not_needed=("model.checkpoint", "data.phonons.train") if beside_mace else (),
-        trust=config.trust_config,
+        config, Train, not_needed=supplies, trust=config.trust_config
     )
-    if not beside_mace and OmegaConf.select(config, "data.phonons.train") is None:
+    phonons = "data.phonons.train"
+    if phonons not in supplies and OmegaConf.select(config, phonons) is None:
+        others = [option for option, kind in KINDS.items() if phonons in kind.supplies]
         raise ConfigError(
-            "data.phonons.train=null; expected a path, or a list. Only mace_config "
+            f"{phonons}=null; expected a path, or a list. Only {' and '.join(others)} "
             "trains without phonons."
         )
     choose_cache(OmegaConf.select(config, "data.cache_dir"), "data.cache_dir")

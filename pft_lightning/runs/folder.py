@@ -91,7 +91,7 @@ class RunFolder:
     (validation of the starting weights), ``base_model.json`` (name and SHA-256 of
     the file that training started from), ``checkpoints/``, the logger's files,
     ``trainable.json`` (names and sizes of what is trained), ``model.*`` (the result)
-    and ``summary.json``; with ``mace_config`` also the network that MACE built.
+    and ``summary.json``; kinds of runs keep more, see ``TrainingRun.record``.
 
     Args:
         path: The folder; created if it does not exist.
@@ -106,7 +106,6 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.trainable = self.path / "trainable.json"
         self.base_model = self.path / "base_model.json"
-        self.mace_network = self.path / "mace" / "network.safetensors"
         self._wandb_id = self.path / "wandb_id.txt"
         self._config = self.path / "config.yaml"
         self._command = self.path / "command.txt"
@@ -326,7 +325,7 @@ def _select(config: DictConfig, name: str) -> Any:
 def _identify_base_model(config: DictConfig) -> dict[str, Any]:
     checkpoint = config.model.checkpoint
     if checkpoint is None:
-        return {}  # A mace_run_train configuration that starts from random weights.
+        return {}  # the run starts from random weights
     path = find_model_file(checkpoint, config.model.backend)
     if not path.is_file():
         raise CheckpointError(

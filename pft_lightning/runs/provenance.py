@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -22,6 +21,8 @@ from pft_lightning.files import compute_sha256
 from pft_lightning.json_files import find_json
 from pft_lightning.runs.agreement import Agreement
 from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.kinds import KINDS
+from pft_lightning.runs.native import name_sources
 from pft_lightning.runs.tables import UNITS
 
 
@@ -30,11 +31,6 @@ _VERSION = 1
 _PAPER = "https://arxiv.org/abs/2601.07742"
 # Parts of a configuration that make the recipe of a card; none of them names a file.
 _RECIPE = ("model", "adaptation", "probe", "loss", "optimizer", "scheduler", "trainer")
-# The same of a mace_run_train configuration.
-_MACE_RECIPE = (
-    "loss", "energy_weight", "forces_weight", "stress_weight", "batch_size", "lr",
-    "optimizer", "weight_decay", "scheduler", "ema_decay", "max_num_epochs", "swa",
-)  # fmt: skip
 _LOCAL = ("checkpoint", "default_root_dir")
 
 
@@ -43,6 +39,7 @@ def describe_run(
     config: DictConfig,
     model: EnergyModel,
     *,
+    upstream: Mapping[str, list[str]],
     base_model: Mapping[str, Any],
     checkpoint: Path,
     weights: str,
@@ -55,6 +52,7 @@ def describe_run(
         folder: of the run.
         config: of the run.
         model: with the weights to be written.
+        upstream: names of the files of frames, ``train`` and ``val``.
         base_model: name and hash of the file that the run started from.
         checkpoint: that the weights come from.
         weights: ``ema`` or ``raw``.
@@ -79,10 +77,8 @@ def describe_run(
             "trainable": summary.get("trainable"),
         },
         "data": {
-            "phonons": _sources(recipe["data"]["phonons"]),
-            "upstream": _sources(
-                recipe["data"]["upstream"] or _of_mace(recipe["mace"])
-            ),
+            "phonons": name_sources(config.data.phonons),
+            "upstream": dict(upstream),
             "counts": summary.get("counts"),
         },
         "metrics": metrics,
@@ -165,8 +161,9 @@ def render_card(provenance: Mapping[str, Any]) -> str:
         for name in _RECIPE
         if recipe.get(name) is not None
     }
-    if recipe.get("mace"):
-        shown["mace"] = {name: recipe["mace"].get(name) for name in _MACE_RECIPE}
+    for kind in KINDS.values():
+        if options := recipe.get(kind.block):
+            shown[kind.block] = {name: options.get(name) for name in kind.recipe}
     if "data" in recipe:
         shown = {"seed": recipe["seed"], "data": _batches(recipe["data"]), **shown}
     rows = [
@@ -233,39 +230,12 @@ def _is_result(
     )
 
 
-def _sources(data: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Names, without folders, of what data were read from."""
-    named = {}
-    for part in ("train", "val"):
-        spec = data.get(part) or []
-        listed = [spec] if isinstance(spec, str) else spec
-        named[part] = [Path(str(source)).name for source in listed]
-    return named
-
-
-def _of_mace(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Files of the frames of a mace_run_train configuration, of all heads."""
-    heads = options.get("heads")
-    named = ast.literal_eval(heads) if isinstance(heads, str) else {}
-    parts = {"train": ["train_file", "pt_train_file"], "val": ["valid_file"]}
-    parts["val"].append("pt_valid_file")
-    return {
-        part: [
-            str(source)
-            for section in (options, *named.values())
-            for source in (section.get(name) for name in names)
-            if source
-        ]
-        for part, names in parts.items()
-    }
-
-
 def _batches(data: Mapping[str, Any]) -> dict[str, Any]:
     """How the data were used, without where they were."""
     used = {name: data[name] for name in ("mode", "upstream_per_phonon")}
     limits = ("batch_size", "max_atoms", "max_edges")
     for source in ("phonons", "upstream"):
-        if data[source] is not None:  # else MACE's
+        if data[source] is not None:  # else of the kind's own block
             used[source] = {name: data[source][name] for name in limits}
     return used
 

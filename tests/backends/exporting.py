@@ -15,9 +15,10 @@ from ase.build import bulk
 from hydra import compose, initialize_config_module
 
 from pft_lightning.backends.calculator import Calculator
-from pft_lightning.cli.export import export
-from pft_lightning.cli.train import build_module, train
+from pft_lightning.runs.export import export
 from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.native import NativeRun
+from pft_lightning.runs.train import train
 
 
 HERE = Path(__file__).parent
@@ -65,7 +66,7 @@ def model_of(run: Path, weights: str = "ema"):
     """The potential of a run as its last checkpoint has it, adapters attached."""
     folder = RunFolder(run)
     with torch.random.fork_rng(devices=[]):
-        module = build_module(folder.read_config())
+        module = NativeRun(folder.read_config(), (), run).build_module()
     checkpoint = torch.load(folder.last_checkpoint, weights_only=True)
     module.on_load_checkpoint(checkpoint)
     key = {"ema": "state_dict", "raw": "current_model_state"}[weights]

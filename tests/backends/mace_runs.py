@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 from hydra import compose, initialize_config_module
 
-from pft_lightning.cli.train import train
+from pft_lightning.runs.train import train
 
 
 # Energies of free atoms, not far from those of the frames.

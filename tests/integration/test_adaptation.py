@@ -10,9 +10,9 @@ import torch
 from commands import run_command
 
 from pft_lightning import load_model
-from pft_lightning.cli.export import export
-from pft_lightning.cli.train import train
 from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.runs.export import export
+from pft_lightning.runs.train import train
 
 
 ADAPTATIONS = {

@@ -12,9 +12,9 @@ import pytest
 from commands import run_command
 
 import pft_lightning as pft
-from pft_lightning.cli.train import train
 from pft_lightning.data.store import PhononStore
 from pft_lightning.errors import CheckpointError, ConfigError, DataFormatError
+from pft_lightning.runs.train import train
 
 
 def prepare(*arguments: str) -> subprocess.CompletedProcess[str]:

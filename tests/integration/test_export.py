@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 
 from pft_lightning import load_model
 from pft_lightning.backends.pair import PairPotential
-from pft_lightning.cli.export import export
-from pft_lightning.cli.train import train
 from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.runs.export import export
+from pft_lightning.runs.train import train
 
 
 STEPS = ("trainer.max_steps=2", "optimizer.lr=1e-2", "export=last")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import csv
 from glob import glob
 
-from pft_lightning.cli.train import train
+from pft_lightning.runs.train import train
 
 
 def test_csv_holds_losses_by_source_rate_and_throughput(compose, tmp_path):

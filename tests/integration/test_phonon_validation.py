@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import pft_lightning as pft
-from pft_lightning.cli.train import train
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation.protocols import Protocol
+from pft_lightning.runs.train import train
 
 
 MONITOR = "phonon/mesh_frequency_mae"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pft_lightning import load_model
-from pft_lightning.cli.train import train
 from pft_lightning.errors import ConfigError, DivergenceError
+from pft_lightning.runs.train import train
 
 
 PLUGINS = Path(__file__).parent / "plugins"

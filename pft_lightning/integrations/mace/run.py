@@ -20,6 +20,7 @@ from pft_lightning.integrations.mace.callbacks import MACEAverage
 from pft_lightning.integrations.mace.data import MACEDataModule
 from pft_lightning.integrations.mace.module import UPSTREAM_LOSS, MACEFineTuning
 from pft_lightning.integrations.mace.prepare import Prepared, prepare
+from pft_lightning.integrations.mace.record import NETWORK_FILE
 from pft_lightning.training.instantiation import instantiate
 
 
@@ -87,7 +88,7 @@ _DEVICES = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
 
 class MACERun:
-    """One training: the configuration that it amounts to, and its parts.
+    """One training as MACE would do it, and phonons; see ``TrainingRun``.
 
     Args:
         config: as composed by ``pft-train``, with ``mace_config``.
@@ -124,14 +125,15 @@ class MACERun:
         _name_overruled(config.mace_config, arguments, self._prepared)
         self.config = _translate(config, given, arguments, self._prepared)
         self.config.adaptation = adaptation
+        self._network_file = folder / NETWORK_FILE
 
-    def record_network(self, path: Path) -> None:
+    def record(self) -> None:
         """Keep what MACE has built, or compare it with what a resumed run has kept.
 
         Statistics of the frames (mean number of neighbours, atomic energies, scale)
         are a part of the potential that checkpoints of weights do not hold.
         """
-        network = self._prepared.network
+        network, path = self._prepared.network, self._network_file
         config = mace_files.extract_config(network)
         if not (self.config.resume and path.exists()):
             mace_portable.write(path, network, config)

@@ -24,8 +24,8 @@ from mace_runs import (
 from omegaconf import OmegaConf
 
 from pft_lightning import keys, load_model
-from pft_lightning.cli.export import export
 from pft_lightning.errors import ConfigError
+from pft_lightning.runs.export import export
 
 
 pytest.importorskip("mace", reason="mace is not installed here")

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from pft_lightning.cli.memory import SETTINGS, keep_freed_memory
+from pft_lightning.runs.memory import SETTINGS, keep_freed_memory
 
 
 FAULTS = """
 import resource, sys, torch
-from pft_lightning.cli.memory import keep_freed_memory
+from pft_lightning.runs.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults():

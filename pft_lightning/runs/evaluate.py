@@ -1,0 +1,123 @@
+"""One evaluation, from its configuration to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.evaluation.potentials import load_potentials
+from pft_lightning.evaluation.protocols import Protocol
+from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
+from pft_lightning.options.check import check_options
+from pft_lightning.options.schema import Evaluate
+from pft_lightning.plots.report import write_report
+from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.tables import print_evaluation
+
+
+# Ranks finish at different times, and one material can take hours.
+_TIMEOUT = timedelta(days=30)
+
+
+def evaluate(config: DictConfig) -> Evaluation:
+    """Run one evaluation from a composed configuration.
+
+    Args:
+        config: As composed from ``conf/evaluate.yaml``.
+
+    Raises:
+        PFTError: Anything in the configuration or the data that cannot be used.
+    """
+    config = check_options(config, Evaluate, not_needed=("model.checkpoint",))
+    if OmegaConf.is_missing(config.model, "checkpoint"):
+        config.model.checkpoint = None  # a calculator takes its place
+    folder = RunFolder(config.paths.run)
+    with folder.locked():
+        fabric = build_fabric(config)
+        try:
+            return _evaluate(config, fabric, folder)
+        except SystemExit:
+            # SIGTERM came to this process alone, and the others would wait for it.
+            for process in getattr(fabric.strategy.launcher, "procs", ()):
+                process.terminate()
+            raise
+
+
+def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluation:
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    protocol = Protocol(**values["protocol"])
+    options = PhononReadOptions(**values["options"])
+    potentials = load_potentials(config, fabric.device)
+    if fabric.is_global_zero:
+        folder.write_start(config)
+    evaluation = evaluate_phonons(
+        potentials,
+        values["phonons"],
+        protocol=protocol,
+        out=folder.path,
+        upstream=values["upstream"],
+        upstream_keys=values["upstream_keys"],
+        upstream_limits=values["upstream_limits"],
+        options=options,
+        max_atoms=config.max_atoms,
+        engine=config.engine,
+        versions=collect_versions(),
+        progress=config.progress,
+    )
+    if fabric.is_global_zero:
+        report = write_report(folder.path)
+        print_evaluation(evaluation.summary, folder.path, report)
+    return evaluation
+
+
+def build_fabric(config: DictConfig) -> Fabric:
+    """Start this process's share of the work, in Lightning's own way."""
+    shared = config.devices != 1 or config.num_nodes != 1
+    # gloo: the processes only exchange numbers, and never leave the CPU for it.
+    strategy = DDPStrategy(process_group_backend="gloo", timeout=_TIMEOUT)
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=strategy if shared else "auto",
+        )
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"accelerator={config.accelerator}, devices={config.devices}: cannot be "
+            f"used here ({error})."
+        ) from error
+    fabric.launch()
+    return fabric
+
+
+def check_evaluation(summary: Mapping[str, Any]) -> None:
+    """Refuse an evaluation that says nothing of a potential.
+
+    Args:
+        summary: Content of ``metrics.json``.
+
+    Raises:
+        DataFormatError: No material could be read, or a potential failed on each.
+    """
+    counts = summary["counts"]
+    reasons = {f["model"]: f"{f['name']}: {f['error']}" for f in summary["failures"]}
+    if counts["unreadable"] == counts["materials"]:
+        raise DataFormatError(
+            f"none of {counts['materials']} materials could be read ({reasons[None]})."
+        )
+    for label, failed in counts["failed"].items():
+        if failed == counts["materials"]:
+            why = reasons.get(label, reasons.get(None))
+            raise DataFormatError(
+                f"{label} failed on every one of {failed} materials ({why}). "
+                "metrics.json has all reasons."
+            )

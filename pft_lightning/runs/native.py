@@ -1,0 +1,132 @@
+"""The run that ``pft-train``'s own options describe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.registry import load_model, runs_code
+from pft_lightning.data.datamodule import PhononDataModule
+from pft_lightning.errors import CheckpointError
+from pft_lightning.runs.folder import RunFolder
+from pft_lightning.training.instantiation import instantiate
+from pft_lightning.training.module import PhononFineTuning
+
+
+class NativeRun:
+    """A base model, fine-tuned as the configuration says; see ``TrainingRun``.
+
+    Args:
+        config: as composed by ``pft-train``.
+        overrides: of the command line; they are in the configuration.
+        folder: of the run.
+        rank: of this process.
+    """
+
+    def __init__(
+        self, config: DictConfig, overrides: Sequence[str], folder: Path, rank: int = 0
+    ) -> None:
+        self.config = config
+
+    def record(self) -> None:
+        """Nothing: configuration and base model say everything."""
+
+    def build_module(self) -> PhononFineTuning:
+        """Load the potential and wrap it, ready to be trained."""
+        return _wrap(self.config, "adaptation", "optimizer", "scheduler")
+
+    def build_datamodule(self, model: EnergyModel) -> PhononDataModule:
+        """Phonons and frames."""
+        datamodule: PhononDataModule = instantiate(
+            self.config.data,
+            where="data",
+            trust=self.config.trust_config,
+            cutoff=model.cutoff,
+            atomic_numbers=model.atomic_numbers,
+        )
+        return datamodule
+
+
+class NativeRecord:
+    """The folder of such a run; see ``RunRecord``.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+    """
+
+    def __init__(self, config: DictConfig, folder: RunFolder) -> None:
+        self.config = config
+        self.folder = folder
+
+    def identify_base_model(self) -> dict[str, Any]:
+        """That of the configuration, which the weights of a checkpoint belong to."""
+        return self.folder.check_base_model(self.config)
+
+    def build_module(self) -> PhononFineTuning:
+        """The potential in its wrapping.
+
+        Raises:
+            CheckpointError: it is a package, whose code would run, and not trusted.
+        """
+        _refuse_code(self.config.model)
+        return _wrap(self.config, "adaptation")
+
+    def upstream_sources(self) -> dict[str, list[str]]:
+        """Those of ``data.upstream``."""
+        return name_sources(self.config.data.upstream)
+
+
+def name_sources(data: DictConfig) -> dict[str, list[str]]:
+    """Names, without folders, of what data were read from.
+
+    Args:
+        data: ``data.phonons`` or ``data.upstream`` of a configuration.
+    """
+    named = {}
+    for part in ("train", "val"):
+        spec = data.get(part) or []
+        listed = [spec] if isinstance(spec, str) else spec
+        named[part] = [Path(str(source)).name for source in listed]
+    return named
+
+
+def _refuse_code(options: DictConfig) -> None:
+    """Ask before code runs that the configuration of a run names, not the user."""
+    checkpoint, trusted = options.checkpoint, options.get("trust", False)
+    if checkpoint is not None and not trusted and runs_code(checkpoint):
+        raise CheckpointError(
+            f"{checkpoint}: the base model of the run is a NequIP package, whose own "
+            "Python code would run. If you trust the package and the run, add "
+            "model.trust=true to the command."
+        )
+
+
+def _wrap(config: DictConfig, *parts: str) -> PhononFineTuning:
+    made = {
+        part: instantiate(config[part], where=part, trust=config.trust_config)
+        for part in parts
+    }
+    model = load_model(
+        config.model.checkpoint,
+        backend=config.model.backend,
+        dtype=config.model.dtype,
+        head=config.model.head,
+        trust=config.model.get("trust", False),
+    )
+    loss = config.loss
+    return PhononFineTuning(
+        model,
+        phonon_weights={name: w for name, w in loss.phonon.items() if name != "hvp"},
+        upstream_weights=dict(loss.upstream or {}),  # none where another kind has them
+        kinds={name: kind for name, kind in loss.kind.items() if name != "hvp"},
+        reduction=loss.reduction,
+        huber_delta=loss.huber_delta,
+        engine=config.engine,
+        validation_seed=config.seed,
+        **made,
+    )

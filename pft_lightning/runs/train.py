@@ -1,0 +1,202 @@
+"""One training, from its configuration to its result."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning.callbacks.wandb_dashboard import log_before_after
+from pft_lightning.json_files import write_json
+from pft_lightning.runs.checks import check_finite, check_monitors, check_train
+from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.kinds import start_run
+from pft_lightning.runs.run import TrainingRun
+from pft_lightning.runs.tables import print_before_after, print_trainable
+from pft_lightning.runs.trainer import build_trainer
+from pft_lightning.training.module import MONITOR, PhononFineTuning
+
+
+def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Run one training from a composed configuration.
+
+    Args:
+        config: As composed from ``conf/train.yaml``.
+        overrides: What of it was given on the command line; they win over
+            what a file of options, as ``mace_config`` names one, says.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        PFTError: Anything in the configuration or the data that cannot be used.
+    """
+    config = check_train(config)
+    folder = RunFolder(config.paths.run)
+    with folder.locked():
+        return _train(config, overrides, folder)
+
+
+def _train(
+    config: DictConfig, overrides: Sequence[str], folder: RunFolder
+) -> dict[str, Any]:
+    run = _start(config, overrides, folder)
+    config = run.config
+    trainer = build_trainer(config, folder)
+    if trainer.is_global_zero and config.resume:
+        folder.check_resumable(config)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    module = run.build_module()
+    datamodule = run.build_datamodule(module.model)
+    _record_start(config, folder, trainer, module)
+    checkpoint = folder.resume_checkpoint() if config.resume else None
+    if checkpoint is not None and folder.before.exists():
+        before = folder.read_before()
+    else:
+        before = validate(trainer, module, datamodule)
+        check_finite(before, "the weights that training starts from")
+        if trainer.is_global_zero:
+            write_json(folder.before, before)
+    check_monitors(config.callbacks, before)
+    trainer.fit(
+        module,
+        datamodule,
+        ckpt_path=None if checkpoint is None else str(checkpoint),
+        weights_only=True,
+    )
+    _heed_sigterm(trainer)
+    after = _choose_weights(config, folder, trainer, module, datamodule)
+    check_finite(after, "the trained weights")
+    metrics = {
+        name: {"before": before.get(name), "after": value}
+        for name, value in after.items()
+    }
+    summary: dict[str, Any] = {
+        **metrics,
+        "seed": config.seed,
+        "trainable": module.trainable.summary(),
+        "steps": trainer.global_step,
+        "memory_splits": module.memory_splits,
+        "counts": datamodule.counts,
+        "versions": collect_versions(),
+    }
+    if trainer.is_global_zero:
+        _write_result(folder, trainer, module, summary, metrics)
+    trainer.strategy.barrier("pft_train_end")
+    return summary
+
+
+def _start(
+    config: DictConfig, overrides: Sequence[str], folder: RunFolder
+) -> TrainingRun:
+    """Prepare the run; the first process records it."""
+    # Lightning finds it when it is imported: before there is a trainer.
+    rank = getattr(rank_zero_only, "rank", 0)
+    if rank == 0:
+        folder.check_unused(resume=config.resume)
+    run = start_run(config, overrides, folder.path, rank)
+    if rank == 0:
+        run.record()
+    return run
+
+
+def _record_start(
+    config: DictConfig,
+    folder: RunFolder,
+    trainer: lightning.Trainer,
+    module: PhononFineTuning,
+) -> None:
+    """Write what is known before the first step, to the run folder and the loggers."""
+    if trainer.is_global_zero:
+        folder.write_start(config)
+        write_json(folder.trainable, module.trainable.parameters)
+        print_trainable(module.trainable, folder.trainable)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and logger.version is not None:
+                folder.write_wandb_id(str(logger.version))
+    for logger in trainer.loggers:
+        resolved = OmegaConf.to_container(config, resolve=True)
+        logger.log_hyperparams(
+            {**resolved, **module.trainable.summary()}  # type: ignore[dict-item]
+        )
+
+
+def _write_result(
+    folder: RunFolder,
+    trainer: lightning.Trainer,
+    module: PhononFineTuning,
+    summary: dict[str, Any],
+    metrics: dict[str, dict[str, float | None]],
+) -> None:
+    """Write the trained model and ``summary.json``, and say what has changed."""
+    result = folder.path / f"model{module.model.file_suffix}"
+    module.model.save(result)
+    summary["model"] = result.name
+    write_json(folder.summary, summary)
+    print_before_after(metrics, summary["counts"], result)
+    for logger in trainer.loggers:
+        log_before_after(logger, metrics)
+        logger.finalize("success")
+
+
+def validate(
+    trainer: lightning.Trainer,
+    module: PhononFineTuning,
+    datamodule: lightning.LightningDataModule,
+) -> dict[str, float]:
+    """Metrics of the module's present weights on the validation sets."""
+    trainer.validate(module, datamodule, verbose=False)
+    _heed_sigterm(trainer)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _heed_sigterm(trainer: lightning.Trainer) -> None:
+    # Lightning leaves the last batch of its loops without looking.
+    if trainer.received_sigterm:
+        raise SIGTERMException
+
+
+def _is_better(
+    config: DictConfig, one: Mapping[str, float], other: Mapping[str, float]
+) -> bool:
+    """Compare as the callback does that chose the best checkpoint; NaN is worst."""
+    best = config.callbacks.get("best") or {}
+    monitor = best.get("monitor", MONITOR)
+    if monitor not in one:  # known of training steps only
+        return False
+    if math.isnan(one[monitor]) or math.isnan(other[monitor]):
+        return math.isnan(other[monitor]) and not math.isnan(one[monitor])
+    if best.get("mode", "min") == "max":
+        return one[monitor] > other[monitor]
+    return one[monitor] < other[monitor]
+
+
+def _choose_weights(
+    config: DictConfig,
+    folder: RunFolder,
+    trainer: lightning.Trainer,
+    module: PhononFineTuning,
+    datamodule: lightning.LightningDataModule,
+) -> dict[str, float]:
+    """Keep the last weights or load the best ones, and give their metrics."""
+    after = validate(trainer, module, datamodule)
+    if config.export == "last" or not folder.best_checkpoint.exists():
+        return after
+    # The last weights may not have been validated before: compare, not assume.
+    last = copy.deepcopy(module.state_dict())
+    best = torch.load(folder.best_checkpoint, map_location="cpu", weights_only=True)
+    module.on_load_checkpoint(best)
+    module.load_state_dict(best["state_dict"])
+    after_best = validate(trainer, module, datamodule)
+    if not _is_better(config, after, after_best):
+        return after_best
+    module.load_state_dict(last)
+    return after
