@@ -1,1 +1,6 @@
-"""Hydra configuration of pft_lightning, importable as ``pft_lightning.conf``."""
+"""Configurations: what the commands compose, and experiments."""
+
+from pft_lightning.options.choices import register
+
+
+register()

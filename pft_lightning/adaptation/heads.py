@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from pft_lightning import keys
 from pft_lightning.adaptation.methods import (
@@ -15,6 +16,12 @@ from pft_lightning.adaptation.trainable import TrainableSet, collect_trainable
 from pft_lightning.adaptation.weights import select_weights
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.errors import ConfigError
+from pft_lightning.option_types import As, Patterns, Text, Words
+
+
+_Energies = Annotated[
+    dict[str, float], Words("energies in eV by element, e.g. {Si: -0.8}")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +43,13 @@ class MultiHead(Adaptation):
             left out.
     """
 
-    new_head: str = "phonon"
+    new_head: Text = "phonon"
     phonon_head: str | None = None
     upstream_head: str | None = None
-    atomic_energies: Mapping[str, float] = field(default_factory=dict)
-    targets: Sequence[str] = ("*",)
+    atomic_energies: Annotated[Mapping[str, float], As(_Energies)] = field(
+        default_factory=dict
+    )
+    targets: Annotated[Sequence[str], As(Patterns)] = ("*",)
 
     def heads(self, loaded: str | None) -> Mapping[str, str]:
         """See ``Adaptation.heads``."""

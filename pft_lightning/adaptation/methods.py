@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
+from pydantic import Field
 
 from pft_lightning.adaptation.parametrizations import (
     Difference,
@@ -24,6 +25,7 @@ from pft_lightning.adaptation.weights import (
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.parametrized import is_adapted
 from pft_lightning.errors import ConfigError
+from pft_lightning.option_types import As, AtLeastZero, Patterns, Positive, Seed
 
 
 DecayForm = Literal["decoupled", "l2_sp"]
@@ -106,7 +108,7 @@ class Scratch(Adaptation):
         seed: of the initial weights.
     """
 
-    seed: int = 0
+    seed: Seed = 0
 
     def apply(self, model: EnergyModel) -> TrainableSet:
         """See ``Adaptation.apply``."""
@@ -128,8 +130,8 @@ class Freeze(Adaptation):
         train: the reverse: of those that are trained. Give one of the two.
     """
 
-    freeze: Sequence[str] | None = None
-    train: Sequence[str] | None = None
+    freeze: Annotated[Sequence[str] | None, As(Patterns | None)] = None
+    train: Annotated[Sequence[str] | None, As(Patterns | None)] = None
 
     def __post_init__(self) -> None:
         if (self.freeze is None) == (self.train is None):
@@ -161,16 +163,17 @@ class Delta(Adaptation):
     decay 10, a tenth per step). ``l2_sp`` adds decay / 2 * sum of squares to the loss.
 
     Args:
-        decay: see above; not negative.
+        decay: how strongly the difference shrinks: optimizer.lr * decay of it each
+            step (``decoupled``), or decay / 2 * sum of squares (``l2_sp``).
         form: ``decoupled`` or ``l2_sp``.
         targets: shell patterns of names, parts or kinds; all weights if left out.
 
     Source: arXiv:1802.01483 (L2-SP).
     """
 
-    decay: float = 10.0
+    decay: AtLeastZero = 10.0
     form: DecayForm = "decoupled"
-    targets: Sequence[str] = ("*",)
+    targets: Annotated[Sequence[str], As(Patterns)] = ("*",)
 
     def __post_init__(self) -> None:
         if self.form not in get_args(DecayForm):
@@ -212,16 +215,16 @@ class LoRA(Adaptation):
     contractions (elements against paths and channels). Biases, norms and scalars stay.
 
     Args:
-        rank: of each matrix.
+        rank: of each irrep path of an equivariant layer, of each other matrix.
         alpha: the update is multiplied with alpha / rank; the rank if left out.
         targets: shell patterns of names, parts or kinds; all matrices if left out.
         seed: of the factors that do not start at zero.
     """
 
-    rank: int = 8
-    alpha: float | None = None
-    targets: Sequence[str] | None = None
-    seed: int = 0
+    rank: Annotated[int, Field(ge=1, le=100_000)] = 8
+    alpha: Positive | None = None
+    targets: Annotated[Sequence[str] | None, As(Patterns | None)] = None
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.rank < 1:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from pydantic import Field
 
 from pft_lightning.errors import ConfigError
+from pft_lightning.option_types import As, Unit
+from pft_lightning.option_types import Path as FilePath
 
 
 class LastCheckpoint(Checkpoint):
@@ -30,7 +33,11 @@ class LastCheckpoint(Checkpoint):
         every_n_steps: Optimiser steps that a killed run loses at most.
     """
 
-    def __init__(self, path: str | Path, every_n_steps: int = 100) -> None:
+    def __init__(
+        self,
+        path: Annotated[str | Path, As(FilePath)],
+        every_n_steps: Annotated[int, Field(ge=1), Unit("steps")] = 100,
+    ) -> None:
         if every_n_steps < 1:
             raise ConfigError(f"every_n_steps is {every_n_steps}; at least 1.")
         self.path = Path(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import lightning
 import numpy as np
@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from phonopy import Phonopy
+from pydantic import Field
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.callbacks.wandb_dashboard import log_phonons, wants_figures
@@ -23,9 +24,10 @@ from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.errors import ConfigError, PFTError
 from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.metrics import ERRORS
-from pft_lightning.evaluation.protocols import Protocol, get_protocol
+from pft_lightning.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from pft_lightning.evaluation.reference import Material, Phonons, list_materials
 from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
+from pft_lightning.option_types import As, Count, NAtoms, Natural, Paths, Unit, Words
 from pft_lightning.training.module import PhononFineTuning
 from pft_lightning.types import Engine, PhononProperties
 
@@ -34,6 +36,15 @@ _PREFIX = "phonon/"
 _TOTALS = (*ERRORS, "frequency_ratio")
 _PROGRESS_BAR = ("mesh_frequency_mae", "entropy_error")
 _LABEL = "model"
+
+
+_Names = Annotated[list[str] | None, Words("names of materials in a list, or null")]
+_Mesh = Annotated[
+    float | list[int] | None, Words("a length in Å, or three whole numbers")
+]
+_Protocol = Annotated[
+    str | dict[str, Any], Words(f"one of {', '.join(PROTOCOLS)}, or a block")
+]
 
 
 class PhononValidation(Callback):
@@ -75,17 +86,17 @@ class PhononValidation(Callback):
 
     def __init__(
         self,
-        phonons: Phonons | None,
+        phonons: Annotated[Phonons | None, As(Paths | None)],
         *,
-        n: int | None = 8,
-        names: Sequence[str] | None = None,
-        every_n_validations: int = 1,
-        protocol: str | Protocol = "dft_cell",
-        mesh: float | Sequence[int] | None = None,
-        options: PhononReadOptions | None = None,
-        max_atoms: int = 256,
+        n: Annotated[int | None, Field(ge=1), Unit("materials")] = 8,
+        names: Annotated[Sequence[str] | None, As(_Names)] = None,
+        every_n_validations: Count = 1,
+        protocol: Annotated[str | Protocol, As(_Protocol)] = "dft_cell",
+        mesh: Annotated[float | Sequence[int] | None, As(_Mesh)] = None,
+        options: Annotated[PhononReadOptions | None, As(dict[str, Any] | None)] = None,
+        max_atoms: NAtoms = 256,
         engine: Engine | None = None,
-        n_figures: int = 4,
+        n_figures: Natural = 4,
     ) -> None:
         if phonons is None:
             raise ConfigError(

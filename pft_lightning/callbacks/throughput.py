@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from lightning.pytorch.callbacks import ThroughputMonitor
+from pydantic import Field
 
 from pft_lightning.data.loading import count_structures
+from pft_lightning.option_types import Unit
 
 
 class Throughput(ThroughputMonitor):
@@ -17,5 +19,9 @@ class Throughput(ThroughputMonitor):
         options: Other arguments of ``ThroughputMonitor``.
     """
 
-    def __init__(self, window_size: int = 20, **options: Any) -> None:
+    def __init__(
+        self,
+        window_size: Annotated[int, Field(ge=2), Unit("batches")] = 20,
+        **options: Any,
+    ) -> None:
         super().__init__(count_structures, window_size=window_size, **options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from pydantic import Field
 from torch.optim.swa_utils import AveragedModel
 
 from pft_lightning.errors import ConfigError
@@ -54,7 +56,7 @@ class RampedEMA(WeightAveraging):
         decay: Upper limit of the decay, in [0, 1).
     """
 
-    def __init__(self, decay: float = 0.999) -> None:
+    def __init__(self, decay: Annotated[float, Field(ge=0, lt=1)] = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ConfigError(f"ema decay is {decay}; expected 0 <= decay < 1.")
 

@@ -28,6 +28,7 @@ from pft_lightning.cli.common import (
     report_errors,
     shows_tracebacks,
 )
+from pft_lightning.cli.help import answer, nothing_given
 from pft_lightning.errors import ConfigError
 from pft_lightning.options.remedies import explain, quote
 
@@ -87,13 +88,30 @@ def command(
                     if isinstance(stream, io.TextIOWrapper):
                         stream.reconfigure(errors="backslashreplace")
             with _stops(after_stop), _hydra_errors(config_name):
+                if answer(config_name, sys.argv[1:]):
+                    return
+                if needs := nothing_given(config_name):
+                    raise ConfigError(needs)
                 _refuse_pickles(sys.argv[1:])
-                sys.argv[1:] = quote_paths(sys.argv[1:])
+                sys.argv[1:] = [*quote_paths(sys.argv[1:]), *_own_configurations()]
                 main()
 
         return run
 
     return decorate
+
+
+def _own_configurations() -> list[str]:
+    """Let Hydra look for experiments of the user's in ``conf`` of the working folder.
+
+    What ships in the package comes first: a file of the same name does not hide it.
+    """
+    folder = Path("conf").absolute()
+    given = any(argument.startswith("hydra.searchpath=") for argument in sys.argv)
+    if given or not folder.is_dir():
+        return []
+    own = quote("", f"file://{folder}").removeprefix("=")
+    return [f"hydra.searchpath=['structured://',{own}]"]
 
 
 @contextlib.contextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import lightning
 import numpy as np
 from ase.data import chemical_symbols
 from lightning.pytorch.utilities import rank_zero_warn
+from pydantic import Field
 from torch.utils.data import DataLoader
 
 from pft_lightning import keys
@@ -37,9 +38,12 @@ from pft_lightning.data.sources import Spec
 from pft_lightning.data.store import PhononStore, cached_store, choose_cache
 from pft_lightning.data.upstream import UpstreamFrames
 from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.option_types import As, Given, Natural, Processes, Seed, Text, Words
 
 
 Mode = Literal["alternate", "joint"]
+
+_Folder = Annotated[Text | None, Words("a folder, or null")]
 
 
 class PhononDataModule(lightning.LightningDataModule):
@@ -70,17 +74,17 @@ class PhononDataModule(lightning.LightningDataModule):
 
     def __init__(
         self,
-        phonons: PhononSource,
-        upstream: UpstreamSource | None = None,
+        phonons: Annotated[PhononSource, As(dict[str, Any])],
+        upstream: Annotated[UpstreamSource | None, As(dict[str, Any] | None)] = None,
         *,
-        cutoff: float | None = None,
-        atomic_numbers: Sequence[int] | None = None,
+        cutoff: Annotated[float | None, Given()] = None,
+        atomic_numbers: Annotated[Sequence[int] | None, Given()] = None,
         mode: Mode = "alternate",
-        upstream_per_phonon: int = 4,
-        val_fraction: float = 0.1,
-        num_workers: int = 0,
-        cache_dir: str | Path | None = None,
-        seed: int = 0,
+        upstream_per_phonon: Natural = 4,
+        val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1,
+        num_workers: Processes = 0,
+        cache_dir: Annotated[str | Path | None, As(_Folder)] = None,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         if not isinstance(phonons, PhononSource):

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from pft_lightning import keys
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.records import MAX_ENERGY, MAX_FORCE, MAX_STRESS
 from pft_lightning.data.sources import Spec
+from pft_lightning.option_types import (
+    As,
+    EVPerAngstrom,
+    EVPerAtom,
+    EVPerCubicAngstrom,
+    NAtoms,
+    NEdges,
+    NStructures,
+    Paths,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +35,14 @@ class PhononSource:
             relaxed. A store that is given as it is was read with its own.
     """
 
-    train: Spec
-    val: Spec | None = None
-    batch_size: int = 16
-    max_atoms: int | None = None
-    max_edges: int | None = None
-    options: PhononReadOptions = field(default_factory=PhononReadOptions)
+    train: Annotated[Spec, As(Paths | None)]  # None beside mace_config only
+    val: Annotated[Spec | None, As(Paths | None)] = None
+    batch_size: NStructures = 16
+    max_atoms: NAtoms | None = None
+    max_edges: NEdges | None = None
+    options: Annotated[PhononReadOptions, As(dict[str, Any])] = field(
+        default_factory=PhononReadOptions
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +66,17 @@ class UpstreamSource:
         max_energy: Largest energy, eV/atom; likewise.
     """
 
-    train: Spec | None = None
-    val: Spec | None = None
-    batch_size: int = 64
-    max_atoms: int | None = None
-    max_edges: int | None = None
+    train: Annotated[Spec | None, As(Paths | None)] = None
+    val: Annotated[Spec | None, As(Paths | None)] = None
+    batch_size: NStructures = 64
+    max_atoms: NAtoms | None = None
+    max_edges: NEdges | None = None
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
-    max_force: float = MAX_FORCE
-    max_stress: float = MAX_STRESS
-    max_energy: float = MAX_ENERGY
+    max_force: EVPerAngstrom = MAX_FORCE
+    max_stress: EVPerCubicAngstrom = MAX_STRESS
+    max_energy: EVPerAtom = MAX_ENERGY
 
     @property
     def names(self) -> dict[str, str | None]:

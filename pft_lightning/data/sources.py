@@ -51,7 +51,7 @@ _SPECIAL = {
 }
 
 Kind = Literal["phonons", "upstream"]
-Spec = str | os.PathLike[str] | Sequence["str | os.PathLike[str]"]
+Spec = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, slots=True)

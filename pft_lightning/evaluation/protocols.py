@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from ase import Atoms
@@ -14,6 +14,7 @@ from ase.constraints import FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 from phonopy import Phonopy
+from pydantic import Field
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
@@ -25,8 +26,41 @@ from pft_lightning.evaluation.force_constants import (
     compute_force_constants,
     in_float64,
 )
+from pft_lightning.option_types import (
+    Angstrom,
+    As,
+    AtLeastZero,
+    Count,
+    EVPerAngstrom,
+    Kelvin,
+    Positive,
+    Terahertz,
+    Text,
+    Unit,
+    Words,
+)
 from pft_lightning.types import Engine
 from pft_lightning.units import unit_system
+
+
+_VolumeLimits = Annotated[
+    list[Positive],
+    Field(min_length=2, max_length=2),
+    Words("two numbers above 0, the smaller one first"),
+]
+_Mesh = Annotated[
+    # Beyond these, the points of the mesh fill the memory of any machine.
+    Annotated[float, Field(gt=0, le=1000)]
+    | Annotated[
+        list[Annotated[int, Field(ge=1, le=500)]], Field(min_length=3, max_length=3)
+    ],
+    Words("a length in Å of at most 1000, or three whole numbers up to 500 in a list"),
+]
+_Temperatures = Annotated[
+    list[AtLeastZero],
+    Field(min_length=3, max_length=3),
+    Words("[first, last, step] in K"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +104,26 @@ class Protocol:
             sides where the reference has Born charges.
     """
 
-    name: str = "dft_cell"
+    name: Text = "dft_cell"
     relax: bool = False
     method: Method = "hvp"
-    displacement: float = 0.01
-    fmax: float = 0.005
-    max_steps: int = 1000
-    volume_limits: tuple[float, float] = (0.5, 2.0)
-    mesh: float | tuple[int, int, int] = 100.0
+    displacement: Angstrom = 0.01
+    fmax: EVPerAngstrom = 0.005
+    max_steps: Count = 1000
+    volume_limits: Annotated[tuple[float, float], As(_VolumeLimits)] = (0.5, 2.0)
+    mesh: Annotated[float | tuple[int, int, int], As(_Mesh)] = 100.0
     is_gamma_center: bool = True
-    temperatures: tuple[float, float, float] = (0.0, 1000.0, 10.0)
-    temperature: float = 300.0
-    cutoff_frequency: float = 1e-3
-    dos_pitch: float = 0.05
-    dos_smearing: float = 0.1
-    band_points: int = 51
-    instability_threshold: float = 0.3
+    temperatures: Annotated[tuple[float, float, float], As(_Temperatures)] = (
+        0.0,
+        1000.0,
+        10.0,
+    )
+    temperature: Kelvin = 300.0
+    cutoff_frequency: Terahertz = 1e-3
+    dos_pitch: Annotated[float, Field(ge=1e-4, le=100), Unit("THz")] = 0.05
+    dos_smearing: Annotated[float, Field(gt=0, le=100), Unit("THz")] = 0.1
+    band_points: Annotated[int, Field(ge=0, le=100_000)] = 51
+    instability_threshold: Terahertz = 0.3
     non_analytical: bool = False
 
     def __post_init__(self) -> None:

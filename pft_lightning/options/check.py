@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Collection, Iterator, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,9 +12,10 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pft_lightning.errors import ConfigError
+from pft_lightning.option_types import Added, Options
+from pft_lightning.options.blocks import block_for
+from pft_lightning.options.describe import describe, is_block, kinds_of
 from pft_lightning.options.remedies import unknown_option
-from pft_lightning.options.targets import TARGETS
-from pft_lightning.options.types import UNKNOWN, Options, Words
 from pft_lightning.training.instantiation import find_class
 
 
@@ -104,7 +104,7 @@ def _blocks(
     """The whole configuration, and every block of it with a ``_target_``."""
     yield "", schema, values
     for prefix, node in _with_target(values, ""):
-        yield prefix, TARGETS.get(str(node["_target_"]), Options), node
+        yield prefix, block_for(node["_target_"]) or Options, node
 
 
 def _with_target(
@@ -123,7 +123,7 @@ def _integers(
     """Whole numbers that were written as ``1e4``."""
     for name, field in block.model_fields.items():
         value = node.get(name)
-        kinds = set(_kinds(field.annotation))
+        kinds = set(kinds_of(field.annotation))
         whole = int in kinds and float not in kinds
         if whole and isinstance(value, float) and value.is_integer():
             yield name, int(value)
@@ -133,12 +133,13 @@ def _problems(
     prefix: str, block: type[Options], node: dict[str, Any], missing: Collection[str]
 ) -> dict[str, str]:
     """What is wrong with the values of a block, by name of the option."""
-    if block is Options:  # a class that the schema does not know
+    if block is Options:  # a class that nothing is known of
         return {}
+    absent = () if "_target_" in node else _absent(prefix, block, node)
+    found = {name: f"{name} is not given, and has no default." for name in absent}
     try:
         block.model_validate(node)
     except ValidationError as error:
-        found = {}
         for entry in error.errors(include_url=False):
             path = _path_in(node, entry["loc"])
             name = prefix + ".".join(path)
@@ -147,21 +148,26 @@ def _problems(
             if entry["type"] == "extra_forbidden":
                 known = _find(block, path[:-1])
                 found[name] = unknown_option(name, _names(known))
-            elif entry["type"] == UNKNOWN:
-                for extra in entry["ctx"]["unknown"]:
-                    one = f"{name}.{extra}" if path else f"{prefix}{extra}"
-                    found[one] = unknown_option(one, entry["ctx"]["known"])
-            elif entry["type"] == "missing" and "_target_" in node:
-                continue  # the class has a default, or says that it has none
-            elif entry["type"] == "missing":
-                name = ".".join(filter(None, [name.rstrip("."), str(entry["loc"][-1])]))
-                found[name] = f"{name} is not given, and has no default."
-            else:
+            elif (
+                entry["type"] != "missing"
+            ):  # the class says what it has no default for
                 value = _value(node, path)
                 words = describe(_find(block, path))
                 found[name] = f"{name}={_shown(value)}; expected {words}."
-        return found
-    return {}
+    return found
+
+
+def _absent(
+    prefix: str, block: type[Options], node: Mapping[str, Any]
+) -> Iterator[str]:
+    """Options that a composed block has lost: deleted, or of an older run."""
+    for name, field in block.model_fields.items():
+        added = any(isinstance(entry, Added) for entry in field.metadata)
+        value = node.get(name)
+        if name not in node and not added:
+            yield prefix + name
+        elif is_block(field.annotation) and isinstance(value, dict):
+            yield from _absent(f"{prefix}{name}.", field.annotation, value)  # type: ignore[arg-type]
 
 
 def _unknown_arguments(prefix: str, node: Mapping[str, Any]) -> dict[str, str]:
@@ -206,11 +212,7 @@ def _shown(value: Any) -> str:
 
 
 def _names(known: Any) -> list[str]:
-    return list(known.model_fields) if _is_block(known) else []
-
-
-def _is_block(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Options)
+    return list(known.model_fields) if is_block(known) else []
 
 
 def _find(kind: Any, path: list[str]) -> Any:
@@ -219,72 +221,12 @@ def _find(kind: Any, path: list[str]) -> Any:
         annotation: Any = kind.annotation if isinstance(kind, FieldInfo) else kind
         if get_origin(annotation) is dict:
             annotation = get_args(annotation)[1]
-            if not _is_block(annotation):
+            if not is_block(annotation):
                 return kind
             kind = annotation
-        elif _is_block(annotation) and part in annotation.model_fields:
+        elif is_block(annotation) and part in annotation.model_fields:
             kind = annotation.model_fields[part]
         else:
             return kind
     annotation = kind.annotation if isinstance(kind, FieldInfo) else kind
-    return annotation if _is_block(annotation) else kind
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """Types that a value can have, without lists and dictionaries of them."""
-    if get_origin(annotation) is Annotated:
-        yield from _kinds(get_args(annotation)[0])
-    elif get_origin(annotation) in (Union, types.UnionType):
-        for part in get_args(annotation):
-            yield from _kinds(part)
-    else:
-        yield annotation
-
-
-def _metadata(annotation: Any) -> Iterator[Any]:
-    if get_origin(annotation) is Annotated:
-        inner, *own = get_args(annotation)
-        for entry in own:
-            yield from (entry, *getattr(entry, "metadata", ()))
-        yield from _metadata(inner)
-    elif get_origin(annotation) in (Union, types.UnionType):
-        for part in get_args(annotation):
-            yield from _metadata(part)
-
-
-def describe(field: Any) -> str:
-    """Say what a field of the schema accepts: type, range, unit."""
-    if _is_block(field):
-        return f"a block with some of {', '.join(field.model_fields)}"
-    metadata = [*field.metadata, *_metadata(field.annotation)]
-    if words := [entry.text for entry in metadata if isinstance(entry, Words)]:
-        return words[0]
-    kinds = list(_kinds(field.annotation))
-    texts = []
-    for kind in kinds:
-        if get_origin(kind) is Literal:
-            texts.append(f"one of {', '.join(map(str, get_args(kind)))}")
-        elif kind in (int, float):
-            texts.append(_number(kind, metadata))
-        elif kind is not type(None):
-            named = {bool: "true or false", str: "text"}
-            texts.append(named.get(kind, "a block of options"))
-    units = [entry.description for entry in metadata if isinstance(entry, FieldInfo)]
-    unit = next(filter(None, [field.description, *units]), None)
-    null = ", or null" if type(None) in kinds else ""
-    return f"{' or '.join(texts)}{f' ({unit})' if unit else ''}{null}"
-
-
-def _number(kind: type, metadata: Collection[Any]) -> str:
-    bounds = {
-        name: getattr(entry, name)
-        for name in ("gt", "ge", "lt", "le")
-        for entry in metadata
-        if getattr(entry, name, None) is not None
-    }
-    if {"ge", "le"} <= set(bounds):
-        ranges = f"from {bounds['ge']} to {bounds['le']}"
-    else:
-        words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
-        ranges = " and ".join(f"{words[key]} {bound}" for key, bound in bounds.items())
-    return f"{'a whole number' if kind is int else 'a number'} {ranges}".strip()
+    return annotation if is_block(annotation) else kind

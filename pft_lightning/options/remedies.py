@@ -7,12 +7,9 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
 
 
 # Names of other programs for what is meant here.
@@ -160,28 +157,16 @@ def _options(config_name: str) -> list[tuple[str, str]]:
 
     The choice is empty where the option is always there.
     """
-    folder = Path(str(files("pft_lightning.conf")))
-    primary = _read(folder / f"{config_name}.yaml")
-    found = [(name, "") for name in _leaves(primary, "")]
-    for entry in primary["defaults"]:
-        if not isinstance(entry, Mapping):
-            continue
-        (group,) = entry
-        if group in ("experiment", "hparams"):
-            continue
-        for file in sorted((folder / group).glob("*.yaml")):
+    # Not at the top: what classes take is known once they are imported.
+    from pft_lightning.options.choices import first_choices, groups, root_options
+
+    found = [(name, "") for name in _leaves(root_options(config_name), "")]
+    for group, first in first_choices(config_name).items():
+        for choice, values in groups()[group].items():
             # What a group starts with is there unless another one is chosen.
-            always = entry[group] == file.stem
-            found += [
-                (name, "" if always else f"{group}={file.stem}")
-                for name in _leaves(_read(file), f"{group}.")
-            ]
+            brought = "" if choice == first else f"{group}={choice}"
+            found += [(name, brought) for name in _leaves(values, f"{group}.")]
     return found
-
-
-def _read(file: Path) -> dict[str, Any]:
-    content: Any = OmegaConf.to_container(OmegaConf.load(file))
-    return dict(content)
 
 
 def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[str]:

@@ -1,22 +1,20 @@
-"""Every option of the four commands: type, range and unit, in one place.
-
-Defaults are in ``conf``; ``cli.options`` compares a configuration with what is here,
-and with ``schema_targets`` for what ``_target_`` names.
-"""
+"""The options of the four commands, beside those that classes take (``blocks``)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from pft_lightning.evaluation.force_constants import Method
+from pft_lightning.backends.registry import BACKENDS
+from pft_lightning.data.readers.options import PhononReadOptions
+from pft_lightning.data.records import MAX_ENERGY, MAX_FORCE, MAX_STRESS
+from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.losses.terms import LossKind, Reduction
-from pft_lightning.options.types import (
+from pft_lightning.option_types import (
     Accelerator,
-    Angstrom,
+    Added,
     AtLeastZero,
-    Backend,
     Checkpoint,
     Count,
     Cutoff,
@@ -26,7 +24,6 @@ from pft_lightning.options.types import (
     EVPerAngstrom,
     EVPerAtom,
     EVPerCubicAngstrom,
-    Matrix,
     NAtoms,
     Natural,
     Nodes,
@@ -35,98 +32,163 @@ from pft_lightning.options.types import (
     Paths,
     Positive,
     Processes,
-    ReadOptions,
     Seed,
+    Text,
     Words,
 )
+from pft_lightning.options.blocks import block_of
+from pft_lightning.preparation.crystals import read_supercells
+from pft_lightning.preparation.distill import distill
+from pft_lightning.preparation.rattle import RattleOptions
 from pft_lightning.types import Engine
+
+
+def _backend(name: str | None) -> str | None:
+    # "auto" is the group of options that leaves it to the file.
+    if name not in (None, "auto", *BACKENDS):
+        raise ValueError(name)
+    return name
+
+
+Backend = Annotated[
+    str | None,
+    AfterValidator(_backend),
+    Words(f"one of {', '.join(BACKENDS)}, or null"),
+]
+
+if TYPE_CHECKING:
+
+    class ReadOptions(Options):
+        """Made of ``PhononReadOptions``."""
+
+    class ProtocolOptions(Options):
+        """Made of ``Protocol``."""
+
+    class Rattle(Options):
+        """Made of ``RattleOptions``."""
+
+    class Distill(Options):
+        """Made of ``read_supercells`` and ``distill``."""
+
+else:
+    ReadOptions = block_of(PhononReadOptions, closed=True)
+    ProtocolOptions = block_of(Protocol, closed=True)
+    Rattle = block_of(RattleOptions, closed=True)
+    Distill = block_of(read_supercells, distill, closed=True)
 
 
 class Model(Options):
     """The potential to be trained."""
 
-    backend: Backend
+    backend: Backend = None
+    """Framework of the file; null finds it from the content."""
     checkpoint: Checkpoint
-    dtype: Dtype
-    head: str | None
+    """File of the potential, or the name of a MACE foundation model (small, mh-1)."""
+    dtype: Dtype = "float32"
+    """Precision; float64 is slower and needs twice the memory."""
     trust: bool = False
+    """True runs whatever code the file refers to."""
+    head: str | None = None
+    """Of a model with several output heads, which one."""
 
 
-class EvaluatedModel(Options):
+class EvaluatedModel(Model):
     """The potential to be evaluated, unless ``calculator`` is."""
 
-    backend: Backend
-    checkpoint: Checkpoint | None
-    dtype: Dtype
-    head: str | None
-    trust: bool = False
+    checkpoint: Checkpoint | None  # type: ignore[assignment]
+    """File of the potential, or the name of a MACE foundation model (small, mh-1)."""
 
 
-class ExportedModel(Options):
+class ExportedModel(Model):
     """A file in place of a run."""
 
-    backend: Backend
-    checkpoint: Checkpoint | None
-    dtype: Dtype | None
-    head: str | None
-    trust: bool = False
+    checkpoint: Checkpoint | None  # type: ignore[assignment]
+    """File to write in another form, or the name of a MACE foundation model."""
+    dtype: Dtype | None  # type: ignore[assignment]
+    """Precision to convert to; null: as stored."""
 
 
 class Folder(Options):
     """Where a command writes."""
 
-    run: Path
+    run: Path = "${hydra:runtime.output_dir}"
+    """Everything that is written goes below this folder; set by hydra.run.dir."""
 
 
 class PhononWeights(Options):
-    """Weights of the losses of phonon structures."""
+    """Weights of the losses of phonon structures; those of arXiv:2601.07742."""
 
-    energy: AtLeastZero
-    forces: AtLeastZero
-    stress: AtLeastZero
-    hvp: AtLeastZero
+    energy: AtLeastZero = 0.0
+    """Per eV/atom; only where the source has energies."""
+    forces: AtLeastZero = 20.0
+    """Per eV/Å."""
+    stress: AtLeastZero = 5.0
+    """Per eV/Å³."""
+    hvp: AtLeastZero = 100.0
+    """Per eV/Å², of the Hessian-vector products."""
 
 
 class UpstreamWeights(Options):
-    """Weights of the losses of upstream frames."""
+    """Weights of the losses of upstream frames; those of arXiv:2601.07742."""
 
-    energy: AtLeastZero
-    forces: AtLeastZero
-    stress: AtLeastZero
+    energy: AtLeastZero = 500.0
+    """Per eV/atom."""
+    forces: AtLeastZero = 200.0
+    """Per eV/Å."""
+    stress: AtLeastZero = 50.0
+    """Per eV/Å³."""
 
 
 class Kinds(Options):
-    """How an error becomes a loss."""
+    """How an error becomes a loss: l2 is the norm of the vector."""
 
-    energy: LossKind
-    forces: LossKind
-    stress: LossKind
-    hvp: LossKind
+    energy: LossKind = "mae"
+    """Of energies."""
+    forces: LossKind = "l2"
+    """Of forces."""
+    stress: LossKind = "mae"
+    """Of stresses."""
+    hvp: LossKind = "mae"
+    """Of Hessian-vector products."""
 
 
 class Loss(Options):
-    """The losses of a training."""
+    """Weights of arXiv:2601.07742 with co-training."""
 
     phonon: PhononWeights
     upstream: UpstreamWeights
     kind: Kinds
-    huber_delta: Positive
-    reduction: Reduction
-    hvp_schedule: Literal["constant", "linear"]
-    hvp_warmup_steps: Natural
-    hvp_every_n_phonon_steps: Count
+    huber_delta: Positive = 0.01
+    """Where a Huber loss turns linear, in the unit of the quantity."""
+    reduction: Reduction = "structures"
+    """What a mean is taken over."""
+    hvp_schedule: Literal["constant", "linear"] = "constant"
+    """Weight of the Hessian loss: constant, or from zero over hvp_warmup_steps."""
+    hvp_warmup_steps: Natural = 0
+    """Steps until the linear schedule reaches the full weight."""
+    hvp_every_n_phonon_steps: Count = 1
+    """Phonon steps between two with a Hessian loss."""
 
 
 class Train(Options):
     """``pft-train``."""
 
-    mace_config: Annotated[str | None, Words("a YAML file of mace_run_train, or null")]
-    mace: dict[str, Any]
-    seed: Seed
-    resume: bool
-    trust_config: bool
-    engine: Engine | None
-    export: Literal["best", "last"]
+    mace_config: Annotated[
+        str | None, Words("a YAML file of mace_run_train, or null")
+    ] = None
+    """Train as this file says, with phonons beside it."""
+    mace: dict[str, Any] = Field(default_factory=dict)
+    """Options of MACE that win over that file: +mace.swa_lr=1e-4."""
+    seed: Seed = 0
+    """Of sampling, probes and splits; the same seed gives the same run."""
+    trust_config: bool = False
+    """True makes whatever _target_ names, which can run any code."""
+    resume: bool = False
+    """Continue the run in hydra.run.dir from its last checkpoint."""
+    engine: Engine | None = None
+    """How Hessian-vector products are taken; null: the faster one on the device."""
+    export: Literal["best", "last"] = "best"
+    """Weights written at the end; the best are those of callbacks.best.monitor."""
     paths: Folder
     model: Model
     adaptation: dict[str, Any]
@@ -142,6 +204,7 @@ class Train(Options):
 
 class _TrainedModel(Model):
     checkpoint: str | None  # type: ignore[assignment]  # none where MACE built it
+    trust: Annotated[bool, Added()] = False  # older runs have none
 
 
 class _TrainedLoss(Loss):
@@ -158,153 +221,118 @@ class TrainedRun(Options):
     loss: _TrainedLoss
 
 
-class Protocol(Options):
-    """What is computed of each material; ``evaluation.protocols`` has more words."""
-
-    name: Annotated[str, Field(min_length=1)]
-    relax: bool
-    method: Method
-    displacement: Angstrom
-    fmax: EVPerAngstrom
-    max_steps: Count
-    volume_limits: Annotated[
-        list[Positive],
-        Field(min_length=2, max_length=2),
-        Words("two numbers above 0, the smaller one first"),
-    ]
-    mesh: Annotated[
-        # Beyond these, the points of the mesh fill the memory of any machine.
-        Annotated[float, Field(gt=0, le=1000)]
-        | Annotated[
-            list[Annotated[int, Field(ge=1, le=500)]],
-            Field(min_length=3, max_length=3),
-        ],
-        Words(
-            "a length in Å of at most 1000, or three whole numbers up to 500 in a list"
-        ),
-    ]
-    is_gamma_center: bool
-    temperatures: Annotated[
-        list[AtLeastZero],
-        Field(min_length=3, max_length=3),
-        Words("[first, last, step] in K"),
-    ]
-    temperature: Annotated[Positive, Field(description="K")]
-    cutoff_frequency: Annotated[AtLeastZero, Field(description="THz")]
-    dos_pitch: Annotated[float, Field(ge=1e-4, le=100, description="THz")]
-    dos_smearing: Annotated[float, Field(gt=0, le=100, description="THz")]
-    band_points: Annotated[int, Field(ge=0, le=100_000)]
-    instability_threshold: Annotated[AtLeastZero, Field(description="THz")]
-    non_analytical: bool
-
-
 class Compared(Options):
-    """``compare.LABEL``."""
+    """``compare.LABEL``: another potential beside the first."""
 
-    model: Backend = None
-    checkpoint: str | None = None
-    calculator: str | None = None
-    dtype: Dtype | None = None
-    head: str | None = None
-    trust: bool = False
+    model: Annotated[Backend, Added()] = None
+    """Framework of the file; null finds it from the content."""
+    checkpoint: Annotated[str | None, Added()] = None
+    """File of the potential."""
+    calculator: Annotated[str | None, Added()] = None
+    """In place of a file: module:factory, which makes an ASE calculator."""
+    dtype: Annotated[Dtype | None, Added()] = None
+    """Precision; null is float64."""
+    head: Annotated[str | None, Added()] = None
+    """Of a model with several output heads, which one."""
+    trust: Annotated[bool, Added()] = False
+    """True runs whatever code the file refers to."""
 
 
 class Keys(Options):
-    """Names of the targets in upstream files."""
+    """Names of the targets in upstream files; null takes the usual ones."""
 
-    energy: str | None
-    forces: str | None
-    stress: str | None
+    energy: str | None = None
+    """Name of the energy."""
+    forces: str | None = None
+    """Name of the forces."""
+    stress: str | None = None
+    """Name of the stress."""
 
 
 class Limits(Options):
-    """Largest targets of upstream frames; a frame beyond is a broken one."""
+    """Largest targets of upstream frames; a frame beyond is left out, as broken."""
 
-    max_force: EVPerAngstrom
-    max_stress: EVPerCubicAngstrom
-    max_energy: EVPerAtom
+    max_force: EVPerAngstrom = MAX_FORCE
+    """Largest component of a force."""
+    max_stress: EVPerCubicAngstrom = MAX_STRESS
+    """Largest component of the stress."""
+    max_energy: EVPerAtom = MAX_ENERGY
+    """Largest energy."""
 
 
 class Evaluate(Options):
     """``pft-evaluate``."""
 
     model: EvaluatedModel
-    protocol: Protocol
+    protocol: ProtocolOptions
     compare: Annotated[
         dict[str, Compared],
         Words("potentials by label, e.g. compare.base.checkpoint=base.model"),
     ]
-    label: Annotated[str, Field(min_length=1)]
-    calculator: Annotated[str | None, Words("module:factory, or null")]
+    """Other potentials by label: compare.base.checkpoint=base.model."""
+    label: Text = "model"
+    """Name of the potential in tables and files."""
+    calculator: Annotated[str | None, Words("module:factory, or null")] = None
+    """An ASE calculator in place of model.checkpoint: module:factory."""
     phonons: Paths
-    upstream: Paths | None
+    """DFT phonons: file, folder, glob, store or list of them."""
+    upstream: Paths | None = None
+    """Frames with energies, forces and stresses, to measure forgetting."""
     upstream_keys: Keys
     upstream_limits: Limits
-    max_atoms: NAtoms
-    engine: Engine | None
+    max_atoms: NAtoms = 256
+    """Of one pass: what bounds memory."""
+    engine: Engine | None = None
+    """How Hessian-vector products are taken; null: the faster one on the device."""
     options: ReadOptions
-    accelerator: Accelerator
-    devices: Devices
-    num_nodes: Nodes
-    progress: bool
+    accelerator: Accelerator = "auto"
+    """What the evaluation runs on."""
+    devices: Devices = 1
+    """Processes that share the materials, as in Lightning (torchrun, SLURM)."""
+    num_nodes: Nodes = 1
+    """Machines that share them."""
+    progress: bool = True
+    """Whether a progress bar is shown."""
     paths: Folder
 
 
 class PrepareModel(Options):
     """The potential that labels, relaxes or teaches."""
 
-    checkpoint: Checkpoint | None
-    backend: Backend
-    head: str | None
-    device: Device
+    checkpoint: Checkpoint | None = None
+    """File of the potential, or the name of a MACE foundation model."""
+    backend: Backend = None
+    """Framework of the file; null finds it from the content."""
+    head: str | None = None
+    """Of a model with several output heads, which one."""
     trust: bool = False
-
-
-class Rattle(Options):
-    """``task=rattle``; ``RattleOptions`` has more words."""
-
-    n_rattled: Natural
-    displacement: Annotated[
-        list[AtLeastZero],
-        Field(min_length=2, max_length=2),
-        Words("[smallest, largest] in Å"),
-    ]
-    volume: Annotated[
-        list[Positive], Field(min_length=2, max_length=2), Words("[smallest, largest]")
-    ]
-    shear: AtLeastZero
-    n_path: Natural
-    min_distance: AtLeastZero
-    min_atoms: NAtoms
-    seed: Seed
-
-
-class Distill(Options):
-    """``task=distill``."""
-
-    supercell_matrix: Matrix
-    max_atoms: NAtoms
-    relax: bool
-    fmax: EVPerAngstrom
+    """True runs whatever code the file refers to."""
+    device: Device = "cpu"
+    """What it runs on."""
 
 
 class Prepare(Options):
     """``pft-prepare``."""
 
-    task: Literal["store", "rattle", "pseudolabel", "distill"]
+    task: Literal["store", "rattle", "pseudolabel", "distill"] = "store"
+    """Make a store, structures for DFT, labels of a model, or its force constants."""
     out: Annotated[
-        str,
-        Field(min_length=1),
+        Text,
         Words(
             "the file or folder to write: NAME.store, structures as NAME.xyz or a "
             "folder"
         ),
     ]
+    """What to write."""
     phonons: Paths
-    cutoff: Cutoff
-    n_workers: Processes
+    """task=store: file, folder, glob or list of them."""
+    cutoff: Cutoff = 6.0
+    """Of the cached graphs; at least that of the models to be trained."""
+    n_workers: Processes = 0
+    """Processes that read."""
     options: ReadOptions
-    structures: Paths | None
+    structures: Paths | None = None
+    """Other tasks: file, glob or list of what ASE or phonopy reads."""
     model: PrepareModel
     rattle: Rattle
     distill: Distill
@@ -313,11 +341,14 @@ class Prepare(Options):
 class Export(Options):
     """``pft-export``."""
 
-    run: Annotated[str | None, Words("the folder of a pft-train run, or null")]
-    checkpoint: Annotated[str, Field(min_length=1), Words("best, last, or a file")]
-    weights: Literal["ema", "raw"] | None
-    trust_config: bool
+    run: Annotated[str | None, Words("the folder of a pft-train run, or null")] = None
+    """Folder of a pft-train run."""
+    checkpoint: Annotated[Text, Words("best, last, or a file")] = "best"
+    """Of the run: best, last, or a file."""
+    weights: Literal["ema", "raw"] | None = None
+    """Of the run; null: the moving average where the run kept one."""
+    trust_config: bool = False
+    """True makes whatever _target_ of the run names, which can run any code."""
     model: ExportedModel
-    out: Annotated[
-        str, Field(min_length=1), Words("the file to write, e.g. out=better.model")
-    ]
+    out: Annotated[Text, Words("the file to write, e.g. out=better.model")]
+    """MACE: .model, .safetensors; NequIP: .ckpt, .nequip.zip; Nequix: .pt, .nqx."""

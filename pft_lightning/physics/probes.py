@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from pft_lightning.errors import ConfigError
+from pft_lightning.option_types import NAtoms, Unit
 from pft_lightning.physics.force_constants import ForceConstants
 
 
@@ -32,6 +35,9 @@ def _isotropic_directions(rng: np.random.Generator, n: int) -> np.ndarray:
     """Draw (n, 3) unit vectors, uniform on the sphere."""
     directions = rng.standard_normal((n, 3))
     return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
+NTangents = Annotated[int, Field(ge=1, le=10_000), Unit("tangents")]
 
 
 class Probe(ABC):
@@ -47,7 +53,7 @@ class Probe(ABC):
 
     commensurate_share: float = 0.0
 
-    def __init__(self, n_probes: int = 1) -> None:
+    def __init__(self, n_probes: NTangents = 1) -> None:
         if n_probes < 1:
             raise ConfigError(f"probe.n_probes is {n_probes}; it must be at least 1.")
         self.n_probes = n_probes
@@ -123,7 +129,7 @@ class SparseProbe(Probe):
             atom of each.
     """
 
-    def __init__(self, n_probes: int = 1, n_displaced: int = 4) -> None:
+    def __init__(self, n_probes: NTangents = 1, n_displaced: NAtoms = 4) -> None:
         super().__init__(n_probes)
         if n_displaced < 1:
             raise ConfigError(

@@ -10,13 +10,15 @@ Each q-point then enters the expected squared error as it does with whole column
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from pft_lightning.errors import ConfigError
 from pft_lightning.physics.commensurate import FoldedForceConstants
 from pft_lightning.physics.force_constants import ForceConstants
-from pft_lightning.physics.probes import ColumnProbe, Probe, RademacherProbe
+from pft_lightning.physics.probes import ColumnProbe, NTangents, Probe, RademacherProbe
 
 
 class _CellProbe(Probe):
@@ -32,7 +34,11 @@ class _CellProbe(Probe):
             supercell.
     """
 
-    def __init__(self, n_probes: int = 1, share: float = 1.0) -> None:
+    def __init__(
+        self,
+        n_probes: NTangents = 1,
+        share: Annotated[float, Field(gt=0, le=1)] = 1.0,
+    ) -> None:
         super().__init__(n_probes)
         if not 0 < share <= 1:
             raise ConfigError(

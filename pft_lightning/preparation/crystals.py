@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import ase
 import ase.io
@@ -41,6 +42,7 @@ from pft_lightning.data.readers.xyz import is_xyz, read_frames
 from pft_lightning.data.records import validate
 from pft_lightning.data.sources import printable, skip_lines, why_unreadable
 from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.option_types import As, Matrix, NAtoms
 from pft_lightning.units import unit_system
 
 
@@ -75,8 +77,8 @@ def read_structures(spec: str | Sequence[str]) -> Iterator[ase.Atoms]:
 def read_supercells(
     spec: str | Sequence[str],
     *,
-    supercell_matrix: Sequence[int] | None = None,
-    max_atoms: int = 120,
+    supercell_matrix: Annotated[Sequence[int] | None, As(Matrix)] = None,
+    max_atoms: NAtoms = 120,
 ) -> Iterator[tuple[str, Phonopy]]:
     """Name and supercell of every crystal, in eV and Å, without force constants.
 

@@ -15,6 +15,7 @@ from pft_lightning.evaluation.protocols import Protocol, compute_phonons
 from pft_lightning.files import make_folder
 from pft_lightning.json_files import find_json, write_json
 from pft_lightning.locks import locked
+from pft_lightning.option_types import EVPerAngstrom
 
 
 _LOCK = "distill.lock"
@@ -26,7 +27,7 @@ def distill(
     out: Path,
     *,
     relax: bool = True,
-    fmax: float = 0.005,
+    fmax: EVPerAngstrom = 0.005,
 ) -> int:
     """Write the force constants of a teacher in given supercells.
 

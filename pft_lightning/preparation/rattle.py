@@ -4,20 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import ase
 import numpy as np
 from ase.calculators.calculator import Calculator
 from ase.geometry import get_distances
 from ase.optimize import FIRE
+from pydantic import Field
 
 from pft_lightning.errors import ConfigError
+from pft_lightning.option_types import (
+    As,
+    AtLeastZero,
+    NAtoms,
+    Natural,
+    Positive,
+    Seed,
+    Words,
+)
 
 
 # Attempts at a rattled structure whose atoms keep their distance.
 _ATTEMPTS = 20
 # Å; steps of a relaxation, small enough to leave structures on the way.
 _MAX_STEP = 0.05
+
+
+_Displacement = Annotated[
+    list[AtLeastZero],
+    Field(min_length=2, max_length=2),
+    Words("[smallest, largest] in Å"),
+]
+_Volume = Annotated[
+    list[Positive], Field(min_length=2, max_length=2), Words("[smallest, largest]")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +60,14 @@ class RattleOptions:
         seed: of all draws.
     """
 
-    n_rattled: int = 10
-    displacement: tuple[float, float] = (0.01, 0.1)
-    volume: tuple[float, float] = (0.94, 1.06)
-    shear: float = 0.01
-    n_path: int = 0
-    min_distance: float = 0.7
-    min_atoms: int = 1
-    seed: int = 0
+    n_rattled: Natural = 10
+    displacement: Annotated[tuple[float, float], As(_Displacement)] = (0.01, 0.1)
+    volume: Annotated[tuple[float, float], As(_Volume)] = (0.94, 1.06)
+    shear: AtLeastZero = 0.01
+    n_path: Natural = 0
+    min_distance: AtLeastZero = 0.7
+    min_atoms: NAtoms = 1
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         for name in ("displacement", "volume"):

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from pft_lightning.cli import common  # noqa: F401  (registers the resolvers)
+from pft_lightning.options.choices import first_choices, groups
 
 
 CONF = Path(str(files("pft_lightning.conf")))
@@ -17,7 +18,7 @@ GROUPS = {
     group.name: sorted(f.stem for f in group.glob("*.yaml"))
     for group in CONF.iterdir()
     if group.is_dir() and any(group.glob("*.yaml"))
-}
+} | {group: sorted(groups()[group]) for group in first_choices("train")}
 
 
 def composed(*overrides: str):

@@ -6,12 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 
 from pft_lightning.data.records import MAX_FORCE
 from pft_lightning.errors import ConfigError, DataFormatError, PFTError
+from pft_lightning.option_types import (
+    Angstrom,
+    As,
+    EVPerAngstrom,
+    EVPerSquareAngstrom,
+    ForceUnits,
+    Matrix,
+    Positive,
+    Symprec,
+)
 from pft_lightning.units import unit_system
 
 
@@ -50,15 +60,15 @@ class PhononReadOptions:
             takes the one that the file was made with, else phonopy's 1e-5.
     """
 
-    max_asymmetry: float = 0.1
-    max_relative_asymmetry: float = 0.05
+    max_asymmetry: EVPerSquareAngstrom = 0.1
+    max_relative_asymmetry: Positive = 0.05
     relaxed: Relaxed = "full"
-    units: str | None = None
-    max_force: float = MAX_FORCE
-    max_displacement: float = 0.5
-    supercell_matrix: tuple[int, ...] | None = None
+    units: ForceUnits = None
+    max_force: EVPerAngstrom = MAX_FORCE
+    max_displacement: Angstrom = 0.5
+    supercell_matrix: Annotated[tuple[int, ...] | None, As(Matrix)] = None
     fc_calculator: Literal["auto", "traditional", "symfc"] = "auto"
-    symprec: float | None = None
+    symprec: Symprec | None = None
 
     def __post_init__(self) -> None:
         """Check the values, and take lists from configuration files.

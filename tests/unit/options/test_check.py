@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_module
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from pft_lightning.cli import evaluate, train  # noqa: F401  (registers groups)
 from pft_lightning.errors import ConfigError
+from pft_lightning.options.blocks import block_for
 from pft_lightning.options.check import check_options
+from pft_lightning.options.choices import first_choices, groups
 from pft_lightning.options.remedies import explain
 from pft_lightning.options.schema import Evaluate, Export, Prepare, Train
-from pft_lightning.options.targets import TARGETS
 
 
 COMMANDS = {
@@ -29,7 +29,7 @@ CHOICES = [
     (folder.name, file.stem)
     for folder in Path(str(files("pft_lightning.conf"))).iterdir()
     for file in folder.glob("*.yaml")
-]
+] + [(group, choice) for group in first_choices("train") for choice in groups()[group]]
 
 
 @lru_cache
@@ -219,7 +219,7 @@ def test_the_schema_has_every_option_of_a_block_that_it_knows(overrides):
     while blocks:
         name, block = blocks.pop()
         blocks += [(f"{name}.{k}", v) for k, v in block.items() if isinstance(v, dict)]
-        schema = TARGETS.get(block.get("_target_"))
+        schema = block_for(block.get("_target_"))
         # Lightning's own callbacks and loggers check what they take.
         if schema is None or str(block["_target_"]).startswith("lightning."):
             continue
