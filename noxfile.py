@@ -1,9 +1,10 @@
 """Test sessions: one environment per backend, one without any, and the linters.
 
-`nox` runs them all but the compatibility sessions, which run when they are named:
-`nox -s lowest phonopy3 newest`. mace-torch pins e3nn==0.4.4 and nequip needs
-e3nn>=0.6, so the two never share an ordinary environment; `mace_e3nn06` installs MACE
-without its dependencies beside nequip's e3nn, to prove both e3nn versions.
+`nox` runs them all but those that run when they are named: the compatibility sessions,
+`nox -s lowest phonopy3 newest`, and `nox -s asan` for changes to the C sources.
+mace-torch pins e3nn==0.4.4 and nequip needs e3nn>=0.6, so the two never share an
+ordinary environment; `mace_e3nn06` installs MACE without its dependencies beside
+nequip's e3nn, to prove both e3nn versions.
 """
 
 import functools
@@ -134,3 +135,27 @@ def newest(session: nox.Session) -> None:
     """The newest torch that is released, with MACE."""
     session.install("-q", "--upgrade", "torch", "-e", ".[mace]", *TESTING)
     run_tests(session, "tests")
+
+
+@nox.session(default=False)
+def asan(session: nox.Session) -> None:
+    """The C sources under gcc's sanitizers of addresses and of undefined behaviour."""
+    install(session, "-e", ".", *TESTING)
+    libraries = ("libasan.so", "libubsan.so", "libstdc++.so.6")
+    sanitizer = {
+        "CC": "gcc -fsanitize=address,undefined -fno-sanitize-recover=undefined -g",
+        # Python itself is built without them. Exceptions of torch need the last one.
+        "LD_PRELOAD": " ".join(map(find_gcc_library, libraries)),
+        # Python and torch keep much until the process ends.
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        # Small arrays of Python have neighbours that no sanitizer tells apart.
+        "PYTHONMALLOC": "malloc",
+    }
+    session.run("pytest", "tests/unit/kernels", *session.posargs, env=sanitizer)
+
+
+def find_gcc_library(name: str) -> str:
+    command = ["gcc", f"-print-file-name={name}"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    return found.stdout.strip()

@@ -38,6 +38,10 @@ class BackendUnavailableError(PFTError, ImportError):
     """The library behind a backend is not installed."""
 
 
+class KernelError(PFTError, RuntimeError):
+    """Compiled code and the Python code that calls it do not fit each other."""
+
+
 class NotDifferentiableError(PFTError, RuntimeError):
     """Derivatives were asked for where none can be computed."""
 

@@ -1,7 +1,7 @@
 """Checks that every backend must pass; use them for a backend of your own.
 
-``check_backend_conformance(model)`` runs them all on tiny crystals, raises
-``AssertionError`` naming the check and the number, and returns the numbers.
+``check_backend_conformance(model, device="cuda")`` runs them all on tiny crystals,
+raises ``AssertionError`` naming the check and the number, and returns the numbers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch_geometric.data import Batch
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.pair import PairPotential
+from pft_lightning.backends.registry import parse_device
 from pft_lightning.graphs import build_batch, build_data, build_graph
 from pft_lightning.types import Derivatives, Engine
 
@@ -109,7 +110,11 @@ def build_tiny_crystals(
     return structures
 
 
-def build_crystal_batch(structures: Sequence[ase.Atoms], cutoff: float) -> Batch:
+def build_crystal_batch(
+    structures: Sequence[ase.Atoms],
+    cutoff: float,
+    device: str | torch.device = "cpu",
+) -> Batch:
     """Neutral batch of ASE structures, in float64."""
     items = []
     for atoms in structures:
@@ -118,7 +123,7 @@ def build_crystal_batch(structures: Sequence[ase.Atoms], cutoff: float) -> Batch
         data = build_data(atoms.numbers, atoms.positions, cell, atoms.pbc, graph)
         data[keys.NAME] = str(atoms.symbols)
         items.append(data)
-    return build_batch(items)
+    return build_batch(items).to(device)
 
 
 def compute_richardson_derivative(
@@ -142,20 +147,26 @@ def check_backend_conformance(
     structures: dict[str, ase.Atoms] | None = None,
     *,
     tolerances: Tolerances = TOLERANCES,
+    device: str | torch.device = "cpu",
 ) -> dict[str, float]:
     """Check everything that the rest of the package relies on.
 
     Args:
-        model: in float64, on the CPU; its parameters are put back.
+        model: in float64; its parameters are put back, and stay on the device.
         structures: by name; default: ``build_tiny_crystals``.
         tolerances: see ``Tolerances``.
+        device: to check on, which the model is moved to.
 
     Returns:
         Largest relative error of each check over the structures.
 
     Raises:
         AssertionError: one of them exceeds its tolerance.
+        ConfigError: there is no such device.
     """
+    device = parse_device(device)
+    model.to(device)
+    assert model.device.type == device.type, "its parameters did not move there"
     assert model.dtype == torch.float64, "load the model with dtype='float64'"
     if structures is None:
         structures = build_tiny_crystals(model.atomic_numbers, model.cutoff)
@@ -182,8 +193,8 @@ def check_backend_conformance(
 def _check_structure(
     model: EnergyModel, atoms: ase.Atoms, tolerances: Tolerances
 ) -> dict[str, tuple[float, float]]:
-    batch = build_crystal_batch([atoms], model.cutoff + _MARGIN)
-    tangents = _random_tangents(len(atoms), 2)
+    batch = build_crystal_batch([atoms], model.cutoff + _MARGIN, model.device)
+    tangents = _random_tangents(len(atoms), 2, model.device)
     for _ in range(tolerances.warm_up):
         result = _derivatives(model, batch, tangents)
         other = _derivatives(model, batch, tangents, "reverse_over_reverse")
@@ -239,12 +250,12 @@ def _numerical_hvp(
 
 def _stress(model: EnergyModel, batch: Batch, result: Derivatives) -> float:
     """Compare one random component of the stress with energies of strained cells."""
-    strain = _random_tangents(3, 1)[:, 0]
+    strain = _random_tangents(3, 1, model.device)[:, 0]
     symmetric = (strain + strain.T) / 2
     positions, cell = batch[keys.POSITIONS], batch[keys.CELL][0]
 
     def energy(amplitude: float) -> torch.Tensor:
-        deformation = torch.eye(3, dtype=torch.float64) + amplitude * symmetric
+        deformation = torch.eye(3).to(symmetric) + amplitude * symmetric
         strained = copy.copy(batch)
         strained[keys.POSITIONS] = positions @ deformation
         strained[keys.CELL] = (cell @ deformation)[None]
@@ -267,8 +278,8 @@ def _rotation(
     turned = atoms.copy()
     turned.set_cell(atoms.cell.array @ matrix)
     turned.positions = atoms.positions @ matrix
-    rotation = torch.tensor(matrix)
-    batch = build_crystal_batch([turned], model.cutoff)
+    rotation = torch.tensor(matrix, device=model.device)
+    batch = build_crystal_batch([turned], model.cutoff, model.device)
     rotated = _derivatives(model, batch, tangents @ rotation)
     return _error(_hvp(rotated), hvp @ rotation)
 
@@ -276,7 +287,7 @@ def _rotation(
 def _extra_edges(
     model: EnergyModel, atoms: ase.Atoms, tangents: torch.Tensor, result: Derivatives
 ) -> float:
-    batch = build_crystal_batch([atoms], model.cutoff + 1.0)
+    batch = build_crystal_batch([atoms], model.cutoff + 1.0, model.device)
     return _error(_hvp(_derivatives(model, batch, tangents)), _hvp(result))
 
 
@@ -287,7 +298,8 @@ def _parameter_gradient(
     parameters = [p for p in model.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(5)
     directions = [
-        torch.randn(p.shape, generator=generator, dtype=p.dtype) * p.detach().std()
+        torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p)
+        * p.detach().std()
         if p.numel() > 1
         else torch.ones_like(p)
         for p in parameters
@@ -318,15 +330,15 @@ def _parameter_gradient(
 
 
 def _batching(model: EnergyModel, structures: list[ase.Atoms]) -> float:
-    batch = build_crystal_batch(structures, model.cutoff)
-    tangents = _random_tangents(int(batch.num_nodes), 1)
+    batch = build_crystal_batch(structures, model.cutoff, model.device)
+    tangents = _random_tangents(int(batch.num_nodes), 1, model.device)
     joint = _derivatives(model, batch, tangents)
     worst, start = 0.0, 0
     for i, atoms in enumerate(structures):
         stop = start + len(atoms)
         alone = _derivatives(
             model,
-            build_crystal_batch([atoms], model.cutoff),
+            build_crystal_batch([atoms], model.cutoff, model.device),
             tangents[start:stop],
         )
         assert joint.stress is not None
@@ -344,8 +356,10 @@ def _batching(model: EnergyModel, structures: list[ase.Atoms]) -> float:
 def _copying(model: EnergyModel, structures: dict[str, ase.Atoms]) -> float:
     """A deep copy gives the same numbers, and shares no parameter."""
     twin = copy.deepcopy(model)
-    batch = build_crystal_batch([next(iter(structures.values()))], model.cutoff)
-    tangents = _random_tangents(int(batch.num_nodes), 1)
+    batch = build_crystal_batch(
+        [next(iter(structures.values()))], model.cutoff, model.device
+    )
+    tangents = _random_tangents(int(batch.num_nodes), 1, model.device)
     expected = _hvp(_derivatives(model, batch, tangents))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -359,8 +373,8 @@ def _copying(model: EnergyModel, structures: dict[str, ase.Atoms]) -> float:
 def _isolated_atom(model: EnergyModel) -> float:
     """A structure without a single edge has finite energy and no forces."""
     atoms = ase.Atoms([model.atomic_numbers[0]], positions=[[0.1, 0.2, 0.3]])
-    batch = build_crystal_batch([atoms], model.cutoff)
-    result = _derivatives(model, batch, _random_tangents(1, 2))
+    batch = build_crystal_batch([atoms], model.cutoff, model.device)
+    result = _derivatives(model, batch, _random_tangents(1, 2, model.device))
     assert result.forces is not None
     assert bool(torch.isfinite(result.energy).all())
     return float(result.forces.detach().abs().max() + _hvp(result).abs().max())
@@ -376,10 +390,12 @@ def _derivatives(
     return model.derivatives(batch, tangents=tangents, engine=engine)
 
 
-def _random_tangents(n_atoms: int, n_probes: int) -> torch.Tensor:
+def _random_tangents(n_atoms: int, n_probes: int, device: torch.device) -> torch.Tensor:
+    """Drawn on the CPU: the same on every device."""
     generator = torch.Generator().manual_seed(11)
     shape = (n_atoms, n_probes, 3)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).clamp(-2, 2)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return drawn.clamp(-2, 2).to(device)
 
 
 def _hvp(result: Derivatives) -> torch.Tensor:

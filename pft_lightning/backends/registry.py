@@ -1,50 +1,35 @@
 """Backends by name, and loading a model by what its file holds.
 
-Importing this module imports no backend library. A new backend adds one
-``Backend`` entry; its module offers ``load(path, *, dtype, device, head, trust)``.
+Importing this module imports no backend library and no plug-in. A new backend adds one
+``Backend`` entry, here or in a package of its own (see ``plugins``); its module offers
+``load(path, *, dtype, device, head, trust)``.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.plugins import Backend as Backend
+from pft_lightning.backends.plugins import load_plugin, load_plugins, plugin_names
 from pft_lightning.backends.reading.content import (
     MACE_PORTABLE,
     FileContent,
     read_content,
 )
-from pft_lightning.errors import BackendUnavailableError, CheckpointError, ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """One row of the registry.
-
-    Attributes:
-        name: what users write in ``backend=``.
-        module: import path, imported on first use.
-        library: importable name of the library behind it; empty for none.
-        extra: of this package, to install the library.
-        conflict: what cannot share an environment with it, for the error message.
-        kind: what its files are, in words.
-        recognise: whether a file belongs to it.
-    """
-
-    name: str
-    module: str
-    library: str
-    extra: str
-    conflict: str
-    kind: str
-    recognise: Callable[[FileContent], bool]
+from pft_lightning.errors import (
+    BackendUnavailableError,
+    CheckpointError,
+    ConfigError,
+    PFTError,
+)
 
 
 def _is_mace(content: FileContent) -> bool:
@@ -75,9 +60,6 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             name="pair",
             module="pft_lightning.backends.pair",
-            library="",
-            extra="",
-            conflict="",
             kind="pair potential",
             recognise=_is_pair,
         ),
@@ -150,14 +132,12 @@ def load_model(
         raise ConfigError(f"path is {path!r}; expected the name of a model file.")
     if not isinstance(trust, bool):
         raise ConfigError(f"trust={trust!r}; expected true or false.")
-    if backend is not None and backend not in BACKENDS:
-        raise ConfigError(f"backend={backend!r}; expected one of {sorted(BACKENDS)}.")
+    if backend is not None and backend not in (known := backend_names()):
+        raise ConfigError(f"backend={backend!r}; expected one of {sorted(known)}.")
     path = find_model_file(path, backend)
     content = read_content(path)
     entry = recognise(content, backend)
-    model: EnergyModel = import_backend(entry.name).load(
-        path, dtype=resolved, device=device, head=head, trust=trust
-    )
+    model = _load(entry, path, dtype=resolved, device=device, head=head, trust=trust)
     # Energies of atoms and scales are weights too, which no optimiser changes.
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if not bool(torch.isfinite(value).all()):
@@ -165,6 +145,53 @@ def load_model(
                 f"{path}: the weight {name} holds NaN or infinity. The file is of a "
                 "training that failed, or damaged."
             )
+    return model
+
+
+def backend_names() -> tuple[str, ...]:
+    """What ``backend=`` accepts; no plug-in is imported for it."""
+    return (*BACKENDS, *plugin_names(taken=BACKENDS))
+
+
+def find_backend(name: str) -> Backend:
+    """The row of a backend, or the plug-in, of a name.
+
+    Args:
+        name: among ``backend_names``.
+
+    Raises:
+        BackendUnavailableError: the plug-in cannot be used.
+    """
+    return BACKENDS[name] if name in BACKENDS else load_plugin(name)
+
+
+def _load(entry: Backend, path: Path, **options: Any) -> EnergyModel:
+    """Load a file; what is wrong with a plug-in is said of it.
+
+    Raises:
+        CheckpointError: the plug-in failed.
+        BackendUnavailableError: what it gives is no model.
+    """
+    module = _import(entry)
+    if not entry.is_plugin:
+        built_in: EnergyModel = module.load(path, **options)
+        return built_in
+    try:
+        model = module.load(path, **options)
+    except PFTError:
+        raise
+    except Exception as error:  # code of others fails in any way
+        raise CheckpointError(
+            f"{path}: the backend {entry.name!r} of the package {entry.package} failed "
+            f"to load it ({type(error).__name__}: {error}). Is the file whole? Else "
+            f"update {entry.package}, or tell its authors."
+        ) from error
+    if not isinstance(model, EnergyModel):
+        raise BackendUnavailableError(
+            f"Backend {entry.name!r}: {entry.module}.load gave a "
+            f"{type(model).__name__}; expected an EnergyModel. Update {entry.package}, "
+            "or tell its authors."
+        )
     return model
 
 
@@ -200,20 +227,28 @@ def recognise(content: FileContent, expected: str | None = None) -> Backend:
     Raises:
         CheckpointError: none, or another than expected.
     """
-    for entry in BACKENDS.values():
-        if not entry.recognise(content):
+    if expected is not None and find_backend(expected).owns(content):
+        return find_backend(expected)
+    for entry in _all():
+        if not entry.owns(content):
             continue
-        if expected not in (None, entry.name):
+        if expected is not None:
             raise CheckpointError(
                 f"{content.path}: is a {entry.kind}, but backend={expected!r} was "
                 f"asked for. Use backend={entry.name!r}, or leave it out."
             )
         return entry
-    kinds = ", ".join(entry.kind for entry in BACKENDS.values())
+    kinds = ", ".join(entry.kind for entry in _all())
     raise CheckpointError(
         f"{content.path}: not a model file known here; it looks like "
         f"{content.describe()}. Known: {kinds}."
     )
+
+
+def _all() -> Iterator[Backend]:
+    """Plug-ins after the others: no file needs their import that is not theirs."""
+    yield from BACKENDS.values()
+    yield from load_plugins(taken=BACKENDS).values()
 
 
 def import_backend(name: str) -> ModuleType:
@@ -223,22 +258,31 @@ def import_backend(name: str) -> ModuleType:
         BackendUnavailableError: its library is not installed, or of a version without
             what is needed of it.
     """
-    entry = BACKENDS[name]
+    return _import(find_backend(name))
+
+
+def _import(entry: Backend) -> ModuleType:
+    conflict = (
+        f" (cannot share an environment with {entry.conflict!r})"
+        if entry.conflict
+        else ""
+    )
     if entry.library and importlib.util.find_spec(entry.library) is None:
         raise BackendUnavailableError(
-            f"Backend {name!r} is not installed: pip install "
-            f'"pft_lightning[{entry.extra}]" (cannot share an environment with '
-            f"{entry.conflict!r})."
+            f"Backend {entry.name!r} is not installed: pip install "
+            f'"{entry.requirement}"{conflict}.'
         )
     try:
         return importlib.import_module(entry.module)
     except BackendUnavailableError:
         raise
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
+        if not entry.is_plugin and not isinstance(error, (ImportError, AttributeError)):
+            raise
         raise BackendUnavailableError(
-            f"Backend {name!r}: the {entry.library} that is installed lacks what is "
-            f"needed of it ({error}). Install a version that fits: pip install "
-            f'"pft_lightning[{entry.extra}]".'
+            f"Backend {entry.name!r}: the {entry.library or entry.package} that is "
+            f"installed lacks what is needed of it ({error}). Install a version that "
+            f'fits: pip install "{entry.requirement}".'
         ) from error
 
 

@@ -13,13 +13,16 @@ import numpy as np
 import torch
 
 from pft_lightning.errors import ShapeError
-from pft_lightning.kernels.compiled import load_library
 from pft_lightning.kernels.edges import Edges
+from pft_lightning.kernels.interface import (
+    FEATURE,
+    MESSAGE,
+    WEIGHT,
+    CSum,
+    load_messages,
+)
 from pft_lightning.kernels.layout import Layout
 
-
-# The arguments of the form, in the order of ``messages.c``.
-COUPLING, FEATURE, WEIGHT, MESSAGE = range(4)
 
 # Products of numbers for which it is worth to wake another thread (0.1 ms).
 _LEAST_SHARE = 1 << 22
@@ -65,23 +68,6 @@ def renamed(each: Sum, places: Mapping[int, int]) -> Sum:
     """Give the tensors of a sum other places."""
     terms = tuple(tuple(places[i] for i in term) for term in each.terms)
     return Sum(each.slot, terms, places[each.own])
-
-
-_INTEGERS = ("slot", "n_paths", "n_tensors", "n_terms")
-_POINTERS = (
-    *("paths", "roles", "terms", "tensors", "out", "own", "still"),
-    *("start", "order", "centre", "neighbour", "pair"),
-)
-
-
-class _CSum(ctypes.Structure):
-    """``struct sum`` of ``messages.c``."""
-
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in _INTEGERS),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-        ("widths", ctypes.c_int64 * 4),
-    )
 
 
 def contract(
@@ -163,7 +149,7 @@ def _describe(
     still: np.ndarray | None,
     needed: list[torch.Tensor],
     out: torch.Tensor,
-) -> tuple[np.ndarray, _CSum]:
+) -> tuple[np.ndarray, CSum]:
     """Say to the compiled form what to do; gives where its groups start, too."""
     by_centre, by_neighbour, by_pair = edges.groups
     start, order = {FEATURE: by_neighbour, WEIGHT: by_pair}.get(each.slot, by_centre)
@@ -173,7 +159,7 @@ def _describe(
     addresses = np.array([tensor.data_ptr() for tensor in needed], dtype=np.uintp)
     arrays = (layout.table, kinds, terms, addresses)
     index = (start, order, edges.centre, edges.neighbour, edges.pair)
-    job = _CSum(
+    job = CSum(
         each.slot,
         len(layout.table),
         len(needed),
@@ -217,7 +203,7 @@ def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _function(dtype: torch.dtype) -> Any:
-    library = load_library("messages")
+    library = load_messages()
     assert library is not None  # can_fuse asked
     function = getattr(library, f"contract_{SUFFIXES[dtype]}")
     function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pft_lightning.kernels.couplings import Coupling
+from pft_lightning.kernels.interface import PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Layout:
     """Where the blocks of each path lie in the rows of the four arguments.
 
     Attributes:
-        table: (n_paths, 8), int32: ``struct path`` of ``messages.c``.
+        table: (n_paths,), of ``PATH``.
         widths: of rows of couplings, features, weights and messages.
         couplings: whose columns the rows of couplings have, in this order.
         message_shapes: (components, channels) of each representation of the messages,
@@ -82,7 +83,7 @@ def make_layout(
         weight += path.channels
         filled[place] += path.channels
     return Layout(
-        table=np.ascontiguousarray(rows, dtype=np.int32),
+        table=np.array(rows, dtype=PATH),
         widths=(int(columns[-1]), int(ends[-1]), weight, int(starts[-1])),
         couplings=couplings,
         message_shapes=shapes,

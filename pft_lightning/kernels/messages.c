@@ -11,14 +11,20 @@
    of these are sums of such forms. Nothing as large as (edges, components, channels) is
    ever in memory.
 
-   Compiled by _compiled.py, called by messages.py. */
+   Compiled by compiled.py, described by interface.py, called by contraction.py; see
+   docs/develop/kernels.md. */
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
 enum slot { COUPLING, FEATURE, WEIGHT, MESSAGE };
 enum { MAX_M = 15 }; /* components of the highest degree */
+#ifdef __SANITIZE_ADDRESS__ /* with its checks in unrolled loops it compiles for minutes */
+#define UNROLL
+#else
 #define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 /* A product of features and harmonics: components of features (m1) and messages (m3),
    and where its block begins in a row of K, s, w and G; stride: of components in G. */
@@ -48,6 +54,27 @@ struct sum {
     const int64_t *start, *order, *centre, *neighbour, *pair;
     int64_t widths[4]; /* of rows */
 };
+
+/* What interface.py must agree with; it reads this list when the library is loaded, up to
+   the entry without a name. A new field, slot or limit gets a line here. */
+struct constant {
+    const char *name;
+    int64_t value;
+};
+#define SIZE(s) {"struct " #s, sizeof(struct s)}
+#define FIELD(s, f) {"struct " #s "." #f, offsetof(struct s, f)}
+#define VALUE(x) {#x, x}
+const struct constant constants[] = {
+    SIZE(path), SIZE(sum),
+    FIELD(path, m1), FIELD(path, m3), FIELD(path, channels), FIELD(path, coupling),
+    FIELD(path, feature), FIELD(path, weight), FIELD(path, message), FIELD(path, stride),
+    FIELD(sum, slot), FIELD(sum, n_paths), FIELD(sum, n_tensors), FIELD(sum, n_terms),
+    FIELD(sum, paths), FIELD(sum, roles), FIELD(sum, terms), FIELD(sum, tensors),
+    FIELD(sum, out), FIELD(sum, own), FIELD(sum, still), FIELD(sum, start),
+    FIELD(sum, order), FIELD(sum, centre), FIELD(sum, neighbour), FIELD(sum, pair),
+    FIELD(sum, widths),
+    VALUE(COUPLING), VALUE(FEATURE), VALUE(WEIGHT), VALUE(MESSAGE), VALUE(MAX_M),
+    {0, 0}};
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE __builtin_shufflevector

@@ -14,25 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from pft_lightning.kernels.compiled import load_library
-from pft_lightning.kernels.contraction import (
+from pft_lightning.kernels.contraction import SUFFIXES, Role, Sum, contract, renamed
+from pft_lightning.kernels.edges import Edges
+from pft_lightning.kernels.interface import (
     COUPLING,
     FEATURE,
+    MAX_M,
     MESSAGE,
-    SUFFIXES,
     WEIGHT,
-    Role,
-    Sum,
-    contract,
-    renamed,
+    load_messages,
 )
-from pft_lightning.kernels.edges import Edges
 from pft_lightning.kernels.layout import Layout
 from pft_lightning.physics.direction import current_direction
-
-
-# ``MAX_M`` of ``messages.c`` holds its components.
-_HIGHEST_DEGREE = 7
 
 
 def can_fuse(dtype: torch.dtype, device: torch.device, degree: int) -> bool:
@@ -42,13 +35,16 @@ def can_fuse(dtype: torch.dtype, device: torch.device, degree: int) -> bool:
         dtype: of the network.
         device: of the network.
         degree: highest one of features and messages.
+
+    Raises:
+        KernelError: it was changed on one side only, C or Python.
     """
     return (
         dtype in SUFFIXES
         and not torch.is_autocast_enabled("cpu")
-        and degree <= _HIGHEST_DEGREE
+        and 2 * degree + 1 <= MAX_M
         and device.type == "cpu"
-        and load_library("messages") is not None
+        and load_messages() is not None
     )
 
 

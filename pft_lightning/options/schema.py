@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from pft_lightning.backends.registry import BACKENDS
+from pft_lightning.backends.registry import backend_names
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.records import MAX_ENERGY, MAX_FORCE, MAX_STRESS
 from pft_lightning.evaluation.protocols import Protocol
@@ -45,7 +45,7 @@ from pft_lightning.types import Engine
 
 def _backend(name: str | None) -> str | None:
     # "auto" is the group of options that leaves it to the file.
-    if name not in (None, "auto", *BACKENDS):
+    if name not in (None, "auto", *backend_names()):
         raise ValueError(name)
     return name
 
@@ -53,7 +53,7 @@ def _backend(name: str | None) -> str | None:
 Backend = Annotated[
     str | None,
     AfterValidator(_backend),
-    Words(f"one of {', '.join(BACKENDS)}, or null"),
+    Words(f"one of {', '.join(backend_names())}, or null"),
 ]
 
 if TYPE_CHECKING:
