@@ -152,7 +152,8 @@ def asan(session: nox.Session) -> None:
         # Small arrays of Python have neighbours that no sanitizer tells apart.
         "PYTHONMALLOC": "malloc",
     }
-    session.run("pytest", "tests/unit/kernels", *session.posargs, env=sanitizer)
+    # -s: what a sanitizer says before it ends the process.
+    session.run("pytest", "-s", "tests/unit/kernels", *session.posargs, env=sanitizer)
 
 
 def find_gcc_library(name: str) -> str:

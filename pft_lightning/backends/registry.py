@@ -192,6 +192,12 @@ def _load(entry: Backend, path: Path, **options: Any) -> EnergyModel:
             f"{type(model).__name__}; expected an EnergyModel. Update {entry.package}, "
             "or tell its authors."
         )
+    if not entry.recognise and not model.file_suffix.endswith(entry.endings):
+        raise BackendUnavailableError(
+            f"Backend {entry.name!r}: its models are saved as "
+            f"*{model.file_suffix}, but only {', '.join(entry.endings)} are recognised "
+            f"as its own. Update {entry.package}, or tell its authors."
+        )
     return model
 
 

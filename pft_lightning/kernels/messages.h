@@ -188,7 +188,8 @@ static inline int NAME(terms)(const struct sum *x, const int64_t *at, REAL **row
 static inline __attribute__((always_inline)) void NAME(slot)(
     const int slot, const struct sum *x, int64_t first, int64_t last) {
     const int64_t width = x->widths[slot];
-    REAL *rows[x->n_tensors];
+    /* One more: a sum may have no terms, and no array has no elements. */
+    REAL *rows[x->n_tensors + 1];
     struct NAME(rows) terms[x->n_terms + 1];
 #define CASE(A, B)                                                                   \
     case 16 * A + B:                                                                 \

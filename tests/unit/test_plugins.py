@@ -51,12 +51,19 @@ from pft_lightning.testing import PairPotential
 
 class TinyPotential(PairPotential):
     name = "tiny"
+    file_suffix = ".tiny"
+
+
+class Unreadable(TinyPotential):
+    file_suffix = ".pt"
 
 
 def load(path, *, dtype, device, head, trust):
     text = path.read_text()
     if text == "nothing":
         return None
+    if text == "unreadable":
+        return Unreadable(4.0, [11])
     return TinyPotential(float(text), [11, 17]).to(device=device, dtype=dtype)
 """
 
@@ -193,6 +200,12 @@ def test_what_fails_in_it_is_said_of_it(install, tiny_file):
         registry.load_model(tiny_file)
     tiny_file.write_text("nothing")
     with pytest.raises(BackendUnavailableError, match="gave a NoneType; expected an"):
+        registry.load_model(tiny_file)
+    # Else a training would end with a potential that cannot be loaded.
+    tiny_file.write_text("unreadable")
+    with pytest.raises(
+        BackendUnavailableError, match=r"saved as \*\.pt, but only \.tiny"
+    ):
         registry.load_model(tiny_file)
 
 
