@@ -29,6 +29,7 @@ from pft_lightning.cli.common import (
     shows_tracebacks,
 )
 from pft_lightning.cli.help import answer, nothing_given
+from pft_lightning.cli.own_choices import search_conf
 from pft_lightning.errors import ConfigError
 from pft_lightning.options.remedies import explain, quote
 
@@ -93,25 +94,12 @@ def command(
                 if needs := nothing_given(config_name):
                     raise ConfigError(needs)
                 _refuse_pickles(sys.argv[1:])
-                sys.argv[1:] = [*quote_paths(sys.argv[1:]), *_own_configurations()]
+                sys.argv[1:] = search_conf(quote_paths(sys.argv[1:]))
                 main()
 
         return run
 
     return decorate
-
-
-def _own_configurations() -> list[str]:
-    """Let Hydra look for experiments of the user's in ``conf`` of the working folder.
-
-    What ships in the package comes first: a file of the same name does not hide it.
-    """
-    folder = Path("conf").absolute()
-    given = any(argument.startswith("hydra.searchpath=") for argument in sys.argv)
-    if given or not folder.is_dir():
-        return []
-    own = quote("", f"file://{folder}").removeprefix("=")
-    return [f"hydra.searchpath=['structured://',{own}]"]
 
 
 @contextlib.contextmanager

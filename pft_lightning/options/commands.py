@@ -89,8 +89,9 @@ COMMANDS: dict[str, Command] = {
         examples=(
             ("a store of all calculations in a folder", _STORE),
             (
-                "ten displaced structures around each crystal, for DFT",
-                "task=rattle structures='${pft_example:phonons/val}' out=rattled.xyz",
+                "ten displaced structures around a crystal, for DFT",
+                "task=rattle out=rattled.xyz "
+                "structures='${pft_example:phonons/val/Si-1.015.yaml.xz}'",
             ),
             (
                 "structures labelled by a potential, to co-train on",
