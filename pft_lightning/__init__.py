@@ -7,6 +7,7 @@ trainer and no logger.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 
@@ -63,6 +64,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version(__name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Give the public names, imported or not, for ``dir()`` and ``help()``."""
+    special = [name for name in globals() if name.startswith("__")]
+    return sorted({*__all__, *special, "__version__"})

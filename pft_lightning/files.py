@@ -13,6 +13,7 @@ import hashlib
 import io
 import lzma
 import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -49,6 +50,9 @@ _OPENERS: Final[dict[str | None, Callable[..., Any]]] = {
 }
 
 _BLOCK: Final = 1 << 20
+
+# How the names end of what is being written.
+_PARTIAL: Final = ".partial"
 
 
 # What to do about an error of the system, by its number.
@@ -136,10 +140,15 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Non
     """
     path = Path(path)
     with writing(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL
+        )
         try:
             with os.fdopen(handle, "wb") as file:
                 write(file)
+                # Without it a computer that fails may keep the name of an empty file.
+                file.flush()
+                os.fsync(file.fileno())
             # mkstemp makes files that only their owner may read.
             umask = os.umask(0)
             os.umask(umask)
@@ -148,6 +157,44 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Non
         except BaseException:
             os.unlink(temporary)
             raise
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a path to write at, whose file or folder takes its place in the end.
+
+    As ``write_atomically``, for libraries that open a path themselves, and for folders.
+
+    Args:
+        path: to write or replace; a folder must be new.
+
+    Yields:
+        A path of the same name in a temporary folder beside it. Other files in that
+        folder are removed.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written; what was there
+            before is untouched.
+    """
+    path = Path(path)
+    with (
+        writing(path),
+        tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL
+        ) as folder,
+    ):
+        partial = Path(folder) / path.name
+        yield partial
+        partial.replace(path)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder that is locked."""
+    for left in folder.glob(f"*{_PARTIAL}"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def compute_sha256(path: Path) -> str:

@@ -53,6 +53,13 @@ HEAD: Final = "head"
 # list of ForceConstants, one per structure (phonon batches only)
 FORCE_CONSTANTS: Final = "force_constants"
 
+# What ``EnergyModel.prepare`` adds for the compiled messages of one model, and only in
+# the copy of the batch that it makes; absent where the messages are not compiled.
+# Convolutions | the edges in the order of the products, and their plans
+CONVOLUTIONS: Final = "convolutions"
+# PairedEdges | the edges by centre, each beside the one in the other direction
+SORTED_EDGES: Final = "sorted_edges"
+
 # Sources of a training step: the keys of the dict of batches the loaders yield.
 PHONON: Final = "phonon"
 UPSTREAM: Final = "upstream"

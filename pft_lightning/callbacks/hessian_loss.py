@@ -8,12 +8,12 @@ from torch_geometric.data import Batch
 
 from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import ConfigError
-from pft_lightning.losses import HessianRequest
-from pft_lightning.training.hessian import HessianObjective, refuse_closures
+from pft_lightning.losses import HvpTarget
+from pft_lightning.training.hessian import ProbeSchedule, refuse_closures
 from pft_lightning.training.module import PhononFineTuning
 
 
-class HessianLoss(HessianObjective, Callback):
+class HessianLoss(ProbeSchedule, Callback):
     """Match Hessian-vector products with the reference force constants.
 
     The callback owns the probe, the weight with its schedule, and how often the
@@ -21,7 +21,7 @@ class HessianLoss(HessianObjective, Callback):
     ``PhononFineTuning``, in the same pass as forces and stress, so that DDP
     reduces its gradient like any other.
 
-    Arguments are those of ``training.hessian.HessianObjective``.
+    Arguments are those of ``training.hessian.ProbeSchedule``.
     """
 
     def setup(
@@ -68,7 +68,7 @@ class HessianLoss(HessianObjective, Callback):
         if isinstance(pl_module, PhononFineTuning):
             pl_module.hessian_loss = None
 
-    def request(self, batch: Batch, step: int) -> HessianRequest | None:
+    def request(self, batch: Batch, step: int) -> HvpTarget | None:
         """Draw tangents and their targets for one phonon batch.
 
         Args:

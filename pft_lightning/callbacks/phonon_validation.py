@@ -23,7 +23,16 @@ from pft_lightning.callbacks.wandb_dashboard import log_phonons, wants_figures
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.errors import ConfigError, PFTError
 from pft_lightning.evaluation import processes
-from pft_lightning.evaluation.metrics import ERRORS
+from pft_lightning.evaluation.folder import (
+    ENTROPY_ERROR,
+    ERRORS,
+    FAILED,
+    FREQUENCY_RATIO,
+    MESH_FREQUENCY_MAE,
+    MODEL_UNSTABLE,
+    REFERENCE_UNSTABLE,
+    STATUS,
+)
 from pft_lightning.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from pft_lightning.evaluation.reference import Material, Phonons, list_materials
 from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
@@ -33,8 +42,8 @@ from pft_lightning.types import Engine, PhononProperties
 
 
 _PREFIX = "phonon/"
-_TOTALS = (*ERRORS, "frequency_ratio")
-_PROGRESS_BAR = ("mesh_frequency_mae", "entropy_error")
+_TOTALS = (*ERRORS, FREQUENCY_RATIO)
+_PROGRESS_BAR = (MESH_FREQUENCY_MAE, ENTROPY_ERROR)
 _LABEL = "model"
 
 
@@ -125,7 +134,7 @@ class PhononValidation(Callback):
         self._max_atoms = max_atoms
         self._engine = engine
         self._references: dict[str, Phonopy] | None = None
-        self._found: Evaluation | None = None
+        self._evaluation: Evaluation | None = None
         self._validations = 0
         self._totals: dict[str, float] = {}
 
@@ -183,7 +192,7 @@ class PhononValidation(Callback):
         if not figures:
             protocol = dataclasses.replace(protocol, band_points=0)
         with isolate_rng():
-            self._found = evaluate_phonons(
+            self._evaluation = evaluate_phonons(
                 {_LABEL: pl_module.model},
                 self._references,
                 protocol=protocol,
@@ -196,20 +205,20 @@ class PhononValidation(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Log the totals and, to W&B, the materials; all processes have the same."""
-        if self._found is None:
+        if self._evaluation is None:
             return
-        found, self._found = self._found, None
-        _name_failures(found)
-        totals = _totals(found)
+        evaluation, self._evaluation = self._evaluation, None
+        _name_failures(evaluation)
+        totals = _totals(evaluation)
         if trainer.state.fn == TrainerFn.FITTING:
             self._totals = totals
         for name, value in _as_tensors(totals, pl_module.device).items():
             in_bar = name.removeprefix(_PREFIX) in _PROGRESS_BAR
             pl_module.log(name, value, prog_bar=in_bar)
         if wants_figures(trainer.loggers):
-            shown = self._shown(found)
+            shown = self._shown(evaluation)
             for logger in trainer.loggers:
-                log_phonons(logger, found.rows, shown, trainer.global_step)
+                log_phonons(logger, evaluation.rows, shown, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to evaluate, and to monitor, as if not killed."""
@@ -236,7 +245,7 @@ class PhononValidation(Callback):
         # Files of one chemistry often lie side by side: spread over the list.
         return [materials[len(materials) * i // self._n] for i in range(self._n)]
 
-    def _shown(self, found: Evaluation) -> dict[str, dict[str, PhononProperties]]:
+    def _shown(self, evaluation: Evaluation) -> dict[str, dict[str, PhononProperties]]:
         """Properties that are drawn, on every process, whichever computed them."""
         assert self._references is not None
         names = list(self._references)[: self.n_figures]
@@ -244,10 +253,10 @@ class PhononValidation(Callback):
         mine = {
             name: {
                 label: dataclasses.replace(properties, force_constants=None)
-                for label, properties in found.properties[name].items()
+                for label, properties in evaluation.properties[name].items()
             }
             for name in names
-            if name in found.properties
+            if name in evaluation.properties
         }
         shares = {k: v for share in processes.gather(mine) for k, v in share.items()}
         return {name: shares[name] for name in names if name in shares}
@@ -283,19 +292,19 @@ def _read(materials: Sequence[Material], model: EnergyModel) -> dict[str, Phonop
     return references
 
 
-def _totals(found: Evaluation) -> dict[str, float]:
+def _totals(evaluation: Evaluation) -> dict[str, float]:
     """Means over the materials; NaN where one of them has no finite number."""
-    n_materials = len(found.rows)
-    summary = found.summary["models"][_LABEL]
+    n_materials = len(evaluation.rows)
+    summary = evaluation.summary["models"][_LABEL]
     totals = {
         name: summary[name]["mean"] if summary[name]["n"] == n_materials else math.nan
         for name in _TOTALS
     }
     wrong = [
         math.nan
-        if row["status"] == "failed"
-        else float(row["reference_unstable"] != row["model_unstable"])
-        for row in found.rows
+        if row[STATUS] == FAILED
+        else float(row[REFERENCE_UNSTABLE] != row[MODEL_UNSTABLE])
+        for row in evaluation.rows
     ]
     totals["instability_error"] = float(np.mean(wrong))
     return {_PREFIX + name: value for name, value in totals.items()}
@@ -311,8 +320,8 @@ def _as_tensors(
     }
 
 
-def _name_failures(found: Evaluation) -> None:
-    for failure in found.summary["failures"]:
+def _name_failures(evaluation: Evaluation) -> None:
+    for failure in evaluation.summary["failures"]:
         rank_zero_warn(
             f"PhononValidation: {failure['name']} failed: {failure['error']} The means "
             "over the materials are NaN."

@@ -10,8 +10,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pft_lightning.evaluation.metrics import COLUMNS
-from pft_lightning.evaluation.runner import REFERENCE
+from pft_lightning.evaluation.folder import COLUMNS, REFERENCE
 from pft_lightning.plots.bands import plot_bands
 from pft_lightning.types import PhononProperties
 

@@ -10,6 +10,7 @@ from pft_lightning.errors import (
     StorageError,
     UnknownElementError,
 )
+from pft_lightning.evaluation.folder import ERROR, FAILED, STATUS
 from pft_lightning.files import find_system_error
 
 
@@ -47,7 +48,7 @@ def describe(error: Exception) -> str:
 
 def failed_row(error: Exception) -> dict[str, str]:
     """Columns of a failure."""
-    row = {"status": "failed", "error": describe(error)}
+    row = {STATUS: FAILED, ERROR: describe(error)}
     if not isinstance(error, PFTError):
         # Nobody foresaw it: keep what a bug report needs.
         row["traceback"] = "".join(traceback.format_exception(error))

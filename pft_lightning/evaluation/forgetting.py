@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,16 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.batching import BatchLimits, plan_batches
 from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.data.upstream import UpstreamFrames
+from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.failures import check_failure, describe, is_lasting
+from pft_lightning.evaluation.folder import FORCES_MAE, EvaluationFolder
 from pft_lightning.evaluation.force_constants import Potential, in_float64
 from pft_lightning.graphs import build_batch
-from pft_lightning.json_files import find_json, write_json
-from pft_lightning.losses import absolute_errors, doubtful_labels, residuals
+from pft_lightning.losses import (
+    absolute_errors,
+    doubtful_labels,
+    residuals,
+)
 from pft_lightning.types import Derivatives
 
 
@@ -47,16 +52,13 @@ def evaluate_upstream(
     limits: Mapping[str, float] | None = None,
     *,
     fingerprints: Mapping[str, str],
-    folder: Path | None = None,
-    rank: int = 0,
-    n_ranks: int = 1,
-    gather: Callable[[Sums], list[Sums]] = lambda sums: [sums],
+    folder: str | Path | None = None,
     progress: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Errors of several models on upstream frames; see ``merge`` for the content.
 
-    A model that fails has an ``error`` in place of numbers. In a folder, what was
-    finished before (``forgetting/<label>.json``) is not computed again.
+    A model that fails has an ``error`` in place of numbers. The processes of torch's
+    process group share the frames.
 
     Args:
         models: by label.
@@ -64,44 +66,53 @@ def evaluate_upstream(
         names: of "energy", "forces" and "stress" in the files.
         limits: ``max_force`` and alike, see ``UpstreamFrames``.
         fingerprints: of the models, by label.
-        folder: of the evaluation; None keeps nothing.
-        rank: This process.
-        n_ranks: Number of processes.
-        gather: gives every process the sums of all.
+        folder: of the evaluation, where what was finished before is not computed again;
+            None for none.
         progress: Show a progress bar.
 
     Raises:
         DataFormatError: no frame can be used.
     """
     frames = UpstreamFrames(upstream, _NO_EDGES, names, **(limits or {}))
-    if not frames.is_plain and rank == 0:
+    is_first = processes.rank()[0] == 0
+    if not frames.is_plain and is_first:
         warnings.warn(f"Upstream frames: {frames.summary()}", stacklevel=2)
+    stored = None if folder is None else EvaluationFolder(folder)
     settings = [_state(upstream), dict(names or {}), dict(limits or {})]
-    stored = {
-        label: find_json(folder / "forgetting" / f"{label}.json") if folder else None
+    identities = {
+        label: json.dumps([_RESULTS_VERSION, fingerprints[label], *settings])
         for label in models
     }
+    results = {
+        label: None if stored is None else stored.read_forgetting(label, identity)
+        for label, identity in identities.items()
+    }
     # Everyone decides what to do before anyone writes.
-    gather({})
-    found: dict[str, dict[str, Any]] = {}
+    processes.barrier()
+    errors: dict[str, dict[str, Any]] = {}
     for label, model in models.items():
-        key = json.dumps([_RESULTS_VERSION, fingerprints[label], *settings])
-        known = stored[label] or {}
-        if known.get("key") == key and isinstance(known.get("errors"), dict):
-            found[label] = known["errors"]
+        if (known := results[label]) is not None:
+            errors[label] = known
             continue
-        view = copy.copy(frames)
-        view.cutoff = model.cutoff if isinstance(model, EnergyModel) else _NO_EDGES
-        shares = gather(_try_errors(model, view, rank, n_ranks, progress))
-        failed = [share["failed"] for share in shares if "failed" in share]
-        found[label] = {"error": next(iter(failed[0]))} if failed else merge(shares)
-        lasts = all(lasting for one in failed for lasting, _ in one.values())
-        if folder is not None and rank == 0 and lasts:
-            write_json(
-                folder / "forgetting" / f"{label}.json",
-                {"key": key, "errors": found[label]},
-            )
-    return found
+        errors[label], lasting = _evaluate_model(model, frames, progress and is_first)
+        if stored is not None and is_first and lasting:
+            stored.write_forgetting(label, identities[label], errors[label])
+    return errors
+
+
+def _evaluate_model(
+    model: Potential, frames: UpstreamFrames, progress: bool
+) -> tuple[dict[str, Any], bool]:
+    """Errors of one model, and whether they would come out again."""
+    rank, n_ranks = processes.rank()
+    view = copy.copy(frames)
+    view.cutoff = model.cutoff if isinstance(model, EnergyModel) else _NO_EDGES
+    shares = processes.gather(_try_errors(model, view, rank, n_ranks, progress))
+    failed = [share["failed"] for share in shares if "failed" in share]
+    if not failed:
+        return merge(shares), True
+    lasting = all(known for one in failed for known, _ in one.values())
+    return {"error": next(iter(failed[0]))}, lasting
 
 
 def _state(upstream: Spec) -> list[list[Any]]:
@@ -193,7 +204,7 @@ def merge(shares: Iterable[Sums]) -> dict[str, Any]:
                 pair[1] += count
     result = _errors(merged.get("total", {}))
     result["per_element"] = {
-        symbol: {"forces_mae": total / count, "n_atoms": int(count)}
+        symbol: {FORCES_MAE: total / count, "n_atoms": int(count)}
         for symbol, (total, count) in sorted(merged.get("per_element", {}).items())
         if count
     }

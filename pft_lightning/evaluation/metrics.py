@@ -3,56 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 from phonopy.physical_units import get_physical_units
 
 from pft_lightning.errors import ShapeError
+from pft_lightning.evaluation.folder import (
+    COMMENSURATE_FREQUENCY_MAE,
+    COST,
+    DOS_ERROR,
+    ERRORS,
+    FORCE_CONSTANTS_MAE,
+    FREQUENCY_RATIO,
+    MAX_FREQUENCY,
+    MAX_FREQUENCY_ERROR,
+    MAX_FREQUENCY_ERROR_K,
+    MESH_FREQUENCY_MAE,
+    MIN_FREQUENCY,
+    MODEL_UNSTABLE,
+    OK,
+    REFERENCE_UNSTABLE,
+    STATUS,
+    THERMAL,
+    Row,
+    curve_mae_of,
+    error_of,
+    reference_of,
+)
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.types import PhononProperties
 
 
-# Columns of a row in the order of per_material.csv.
-IDENTITY: Final = ("name", "formula", "n_atoms", "n_primitive", "model")
-STATUS: Final = ("status", "error")
-ERRORS: Final = (
-    "force_constants_mae",
-    "commensurate_frequency_mae",
-    "mesh_frequency_mae",
-    "max_frequency_error",
-    "max_frequency_error_K",
-    "entropy_error",
-    "free_energy_error",
-    "heat_capacity_error",
-    "entropy_curve_mae",
-    "free_energy_curve_mae",
-    "heat_capacity_curve_mae",
-    "dos_error",
-)
-VALUES: Final = (
-    "frequency_ratio",
-    "reference_unstable",
-    "model_unstable",
-    "min_frequency",
-    "reference_min_frequency",
-    "max_frequency",
-    "reference_max_frequency",
-    "entropy",
-    "reference_entropy",
-    "free_energy",
-    "reference_free_energy",
-    "heat_capacity",
-    "reference_heat_capacity",
-)
-COST: Final = ("volume_ratio", "relax_steps", "hvps", "seconds")
-COLUMNS: Final = (*IDENTITY, *STATUS, *ERRORS, *VALUES, *COST)
-
 # What totals are taken of.
-_TOTALS: Final = (*ERRORS, "frequency_ratio", *COST)
-
-_THERMAL: Final = ("entropy", "free_energy", "heat_capacity")
+_TOTALS: Final = (*ERRORS, FREQUENCY_RATIO, *COST)
 
 
 def compare(
@@ -68,7 +53,7 @@ def compare(
         protocol: temperature of the single values, threshold of instability.
 
     Returns:
-        ``ERRORS`` and ``VALUES`` by name, in THz, K, J/K/mol, kJ/mol and eV/Å².
+        Errors and values by column, in ``evaluation.folder.UNITS``.
 
     Raises:
         ShapeError: the two do not share cells or q-points.
@@ -77,35 +62,42 @@ def compare(
     assert model.force_constants is not None
     assert reference.force_constants is not None
     row: dict[str, float | bool] = {
-        "force_constants_mae": float(
+        FORCE_CONSTANTS_MAE: float(
             np.abs(model.force_constants - reference.force_constants).mean()
         ),
-        "commensurate_frequency_mae": _frequency_mae(
+        COMMENSURATE_FREQUENCY_MAE: _frequency_mae(
             model.commensurate_frequencies,
             reference.commensurate_frequencies,
             reference.commensurate_weights,
         ),
-        "mesh_frequency_mae": _frequency_mae(
+        MESH_FREQUENCY_MAE: _frequency_mae(
             model.mesh_frequencies, reference.mesh_frequencies, reference.mesh_weights
         ),
     }
     difference = abs(model.max_frequency - reference.max_frequency)
-    row["max_frequency_error"] = difference
-    row["max_frequency_error_K"] = difference * kelvin_per_thz()
+    row[MAX_FREQUENCY_ERROR] = difference
+    row[MAX_FREQUENCY_ERROR_K] = difference * kelvin_per_thz()
     at = int(np.argmin(np.abs(reference.temperatures - protocol.temperature)))
-    for name in _THERMAL:
+    for name in THERMAL:
         ours, theirs = getattr(model, name), getattr(reference, name)
-        row[f"{name}_error"] = float(abs(ours[at] - theirs[at]))
-        row[f"{name}_curve_mae"] = float(np.abs(ours - theirs).mean())
-        row[name], row[f"reference_{name}"] = float(ours[at]), float(theirs[at])
-    row["dos_error"] = dos_error(model, reference)
-    row["frequency_ratio"] = _mean_frequency(model) / _mean_frequency(reference)
-    for prefix, properties in (("", model), ("reference_", reference)):
-        lowest = float(properties.mesh_frequencies.min())
-        row[f"{prefix}min_frequency"] = lowest
-        row[f"{prefix}max_frequency"] = properties.max_frequency
-        who = prefix or "model_"
-        row[f"{who}unstable"] = lowest < -protocol.instability_threshold
+        row[error_of(name)] = float(abs(ours[at] - theirs[at]))
+        row[curve_mae_of(name)] = float(np.abs(ours - theirs).mean())
+        row[name], row[reference_of(name)] = float(ours[at]), float(theirs[at])
+    row[DOS_ERROR] = dos_error(model, reference)
+    row[FREQUENCY_RATIO] = _mean_frequency(model) / _mean_frequency(reference)
+    threshold = -protocol.instability_threshold
+    for properties, lowest, highest, unstable in (
+        (model, MIN_FREQUENCY, MAX_FREQUENCY, MODEL_UNSTABLE),
+        (
+            reference,
+            reference_of(MIN_FREQUENCY),
+            reference_of(MAX_FREQUENCY),
+            REFERENCE_UNSTABLE,
+        ),
+    ):
+        row[lowest] = float(properties.mesh_frequencies.min())
+        row[highest] = properties.max_frequency
+        row[unstable] = row[lowest] < threshold
     return row
 
 
@@ -132,7 +124,7 @@ def kelvin_per_thz() -> float:
     return float(units.THzToEv / units.KB)
 
 
-def summarise(rows: Iterable[Mapping[str, Any]], protocol: Protocol) -> dict[str, Any]:
+def summarise(rows: Iterable[Row], protocol: Protocol) -> dict[str, Any]:
     """Means and medians of one model over the materials that did not fail.
 
     Args:
@@ -144,7 +136,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], protocol: Protocol) -> dict[str
         precision and recall of finding the materials that are unstable in DFT (None
         where there are none to divide by).
     """
-    done = [row for row in rows if row["status"] == "ok"]
+    done = [row for row in rows if row[STATUS] == OK]
     totals: dict[str, Any] = {}
     for name in _TOTALS:
         values = [row[name] for row in done if row.get(name) is not None]
@@ -154,19 +146,19 @@ def summarise(rows: Iterable[Mapping[str, Any]], protocol: Protocol) -> dict[str
             "median": float(np.median(finite)) if finite else None,
             "n": len(finite),
         }
-    pairs = [(row["reference_unstable"], row["model_unstable"]) for row in done]
+    pairs = [(row[REFERENCE_UNSTABLE], row[MODEL_UNSTABLE]) for row in done]
     counts = {
         "true_positive": pairs.count((True, True)),
         "false_positive": pairs.count((False, True)),
         "true_negative": pairs.count((False, False)),
         "false_negative": pairs.count((True, False)),
     }
-    found = counts["true_positive"] + counts["false_positive"]
-    there = counts["true_positive"] + counts["false_negative"]
+    predicted = counts["true_positive"] + counts["false_positive"]
+    unstable = counts["true_positive"] + counts["false_negative"]
     totals["instability"] = {
         **counts,
-        "precision": counts["true_positive"] / found if found else None,
-        "recall": counts["true_positive"] / there if there else None,
+        "precision": counts["true_positive"] / predicted if predicted else None,
+        "recall": counts["true_positive"] / unstable if unstable else None,
         "threshold": protocol.instability_threshold,
     }
     return totals

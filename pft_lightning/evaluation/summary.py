@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pft_lightning.evaluation.folder import (
+    ERROR,
+    FAILED,
+    MODEL,
+    NAME,
+    STATUS,
+    Failure,
+    Record,
+    Row,
+    Summary,
+)
 from pft_lightning.evaluation.metrics import summarise
 from pft_lightning.evaluation.protocols import Protocol, describe
 
 
 def summarise_evaluation(
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     labels: list[str],
-    records: list[dict[str, Any]],
+    records: list[Record],
     protocol: Protocol,
     forgetting: dict[str, Any] | None,
     versions: Mapping[str, str] | None,
-) -> dict[str, Any]:
+) -> Summary:
     """Sum up an evaluation, as ``metrics.json`` has it.
 
     Args:
@@ -27,18 +38,18 @@ def summarise_evaluation(
         forgetting: errors on upstream frames by label; None where nobody asked.
         versions: of libraries.
     """
-    failed = [row for row in rows if row["status"] == "failed"]
-    unreadable = [r["name"] for r in records if r["status"] == "failed"]
-    failures = [
-        {"name": row["name"], "model": row["model"], "error": row["error"]}
+    failed = [row for row in rows if row[STATUS] == FAILED]
+    unreadable = [r["name"] for r in records if r["status"] == FAILED]
+    failures: list[Failure] = [
+        {"name": row[NAME], "model": row[MODEL], "error": row[ERROR]}
         for row in failed
-        if row["name"] not in unreadable
+        if row[NAME] not in unreadable
     ]
     # A material that cannot be read fails for no model in particular.
     failures += [
         {"name": r["name"], "model": None, "error": r["error"], "source": r["source"]}
         for r in records
-        if r["status"] == "failed"
+        if r["status"] == FAILED
     ]
     for label, errors in (forgetting or {}).items():
         if "error" in errors:
@@ -52,11 +63,11 @@ def summarise_evaluation(
             "materials": len(records),
             "unreadable": len(unreadable),
             "failed": {
-                label: sum(row["model"] == label for row in failed) for label in labels
+                label: sum(row[MODEL] == label for row in failed) for label in labels
             },
         },
         "models": {
-            label: summarise((r for r in rows if r["model"] == label), protocol)
+            label: summarise((r for r in rows if r[MODEL] == label), protocol)
             for label in labels
         },
         "forgetting": forgetting or {},

@@ -7,7 +7,7 @@ from pft_lightning.losses.energy_force_stress import (
     absolute_errors,
     residuals,
 )
-from pft_lightning.losses.hvp import HessianRequest
+from pft_lightning.losses.hvp import HvpTarget
 from pft_lightning.losses.plausibility import doubtful_labels
 from pft_lightning.losses.terms import TermSum, global_counts, global_mean
 
@@ -16,7 +16,7 @@ __all__ = [
     "PAPER_KINDS",
     "QUANTITIES",
     "EnergyForceStressLoss",
-    "HessianRequest",
+    "HvpTarget",
     "TermSum",
     "absolute_errors",
     "doubtful_labels",

@@ -19,8 +19,8 @@ from pft_lightning.losses.terms import (
 
 
 @dataclass(frozen=True, slots=True)
-class HessianRequest:
-    """What a training step must differentiate along, and how the result is judged.
+class HvpTarget:
+    """Tangents of a batch, their reference products, and how those of a model count.
 
     Attributes:
         tangents: (n_atoms, n_probes, 3).

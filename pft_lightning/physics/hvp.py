@@ -2,6 +2,11 @@
 
 Every automatic-differentiation mode of the package lives here; a backend only
 supplies ``energy(positions, strain)``.
+
+With tangents everything comes out of ``jvp(grad(energy), positions, tangent)``
+(``forward_over_reverse``) or out of differentiating the gradient once more
+(``reverse_over_reverse``); energy and forces are computed once for all probes. Without
+tangents it is one reverse pass. Source: arXiv:2601.07742 (phonon fine-tuning).
 """
 
 from __future__ import annotations
@@ -16,8 +21,8 @@ from pft_lightning.physics.direction import along
 from pft_lightning.types import Derivatives, EnergyFunction, Engine
 
 
-# (dE/dpositions, dE/dstrain or None, energies)
-_Gradients = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
+# (dE/dpositions or None, dE/dstrain or None, energies)
+_Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]
 
 # What torch says when an operation lacks the rule that a transform needs.
 _MISSING_RULE = ("forward ad", "forward mode", "setup_context", "jvp", "functorch")
@@ -35,14 +40,8 @@ def compute_derivatives(
 ) -> Derivatives:
     """Differentiate an energy in one pass.
 
-    With tangents everything comes out of ``jvp(grad(energy), positions, tangent)``
-    (``forward_over_reverse``) or out of differentiating the gradient once more
-    (``reverse_over_reverse``); energy and forces are computed once for all probes.
-    Without tangents it is one reverse pass. The graph to the parameters of ``energy``
-    is kept where grad mode is on and never under ``torch.no_grad()``.
-
-    Sign: the product is ``+d2E/dR2 @ v = -d(forces)/dR @ v``, so that a stable
-    crystal gives ``v . Hv >= 0``.
+    The graph to the parameters of ``energy`` is kept where grad mode is on. The product
+    is ``+d2E/dR2 @ v = -d(forces)/dR @ v``: ``v . Hv >= 0`` in a stable crystal.
 
     Args:
         energy: (positions, strain) to the energies (n_structures,), eV. Structures
@@ -52,8 +51,7 @@ def compute_derivatives(
         tangents: (n_atoms, n_probes, 3), directions v; not normalised here.
         forces: return forces.
         stress: return the stress; without it the strain is not differentiated.
-        engine: ``forward_over_reverse`` or ``reverse_over_reverse``, with the same
-            result; None chooses, see ``default_engine``.
+        engine: with the same result either way; None chooses, see ``default_engine``.
 
     Returns:
         Energies, and what was asked for: forces in eV/Å, stress (symmetric; zero
@@ -65,8 +63,6 @@ def compute_derivatives(
         ConfigError: unknown engine.
         NotDifferentiableError: inference mode is on, or the energy contains an
             operation without the derivative rule that the engine needs.
-
-    Source: arXiv:2601.07742 (phonon fine-tuning).
     """
     engine = engine or default_engine(positions.device)
     _check_input(positions, volumes, tangents, engine)
@@ -74,28 +70,17 @@ def compute_derivatives(
     # A tensor made under inference mode cannot be saved for backward; a clone can.
     positions = positions.clone() if positions.is_inference() else positions.detach()
     strain = positions.new_zeros((volumes.shape[0], 3, 3))
-
     hvp = None
     if tangents is None and not forces and not stress:
         return Derivatives(energy=energy(positions, strain))
     if tangents is None:
-        grad_positions, grad_strain, energies = _reverse(
-            energy, positions, strain, forces, stress, keep_graph
-        )
+        gradients = _reverse(energy, positions, strain, forces, stress, keep_graph)
     else:
         tangents = tangents.detach().to(positions)
-        compute = (
-            _forward_over_reverse
-            if engine == "forward_over_reverse"
-            else _reverse_over_reverse
+        gradients, hvp = _differentiate_twice(
+            engine, energy, positions, strain, tangents, stress, keep_graph
         )
-        try:
-            (grad_positions, grad_strain, energies), hvp = compute(
-                energy, positions, strain, tangents, stress, keep_graph
-            )
-        except (NotImplementedError, RuntimeError) as error:
-            _raise_if_rule_missing(error, engine)
-            raise
+    grad_positions, grad_strain, energies = gradients
     return Derivatives(
         energy=energies if keep_graph else energies.detach(),
         forces=-grad_positions if forces and grad_positions is not None else None,
@@ -111,7 +96,7 @@ def _reverse(
     forces: bool,
     stress: bool,
     keep_graph: bool,
-) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+) -> _Gradients:
     """One reverse pass with the plain autograd engine, which has least overhead."""
     with torch.enable_grad():
         positions = positions.requires_grad_(forces)
@@ -121,6 +106,28 @@ def _reverse(
         gradients = _grad(energies.sum(), inputs, keep_graph)
     grad_positions = gradients.pop(0) if forces else None
     return grad_positions, gradients.pop(0) if stress else None, energies
+
+
+def _differentiate_twice(
+    engine: Engine,
+    energy: EnergyFunction,
+    positions: torch.Tensor,
+    strain: torch.Tensor,
+    tangents: torch.Tensor,
+    stress: bool,
+    keep_graph: bool,
+) -> tuple[_Gradients, torch.Tensor]:
+    """Gradients and products, (n_atoms, n_probes, 3), by the engine of this name."""
+    compute = (
+        _forward_over_reverse
+        if engine == "forward_over_reverse"
+        else _reverse_over_reverse
+    )
+    try:
+        return compute(energy, positions, strain, tangents, stress, keep_graph)
+    except (NotImplementedError, RuntimeError) as error:
+        _raise_if_rule_missing(error, engine)
+        raise
 
 
 def _forward_over_reverse(

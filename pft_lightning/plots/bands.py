@@ -45,6 +45,7 @@ def plot_bands(
     drawn = [p for p in (reference, *models.values()) if p is not None]
     path = next((p.bands for p in drawn if p.bands is not None), None)
     figure = new_figure(9.0 if path else 4.0, 4.8)
+    elsewhere: list[str] = []
     if path is None:
         dos_axes = figure.subplots()
         dos_axes.set_ylabel("Frequency (THz, imaginary < 0)")
@@ -52,29 +53,8 @@ def plot_bands(
         band_axes, dos_axes = figure.subplots(
             1, 2, sharey=True, width_ratios=[3.4, 1.0]
         )
-        band_axes.set_ylabel("Frequency (THz, imaginary < 0)")
-        _draw_path(band_axes, path)
-        if reference is not None and reference.bands is not None:
-            _draw_bands(band_axes, reference.bands, path, REFERENCE_COLOUR, "-", 2.6)
-    if reference is not None:
-        dos_axes.fill_betweenx(
-            reference.dos_frequencies,
-            reference.dos,
-            color=REFERENCE_COLOUR,
-            alpha=0.35,
-            linewidth=0,
-        )
-        _draw_dos(dos_axes, reference, REFERENCE_COLOUR, "-", 2.0)
-    elsewhere = []
-    for index, (label, properties) in enumerate(models.items()):
-        style = (colour(index), line_style(index), 1.1)
-        _draw_dos(dos_axes, properties, *style)
-        if path is None or properties.bands is None:
-            continue
-        if properties.bands.labels == path.labels:
-            _draw_bands(band_axes, properties.bands, path, *style)
-        else:
-            elsewhere.append(label)
+        elsewhere = _draw_band_panel(band_axes, reference, models, path)
+    _draw_dos_panel(dos_axes, reference, models)
     low, high, cut = _limits(reference, models)
     dos_axes.set_ylim(low, high)
     dos_axes.set_xlim(left=0.0)
@@ -90,6 +70,46 @@ def plot_bands(
     if path is not None:
         _part_labels(figure, band_axes)
     return figure
+
+
+def _draw_band_panel(
+    axes: Axes,
+    reference: PhononProperties | None,
+    models: Mapping[str, PhononProperties],
+    path: BandStructure,
+) -> list[str]:
+    """Draw all bands along a path; give the models that have another one."""
+    axes.set_ylabel("Frequency (THz, imaginary < 0)")
+    _draw_path(axes, path)
+    if reference is not None and reference.bands is not None:
+        _draw_bands(axes, reference.bands, path, REFERENCE_COLOUR, "-", 2.6)
+    elsewhere = []
+    for index, (label, properties) in enumerate(models.items()):
+        bands = properties.bands
+        if bands is not None and bands.labels == path.labels:
+            _draw_bands(axes, bands, path, colour(index), line_style(index), 1.1)
+        elif bands is not None:
+            elsewhere.append(label)
+    return elsewhere
+
+
+def _draw_dos_panel(
+    axes: Axes,
+    reference: PhononProperties | None,
+    models: Mapping[str, PhononProperties],
+) -> None:
+    """Draw all densities of states, that of the reference filled."""
+    if reference is not None:
+        axes.fill_betweenx(
+            reference.dos_frequencies,
+            reference.dos,
+            color=REFERENCE_COLOUR,
+            alpha=0.35,
+            linewidth=0,
+        )
+        _draw_dos(axes, reference, REFERENCE_COLOUR, "-", 2.0)
+    for index, properties in enumerate(models.values()):
+        _draw_dos(axes, properties, colour(index), line_style(index), 1.1)
 
 
 def path_ticks(bands: BandStructure) -> tuple[list[float], list[str]]:

@@ -10,6 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pft_lightning.evaluation.folder import (
+    FORCE_CONSTANTS_MAE,
+    FREQUENCY_RATIO,
+    MAX_FREQUENCY,
+    MESH_FREQUENCY_MAE,
+    THERMAL,
+    error_of,
+    reference_of,
+)
 from pft_lightning.plots.style import (
     QUANTITIES,
     colour,
@@ -24,18 +33,14 @@ from pft_lightning.plots.style import (
 )
 
 
-# Model -> column of per_material.csv -> (n_materials,), NaN where unknown. Errors are
-# of the model against DFT; ``reference_<column>`` is the value of DFT.
+# Model -> column of ``evaluation.folder`` -> (n_materials,), NaN where unknown.
 Columns = Mapping[str, Mapping[str, np.ndarray]]
 
-PARITY: Final = ("max_frequency", "entropy", "free_energy", "heat_capacity")
+PARITY: Final = (MAX_FREQUENCY, *THERMAL)
 HISTOGRAMS: Final = (
-    "mesh_frequency_mae",
-    "force_constants_mae",
-    "max_frequency_error",
-    "entropy_error",
-    "free_energy_error",
-    "heat_capacity_error",
+    MESH_FREQUENCY_MAE,
+    FORCE_CONSTANTS_MAE,
+    *map(error_of, PARITY),
 )
 
 # Smallest error that a histogram resolves, relative to the largest.
@@ -52,13 +57,13 @@ def plot_parity(models: Columns, *, temperature: float = 300.0) -> Figure:
     Values far outside the range of DFT are drawn on the edge, as hollow points.
 
     Args:
-        models: per model the columns of ``PARITY`` and their ``reference_``.
+        models: per model the columns of ``PARITY``, and those of DFT.
         temperature: K, of the thermal properties.
     """
     figure = new_figure(9.0, 8.4)
     for axes, quantity in zip(figure.subplots(2, 2).flat, PARITY, strict=True):
         name, unit = QUANTITIES[quantity]
-        at = "" if quantity == "max_frequency" else f" at {temperature:g} K"
+        at = "" if quantity == MAX_FREQUENCY else f" at {temperature:g} K"
         axes.set_title(name + at)
         axes.set_xlabel(f"DFT ({unit})")
         axes.set_ylabel(f"Model ({unit})")
@@ -92,23 +97,22 @@ def plot_softening(models: Columns) -> Figure:
     Below 1 the model is softer than DFT.
 
     Args:
-        models: per model the columns ``frequency_ratio`` and
-            ``reference_max_frequency``.
+        models: per model the frequency ratio and the highest frequency of DFT.
     """
     figure = new_figure(9.0, 4.2)
     points, histogram = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
     clipped = {
-        label: np.clip(_finite(columns["frequency_ratio"]), *_RATIOS)
+        label: np.clip(_finite(columns[FREQUENCY_RATIO]), *_RATIOS)
         for label, columns in models.items()
     }
     every = np.concatenate([*clipped.values(), np.array([0.95, 1.05])])
     edges = np.linspace(every.min(), every.max(), _bins(clipped.values()))
     for index, (label, columns) in enumerate(models.items()):
-        ratio = columns["frequency_ratio"]
+        ratio = columns[FREQUENCY_RATIO]
         inside = (ratio >= _RATIOS[0]) & (ratio <= _RATIOS[1])
         _scatter(
             points,
-            columns["reference_max_frequency"],
+            columns[reference_of(MAX_FREQUENCY)],
             np.clip(ratio, *_RATIOS),
             inside,
             index,
@@ -126,7 +130,7 @@ def plot_softening(models: Columns) -> Figure:
             histogram.axhline(median, color=colour(index), ls="--", lw=1.0)
     for axes in (points, histogram):
         axes.axhline(1.0, color="black", linewidth=0.8)
-    points.set_xlabel(rf"DFT {with_unit('max_frequency')}")
+    points.set_xlabel(rf"DFT {with_unit(MAX_FREQUENCY)}")
     points.set_ylabel("Mean frequency, model / DFT")
     histogram.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     histogram.set_xlabel("Materials (median dashed)")
@@ -209,7 +213,7 @@ def plot_force_constants(densities: Mapping[str, ForceConstantDensity]) -> Figur
 
 def _draw_parity(axes: Axes, quantity: str, models: Columns) -> None:
     axes.set_box_aspect(1)
-    theirs = [columns[f"reference_{quantity}"] for columns in models.values()]
+    theirs = [columns[reference_of(quantity)] for columns in models.values()]
     known = _finite(np.concatenate([np.array([]), *theirs]))
     if not len(known):
         _say_empty(axes)
@@ -228,7 +232,7 @@ def _draw_parity(axes: Axes, quantity: str, models: Columns) -> None:
         values = columns[quantity]
         inside = (values >= low) & (values <= high)
         n_outside += int((np.isfinite(values) & ~inside).sum())
-        x = columns[f"reference_{quantity}"]
+        x = columns[reference_of(quantity)]
         _scatter(axes, x, np.clip(values, low, high), inside, index)
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from pft_lightning.evaluation import folder as schema
+from pft_lightning.evaluation.folder import FORGETTING
 from pft_lightning.plots.style import (
     colour,
     legend_outside,
@@ -22,14 +24,11 @@ from pft_lightning.plots.style import (
 
 
 GAIN: Final = (
-    "mesh_frequency_mae",
-    "force_constants_mae",
-    "max_frequency_error_K",
-    "entropy_error",
-    "free_energy_error",
-    "heat_capacity_error",
+    schema.MESH_FREQUENCY_MAE,
+    schema.FORCE_CONSTANTS_MAE,
+    schema.MAX_FREQUENCY_ERROR_K,
+    *map(schema.error_of, schema.THERMAL),
 )
-FORGETTING: Final = ("energy_mae", "forces_mae", "stress_mae")
 
 
 def plot_gain_and_forgetting(

@@ -15,7 +15,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from pft_lightning.errors import DataFormatError
-from pft_lightning.files import write_atomically
+from pft_lightning.evaluation import folder as schema
+from pft_lightning.evaluation.folder import FORGETTING, REFERENCE, reference_of
+from pft_lightning.files import make_folder, replacing, write_atomically
 from pft_lightning.plots.bands import plot_bands
 from pft_lightning.plots.errors import (
     HISTOGRAMS,
@@ -26,41 +28,35 @@ from pft_lightning.plots.errors import (
     plot_parity,
     plot_softening,
 )
-from pft_lightning.plots.evaluation_folder import (
+from pft_lightning.plots.finished import (
     RANKED_BY,
-    REFERENCE,
-    EvaluationFolder,
+    FinishedEvaluation,
     number,
     read_evaluation,
 )
-from pft_lightning.plots.gain import FORGETTING, plot_gain_and_forgetting
-from pft_lightning.plots.style import QUANTITIES
+from pft_lightning.plots.gain import plot_gain_and_forgetting
+from pft_lightning.plots.style import OMEGA_MAX, QUANTITIES
 from pft_lightning.plots.thermal import plot_thermal
 from pft_lightning.types import PhononProperties
 
 
-# Columns of the table of materials; the rest is in per_material.csv.
+# Columns of the table of materials; the rest is in the file of rows.
 _TABLE: Final = (
-    "n_atoms",
-    "mesh_frequency_mae",
-    "force_constants_mae",
-    "max_frequency_error",
-    "entropy_error",
-    "free_energy_error",
-    "heat_capacity_error",
-    "dos_error",
-    "frequency_ratio",
-    "reference_min_frequency",
-    "min_frequency",
-    "volume_ratio",
+    schema.N_ATOMS,
+    *HISTOGRAMS,
+    schema.DOS_ERROR,
+    schema.FREQUENCY_RATIO,
+    reference_of(schema.MIN_FREQUENCY),
+    schema.MIN_FREQUENCY,
+    schema.VOLUME_RATIO,
 )
 _COLUMN_NAMES: Final = {
-    "n_atoms": "atoms",
-    "min_frequency": "lowest frequency (THz)",
-    "reference_min_frequency": "DFT lowest frequency (THz)",
-    "relax_steps": "relaxation steps",
-    "hvps": "Hessian-vector products",
-    "seconds": "time (s)",
+    schema.N_ATOMS: "atoms",
+    schema.MIN_FREQUENCY: "lowest frequency (THz)",
+    reference_of(schema.MIN_FREQUENCY): "DFT lowest frequency (THz)",
+    schema.RELAX_STEPS: "relaxation steps",
+    schema.N_PRODUCTS: "Hessian-vector products",
+    schema.SECONDS: "time (s)",
 }
 _DPI: Final = 130
 
@@ -81,7 +77,8 @@ class _Pictures:
 
     def add(self, name: str, figure: Figure, caption: str) -> _Picture:
         path = self.folder / f"{name}.png"
-        figure.savefig(path, dpi=_DPI)
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=_DPI)
         data = base64.b64encode(path.read_bytes()).decode()
         self.made[name] = _Picture(name, caption, data)
         return self.made[name]
@@ -93,14 +90,14 @@ def write_report(
     n_worst: int = 6,
     chosen: Sequence[str] = (),
 ) -> Path:
-    """Write ``figures/*.png`` and ``report.html`` into the folder of an evaluation.
+    """Write figures and a page into the folder of an evaluation.
 
     The page holds its figures, style and script, so that it can be opened from disk
     and sent around. Materials have figures of their own where they are the worst ones
     of the last model, the median one, or chosen; all are in the table.
 
     Args:
-        folder: of ``pft-evaluate``, with ``metrics.json`` and ``per_material.csv``.
+        folder: of a finished ``pft-evaluate``.
         n_worst: worst materials with figures.
         chosen: names of materials that get figures, too.
 
@@ -111,61 +108,71 @@ def write_report(
         DataFormatError: the folder holds no finished evaluation, or no material has
             a name of ``chosen``.
     """
-    evaluation = read_evaluation(Path(folder))
+    evaluation = read_evaluation(folder)
     ranking = evaluation.ranking()
     selected = _select(evaluation, ranking, n_worst, chosen)
-    figures = evaluation.path / "figures"
-    figures.mkdir(exist_ok=True)
-    for old in figures.glob("material_*.png"):
+    pictures = _Pictures(make_folder(evaluation.folder.figures))
+    for old in pictures.folder.glob("material_*.png"):
         old.unlink()
-    pictures = _Pictures(figures)
     if ranking:
         _draw_totals(pictures, evaluation)
-    found, damaged = _draw_force_constants(pictures, evaluation, ranking, selected)
+    arrays, damaged = _draw_force_constants(pictures, evaluation, ranking, selected)
     materials = [
         {"name": name, "reason": reason, "rows": rows, "pictures": drawn}
         for name, reason in selected.items()
-        for rows in [[row for row in evaluation.rows if row["name"] == name]]
-        for drawn in [_draw_material(pictures, name, found.get(name, {}))]
+        for rows in [[row for row in evaluation.rows if row[schema.NAME] == name]]
+        for drawn in [_draw_material(pictures, name, arrays.get(name, {}))]
     ]
-    page = (
+    page = _render(evaluation, pictures, damaged, materials)
+    path = evaluation.folder.report_file
+    write_atomically(path, lambda file: file.write(page.encode()))
+    return path
+
+
+def _render(
+    evaluation: FinishedEvaluation,
+    pictures: _Pictures,
+    damaged: Mapping[str, str],
+    materials: Sequence[Mapping[str, Any]],
+) -> str:
+    """Page with all tables and pictures, HTML."""
+    folder, summary = evaluation.folder, evaluation.summary
+    return (
         _environment()
         .get_template("report.html.jinja")
         .render(
-            title=evaluation.path.resolve().name,
-            metrics=evaluation.metrics,
+            title=folder.path.resolve().name,
+            metrics=summary,
+            schema=schema,
             labels=evaluation.labels,
             pictures=pictures.made,
             totals=list(_totals(evaluation)),
             forgetting=list(_forgetting(evaluation)),
-            instability=_instability(evaluation.metrics["models"]),
-            failures=_failures(evaluation.metrics.get("failures") or []),
+            instability=_instability(summary["models"]),
+            failures=_failures(summary["failures"]),
             damaged=damaged,
             materials=materials,
             rows=evaluation.rows_worst_first(),
             table=_TABLE,
             ranked_by=RANKED_BY,
-            command=_read_text(evaluation.path / "command.txt"),
+            command=_read_text(folder.command_file),
         )
     )
-    path = evaluation.path / "report.html"
-    write_atomically(path, lambda file: file.write(page.encode()))
-    return path
 
 
 def _select(
-    evaluation: EvaluationFolder,
+    evaluation: FinishedEvaluation,
     ranking: list[str],
     n_worst: int,
     chosen: Sequence[str],
 ) -> dict[str, str]:
     """Materials with figures of their own, and why they have them."""
-    names = {row["name"] for row in evaluation.rows}
+    names = {row[schema.NAME] for row in evaluation.rows}
     unknown = [name for name in chosen if name not in names]
     if unknown:
         raise DataFormatError(
-            f"{evaluation.path} has no material {unknown[0]!r}; expected names of "
-            "per_material.csv."
+            f"{evaluation.folder.path} has no material {unknown[0]!r}; expected names "
+            f"of {schema.ROWS_FILE}."
         )
     selected = {name: f"{n}. worst" for n, name in enumerate(ranking[:n_worst], 1)}
     if ranking:
@@ -175,15 +182,14 @@ def _select(
     return selected
 
 
-def _draw_totals(pictures: _Pictures, evaluation: EvaluationFolder) -> None:
-    metrics = evaluation.metrics
-    wanted = [*PARITY, *(f"reference_{name}" for name in PARITY), *HISTOGRAMS]
-    columns = evaluation.columns([*wanted, "frequency_ratio"])
-    temperature = (metrics.get("protocol") or {}).get("temperature", 300.0)
-    forgetting = metrics.get("forgetting") or {}
+def _draw_totals(pictures: _Pictures, evaluation: FinishedEvaluation) -> None:
+    summary = evaluation.summary
+    wanted = [*PARITY, *map(reference_of, PARITY), *HISTOGRAMS]
+    columns = evaluation.columns([*wanted, schema.FREQUENCY_RATIO])
+    temperature = summary["protocol"].get("temperature", 300.0)
     pictures.add(
         "gain_and_forgetting",
-        plot_gain_and_forgetting(metrics["models"], forgetting),
+        plot_gain_and_forgetting(summary["models"], summary["forgetting"]),
         "Bars are means, diamonds medians over the materials; lower is better.",
     )
     pictures.add(
@@ -205,7 +211,7 @@ def _draw_totals(pictures: _Pictures, evaluation: EvaluationFolder) -> None:
 
 def _draw_force_constants(
     pictures: _Pictures,
-    evaluation: EvaluationFolder,
+    evaluation: FinishedEvaluation,
     ranking: Sequence[str],
     selected: Mapping[str, str],
 ) -> tuple[dict[str, dict[str, PhononProperties]], dict[str, str]]:
@@ -215,17 +221,17 @@ def _draw_force_constants(
         Arrays of the selected materials, and the errors of files that are damaged.
     """
     densities = {label: ForceConstantDensity() for label in evaluation.labels}
-    found: dict[str, dict[str, PhononProperties]] = {}
+    arrays: dict[str, dict[str, PhononProperties]] = {}
     damaged: dict[str, str] = {}
     for name in dict.fromkeys([*ranking, *selected]):
         try:
-            properties = evaluation.properties(name)
+            properties = evaluation.folder.read_properties(name)
         except DataFormatError as error:
             damaged[name] = str(error)
             continue
         _count(densities, properties)
         if name in selected:
-            found[name] = properties
+            arrays[name] = properties
     densities = {label: d for label, d in densities.items() if d.counts.any()}
     if densities:
         pictures.add(
@@ -234,7 +240,7 @@ def _draw_force_constants(
             "Force constants of all materials, model against DFT; colour: number of "
             "entries.",
         )
-    return found, damaged
+    return arrays, damaged
 
 
 def _draw_material(
@@ -267,9 +273,9 @@ def _count(
             density.add(theirs, ours)
 
 
-def _totals(evaluation: EvaluationFolder) -> Iterator[dict[str, Any]]:
+def _totals(evaluation: FinishedEvaluation) -> Iterator[dict[str, Any]]:
     """Rows of the table of totals: those with a mean, known ones first."""
-    models, labels = evaluation.metrics["models"], evaluation.labels
+    models, labels = evaluation.summary["models"], evaluation.labels
     names = [*QUANTITIES, *(name for totals in models.values() for name in totals)]
     for name in dict.fromkeys(names):
         cells = [models[label].get(name) or {} for label in labels]
@@ -282,9 +288,9 @@ def _totals(evaluation: EvaluationFolder) -> Iterator[dict[str, Any]]:
             yield {"name": name, "cells": cells, "changes": changes}
 
 
-def _forgetting(evaluation: EvaluationFolder) -> Iterator[dict[str, Any]]:
+def _forgetting(evaluation: FinishedEvaluation) -> Iterator[dict[str, Any]]:
     """Rows of the table of forgetting."""
-    forgetting = evaluation.metrics.get("forgetting") or {}
+    forgetting = evaluation.summary["forgetting"]
     errors = [forgetting.get(label, {}) for label in evaluation.labels]
     for name in FORGETTING:
         values = [e.get(name) for e in errors]
@@ -305,7 +311,7 @@ def _instability(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _failures(failures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _failures(failures: Sequence[schema.Failure]) -> list[dict[str, Any]]:
     return [
         {
             "name": failure.get("name", ""),
@@ -360,7 +366,7 @@ def _quantity(name: str) -> Markup:
 
 # The formulas of QUANTITIES, which are the project's own and hold nothing to escape.
 _FORMULAS: Final = {
-    r"$\omega_\mathrm{max}$": Markup("<i>ω</i><sub>max</sub>"),
+    OMEGA_MAX: Markup("<i>ω</i><sub>max</sub>"),
     "$C_V(T)$": Markup("<i>C<sub>V</sub></i>(<i>T</i>)"),
     "$S(T)$": Markup("<i>S</i>(<i>T</i>)"),
     "$F(T)$": Markup("<i>F</i>(<i>T</i>)"),

@@ -9,6 +9,8 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from pft_lightning.evaluation import folder as schema
+
 
 REFERENCE_COLOUR: Final = "0.62"
 REFERENCE_NAME: Final = "DFT"
@@ -22,29 +24,35 @@ _MARKERS: Final = ("o", "^", "s", "D", "v", "P")
 
 _LONGEST_NAME: Final = 36
 
+OMEGA_MAX: Final = r"$\omega_\mathrm{max}$"
+
+_NAMES: Final = {
+    schema.MESH_FREQUENCY_MAE: "frequency MAE",
+    schema.COMMENSURATE_FREQUENCY_MAE: "frequency MAE, commensurate q",
+    schema.FORCE_CONSTANTS_MAE: "force constants MAE",
+    schema.MAX_FREQUENCY_ERROR: f"{OMEGA_MAX} error",
+    schema.MAX_FREQUENCY_ERROR_K: f"{OMEGA_MAX} error",
+    schema.ENTROPY_ERROR: "$S$ error",
+    schema.FREE_ENERGY_ERROR: "$F$ error",
+    schema.HEAT_CAPACITY_ERROR: "$C_V$ error",
+    schema.curve_mae_of(schema.ENTROPY): "$S(T)$ MAE",
+    schema.curve_mae_of(schema.FREE_ENERGY): "$F(T)$ MAE",
+    schema.curve_mae_of(schema.HEAT_CAPACITY): "$C_V(T)$ MAE",
+    schema.DOS_ERROR: "DOS error",
+    schema.FREQUENCY_RATIO: "frequency ratio",
+    schema.VOLUME_RATIO: "volume ratio",
+    schema.MAX_FREQUENCY: OMEGA_MAX,
+    schema.ENTROPY: "$S$",
+    schema.FREE_ENERGY: "$F$",
+    schema.HEAT_CAPACITY: "$C_V$",
+    **dict(
+        zip(schema.FORGETTING, ("energy MAE", "forces MAE", "stress MAE"), strict=True)
+    ),
+}
+
 # Quantity -> name as matplotlib text, unit.
 QUANTITIES: Final = {
-    "mesh_frequency_mae": ("frequency MAE", "THz"),
-    "commensurate_frequency_mae": ("frequency MAE, commensurate q", "THz"),
-    "force_constants_mae": ("force constants MAE", "eV/Å²"),
-    "max_frequency_error": (r"$\omega_\mathrm{max}$ error", "THz"),
-    "max_frequency_error_K": (r"$\omega_\mathrm{max}$ error", "K"),
-    "entropy_error": ("$S$ error", "J/K/mol"),
-    "free_energy_error": ("$F$ error", "kJ/mol"),
-    "heat_capacity_error": ("$C_V$ error", "J/K/mol"),
-    "entropy_curve_mae": ("$S(T)$ MAE", "J/K/mol"),
-    "free_energy_curve_mae": ("$F(T)$ MAE", "kJ/mol"),
-    "heat_capacity_curve_mae": ("$C_V(T)$ MAE", "J/K/mol"),
-    "dos_error": ("DOS error", ""),
-    "frequency_ratio": ("frequency ratio", ""),
-    "volume_ratio": ("volume ratio", ""),
-    "max_frequency": (r"$\omega_\mathrm{max}$", "THz"),
-    "entropy": ("$S$", "J/K/mol"),
-    "free_energy": ("$F$", "kJ/mol"),
-    "heat_capacity": ("$C_V$", "J/K/mol"),
-    "energy_mae": ("energy MAE", "eV/atom"),
-    "forces_mae": ("forces MAE", "eV/Å"),
-    "stress_mae": ("stress MAE", "eV/Å³"),
+    column: (name, schema.UNITS[column]) for column, name in _NAMES.items()
 }
 
 

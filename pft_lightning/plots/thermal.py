@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from pft_lightning.evaluation.folder import ENTROPY, FREE_ENERGY, HEAT_CAPACITY
 from pft_lightning.plots.style import (
     REFERENCE_COLOUR,
     colour,
@@ -20,9 +21,9 @@ from pft_lightning.types import PhononProperties
 
 # Field -> name with unit.
 _PANELS = {
-    "free_energy": "Free energy $F$ (kJ/mol)",
-    "entropy": "Entropy $S$ (J/K/mol)",
-    "heat_capacity": "Heat capacity $C_V$ (J/K/mol)",
+    FREE_ENERGY: "Free energy $F$ (kJ/mol)",
+    ENTROPY: "Entropy $S$ (J/K/mol)",
+    HEAT_CAPACITY: "Heat capacity $C_V$ (J/K/mol)",
 }
 
 

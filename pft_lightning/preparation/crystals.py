@@ -30,10 +30,10 @@ from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.phonopy import (
     SUFFIXES,
     build_phonopy,
+    declared_units,
     load_content,
     make_phonopy,
     material_name,
-    told_units,
 )
 from pft_lightning.data.readers.poscar import read_poscar
 from pft_lightning.data.readers.targets import structure_record
@@ -42,6 +42,7 @@ from pft_lightning.data.readers.xyz import is_xyz, read_frames
 from pft_lightning.data.records import validate
 from pft_lightning.data.sources import printable, skip_lines, why_unreadable
 from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.files import make_folder, replacing
 from pft_lightning.option_types import As, Matrix, NAtoms
 from pft_lightning.units import unit_system
 
@@ -196,18 +197,19 @@ def write_structures(structures: Sequence[ase.Atoms], out: Path) -> None:
         ConfigError: the folder exists.
     """
     if out.suffix in XYZ_SUFFIXES:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.partial")
-        ase.io.write(partial, list(structures), format="extxyz")
-        partial.replace(out)
+        make_folder(out.parent)
+        with replacing(out) as partial:
+            ase.io.write(partial, list(structures), format="extxyz")
         return
     if out.exists():
         raise ConfigError(f"{out} exists already; choose another out=...")
     digits = len(str(len(structures) - 1))
-    for i, atoms in enumerate(structures):
-        folder = out / f"{i:0{digits}d}"
-        folder.mkdir(parents=True)
-        ase.io.write(folder / "POSCAR", atoms, format="vasp", sort=True, direct=True)
+    make_folder(out.parent)
+    with replacing(out) as partial:
+        for i, atoms in enumerate(structures):
+            file = partial / f"{i:0{digits}d}" / "POSCAR"
+            file.parent.mkdir(parents=True)
+            ase.io.write(file, atoms, format="vasp", sort=True, direct=True)
 
 
 def _read(
@@ -250,7 +252,7 @@ def _load(path: Path) -> PhononCells:
         return PhononCells.of(phonon, units)
     content = load_content(path)
     # phonopy takes a crystal in a file that names no units for one of VASP.
-    code, _ = told_units(content, path) or ("vasp", "")
+    code, _ = declared_units(content, path) or ("vasp", "")
     units = unit_system(code)
     cells = {name: content[name] for name in content if name not in _FORCES}
     parsed = parse_content(cells, units, path)

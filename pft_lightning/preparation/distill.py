@@ -12,7 +12,7 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation.fingerprints import fingerprint
 from pft_lightning.evaluation.protocols import Protocol, compute_phonons
-from pft_lightning.files import make_folder
+from pft_lightning.files import make_folder, replacing
 from pft_lightning.json_files import find_json, write_json
 from pft_lightning.locks import locked
 from pft_lightning.option_types import EVPerAngstrom
@@ -86,10 +86,12 @@ def _distill(
         if path.exists():
             continue
         phonon = compute_phonons(teacher, supercell, protocol).phonon
-        partial = out / f".{name}.partial"
-        saved = Path(
-            phonon.save(partial, settings={"force_constants": True}, compression="xz")
-        )
-        saved.replace(path)
+        with replacing(path) as partial:
+            # phonopy adds the ending of the compression.
+            phonon.save(
+                partial.with_suffix(""),
+                settings={"force_constants": True},
+                compression="xz",
+            )
         computed += 1
     return computed

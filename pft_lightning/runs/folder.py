@@ -22,6 +22,7 @@ from pft_lightning.errors import CheckpointError, ConfigError, DataFormatError
 from pft_lightning.files import (
     compute_sha256,
     make_folder,
+    remove_partials,
     write_atomically,
     writing,
 )
@@ -274,8 +275,7 @@ class RunFolder:
             CheckpointError: The base model, the adaptation or the optimiser is another
                 one, or a file of the run is damaged.
         """
-        for partial in self.checkpoints.glob("*.partial"):
-            partial.unlink()  # of a process that was killed
+        remove_partials(self.checkpoints)
         if not self._config.is_file():
             return  # It was stopped before anything was computed.
         if self.base_model.exists():

@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from pft_lightning.errors import CheckpointError
-from pft_lightning.files import make_folder, writing
+from pft_lightning.files import make_folder, write_atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -36,19 +36,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             StorageError: The disk is full, or the folder cannot be written; the
                 checkpoint before is untouched.
         """
-        target = Path(path)
-        make_folder(target.parent)
-        partial = target.with_name(target.name + ".partial")
-        with writing(target):
-            try:
-                with partial.open("wb") as file:
-                    torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(target)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+        make_folder(Path(path).parent)
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
 
 def read_checkpoint(

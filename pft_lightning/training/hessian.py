@@ -1,4 +1,4 @@
-"""What the Hessian term asks of a step: tangents, their products, and a weight."""
+"""Which tangents a step draws, what their products are, and what they weigh."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.errors import ConfigError
-from pft_lightning.losses import HessianRequest
+from pft_lightning.losses import HvpTarget
 from pft_lightning.losses.terms import LossKind, check_kind
 from pft_lightning.physics.force_constants import ForceConstants
 from pft_lightning.physics.probes import ColumnProbe, Probe, probe_generator
@@ -65,11 +65,12 @@ def refuse_closures(trainer: lightning.Trainer) -> None:
             )
 
 
-class HessianObjective:
-    """The probe, the weight with its schedule, how often the term is due, and a count.
+class ProbeSchedule:
+    """When the Hessian term is due, along which tangents, and with which weight.
 
-    Draws are a function of ``(seed, step, structure)``, so they are the same however
-    many processes share a batch.
+    What the ``HessianLoss`` of all trainers share. Draws are a function of
+    ``(seed, step, structure)``, so they are the same however many processes share a
+    batch.
 
     Args:
         probe: How tangents are drawn; one random column if left out
@@ -147,14 +148,14 @@ class HessianObjective:
         self._phonon_steps += 1
         return due
 
-    def _draw(self, batch: Batch, step: int) -> HessianRequest:
+    def _draw(self, batch: Batch, step: int) -> HvpTarget:
         tangents, targets = probe_batch(
             batch,
             lambda force_constants, name: self.probe.sample(
                 force_constants, probe_generator(self.seed, step, name)
             ),
         )
-        return HessianRequest(
+        return HvpTarget(
             tangents=tangents,
             targets=targets,
             weight=self.weight_at(step),

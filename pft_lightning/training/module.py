@@ -23,7 +23,7 @@ from pft_lightning.errors import ConfigError
 from pft_lightning.losses import (
     PAPER_KINDS,
     EnergyForceStressLoss,
-    HessianRequest,
+    HvpTarget,
     TermSum,
     global_counts,
 )
@@ -70,10 +70,10 @@ _SPLIT = (
 )
 
 
-class HessianTerm(Protocol):
-    """What a training step asks for the Hessian term; ``HessianLoss`` is one."""
+class HvpTargetSource(Protocol):
+    """Gives the training step its targets of products; ``HessianLoss`` is one."""
 
-    def request(self, batch: Batch, step: int) -> HessianRequest | None:
+    def request(self, batch: Batch, step: int) -> HvpTarget | None:
         """Tangents and targets of one step, or None where the term is not due."""
 
 
@@ -153,7 +153,7 @@ class PhononFineTuning(lightning.LightningModule):
             )
         }
         self.reduction: Reduction = reduction  # type: ignore[assignment]
-        self.hessian_loss: HessianTerm | None = None
+        self.hessian_loss: HvpTargetSource | None = None
         self._optimizer = optimizer or _paper_optimizer
         self._scheduler = scheduler
         self._no_decay = no_decay

@@ -17,7 +17,7 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.graphs import build_batch
-from pft_lightning.losses import HessianRequest
+from pft_lightning.losses import HvpTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Work:
 
     source: str
     structures: Batch
-    request: HessianRequest | None
+    request: HvpTarget | None
 
     def halves(self) -> tuple[Work, Work]:
         """Share the structures between two parts."""

@@ -125,10 +125,10 @@ def package(checkpoint: Path, path: Path) -> None:
 
 def write_base(path: Path, frames: Path, numbers: Sequence[int]) -> Path:
     """Write a network of the given elements."""
-    from pft_lightning.backends.nequip.files import _nequip_state
+    from pft_lightning.backends.nequip.files import nequip_state
 
     symbols = [chemical_symbols[number] for number in numbers]
-    with _nequip_state():
+    with nequip_state():
         write_checkpoint(
             path,
             frames,
@@ -141,14 +141,14 @@ def write_base(path: Path, frames: Path, numbers: Sequence[int]) -> Path:
 
 def write_variants(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """Write checkpoints, and a package that ``nequip-package`` made of one of them."""
-    from pft_lightning.backends.nequip.files import _nequip_state
+    from pft_lightning.backends.nequip.files import nequip_state
 
     frames = folder / "frames.xyz"
     atoms = build_tiny_crystals([11, 17], 4.5)["large"]
     atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=atoms.positions * 0)
     ase.io.write(frames, [atoms, atoms], format="extxyz")
     paths = {}
-    with _nequip_state():
+    with nequip_state():
         for name in names:
             paths[name] = folder / f"{name}.ckpt"
             write_checkpoint(paths[name], frames, **VARIANTS[name])

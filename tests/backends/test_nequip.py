@@ -45,9 +45,9 @@ def stock_calculator(path: Path):
     from nequip.integrations.ase import NequIPCalculator
     from nequip.utils import global_state
 
-    from pft_lightning.backends.nequip.files import _nequip_state
+    from pft_lightning.backends.nequip.files import nequip_state
 
-    with _nequip_state():
+    with nequip_state():
         calculator = NequIPCalculator._from_saved_model(
             str(path), device="cpu", chemical_species_to_atom_type_map=True
         )
@@ -296,9 +296,9 @@ def test_a_network_without_parameters_is_refused(files, tmp_path):
     content["hyper_parameters"].pop("ema_decay")
     from nequip.model import ZBLPairPotential
 
-    from pft_lightning.backends.nequip.files import _nequip_state
+    from pft_lightning.backends.nequip.files import nequip_state
 
-    with _nequip_state():
+    with nequip_state():
         options = dict(content["hyper_parameters"]["model"])
         del options["_target_"]
         state = ZBLPairPotential(**options).state_dict()

@@ -49,7 +49,7 @@ def run(request, tmp_path_factory, crystal):
         NeighborListTransform,
     )
 
-    from pft_lightning.backends.nequip.files import _nequip_state
+    from pft_lightning.backends.nequip.files import nequip_state
 
     cutoffs = CUTOFFS if request.param == "a cutoff per pair" else None
     folder = tmp_path_factory.mktemp("run")
@@ -58,7 +58,7 @@ def run(request, tmp_path_factory, crystal):
         labelled, energy=0.0, forces=np.zeros((len(labelled), 3))
     )
     ase.io.write(folder / "frames.xyz", labelled, format="extxyz")
-    with _nequip_state():
+    with nequip_state():
         write_checkpoint(
             folder / "model.ckpt", folder / "frames.xyz", per_edge_type_cutoff=cutoffs
         )
@@ -76,9 +76,9 @@ def run(request, tmp_path_factory, crystal):
 def through_transforms(atoms: Atoms, transforms) -> dict[str, torch.Tensor]:
     from nequip.data import from_ase
 
-    from pft_lightning.backends.nequip.files import _nequip_state
+    from pft_lightning.backends.nequip.files import nequip_state
 
-    with _nequip_state():
+    with nequip_state():
         torch.set_default_dtype(torch.float64)
         data = from_ase(atoms)
         for transform in transforms:
@@ -136,7 +136,7 @@ def test_the_hessian_term_goes_past_the_compiled_network(crystal):
     """``compile_mode: compile`` compiles for frames, and has no second derivative."""
     from nequip.model import NequIPGNNModel
 
-    from pft_lightning.backends.nequip.files import _nequip_state
+    from pft_lightning.backends.nequip.files import nequip_state
     from pft_lightning.backends.nequip.model import NequIPModel
 
     settings = {key: value for key, value in MODEL.items() if key != "_target_"}
@@ -156,7 +156,7 @@ def test_the_hessian_term_goes_past_the_compiled_network(crystal):
     tangents = np.random.default_rng(0).standard_normal((2 * len(crystal), 1, 3))
     products = []
     for mode in ("eager", "compile"):
-        with _nequip_state():
+        with nequip_state():
             network = NequIPGNNModel(compile_mode=mode, **settings)
         model = NequIPModel(network)
         hvp = model.derivatives(batch, tangents=torch.from_numpy(tangents)).hvp

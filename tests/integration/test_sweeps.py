@@ -12,7 +12,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 
-from pft_lightning.evaluation.metrics import COLUMNS
+from pft_lightning.evaluation.folder import COLUMNS
 from pft_lightning.integrations.nequip.term import VALIDATION_METRIC
 from pft_lightning.training.module import METRICS, MONITOR
 

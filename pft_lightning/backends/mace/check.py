@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from pft_lightning.backends.base import LARGEST_CUTOFF
-from pft_lightning.backends.mace.files import _keep_global_state
+from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.errors import CheckpointError
 
 
-with _keep_global_state():
+with keep_global_state():
     from e3nn.o3 import Irreps
 
 

@@ -12,37 +12,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import types
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.errors import CheckpointError
 from pft_lightning.physics.exact import replace_layer_norms
 
 
-@contextlib.contextmanager
-def _keep_global_state() -> Iterator[None]:
-    """Undo what importing MACE and building its models does to the process.
-
-    MACE sets an environment variable that makes every later ``torch.load`` execute
-    pickles without asking, and its builders depend on torch's default dtype.
-    """
-    variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    before, dtype = os.environ.get(variable), torch.get_default_dtype()
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(dtype)
-        if before is None:
-            os.environ.pop(variable, None)
-        else:
-            os.environ[variable] = before
-
-
-with _keep_global_state():
+with keep_global_state():
     import e3nn
     import mace.modules
     from e3nn.o3 import SphericalHarmonics
@@ -137,7 +118,7 @@ def construct(
     seed: int = 0,
 ) -> torch.nn.Module:
     """Let MACE build a network, with random weights of the dtype of those given."""
-    with _keep_global_state(), _e3nn_scripting(scripted), _keep_random_state():
+    with keep_global_state(), _e3nn_scripting(scripted), _keep_random_state():
         torch.set_default_dtype(_weight_dtype(weights))
         torch.manual_seed(seed)
         network: torch.nn.Module = getattr(mace.modules, class_name)(**config)

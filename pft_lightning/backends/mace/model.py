@@ -31,6 +31,7 @@ from pft_lightning.backends.mace import files as mace_files
 from pft_lightning.backends.mace import heads as mace_heads
 from pft_lightning.backends.mace import portable as mace_portable
 from pft_lightning.backends.mace import stored as mace_stored
+from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.reading.content import is_safetensors
 from pft_lightning.errors import CheckpointError, ConfigError
@@ -38,7 +39,6 @@ from pft_lightning.physics.exact import contains_torchscript, exact_torchscript
 
 
 # Where a prepared batch holds its ``Convolutions``, if any.
-_CONVOLUTIONS = "mace_convolutions"
 
 
 class MACEModel(EnergyModel):
@@ -81,7 +81,7 @@ class MACEModel(EnergyModel):
         """See ``EnergyModel.prepare``; groups edges for the compiled messages."""
         batch = super().prepare(batch)
         senders, receivers = batch[keys.EDGE_INDEX]  # as MACE calls them
-        batch[_CONVOLUTIONS] = find_convolutions(
+        batch[keys.CONVOLUTIONS] = find_convolutions(
             [block.conv_tp for block in self.network.interactions],
             self.dtype,
             receivers,
@@ -118,7 +118,7 @@ class MACEModel(EnergyModel):
         with (
             enable_inplace_requires_grad(True),
             exact_torchscript(self._scripted),
-            _compiled_messages(self.network, batch.get(_CONVOLUTIONS)),
+            _compiled_messages(self.network, batch.get(keys.CONVOLUTIONS)),
         ):
             output = self.network(data, compute_force=False)
         energies: torch.Tensor = output["energy"]
@@ -306,7 +306,7 @@ def download_foundation_model(name: str) -> Path:
     Raises:
         CheckpointError: no such name, or the download failed.
     """
-    with mace_files._keep_global_state():
+    with keep_global_state():
         from mace.calculators import foundations_models
 
     names = sorted(n for n in foundations_models.mace_mp_names if n)

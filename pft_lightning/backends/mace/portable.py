@@ -18,15 +18,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from pft_lightning.backends.base import write_atomically
-from pft_lightning.backends.mace.files import _keep_global_state, generated_prefixes
+from pft_lightning.backends.mace.files import generated_prefixes
+from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.backends.mace.stored import SUPPORTED
 from pft_lightning.backends.reading.content import MACE_PORTABLE
 from pft_lightning.errors import CheckpointError
+from pft_lightning.files import write_atomically
 from pft_lightning.json_files import parse_json
 
 
-with _keep_global_state():
+with keep_global_state():
     import mace.modules
     import mace.modules.blocks
     from e3nn.o3 import Irreps

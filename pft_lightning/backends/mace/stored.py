@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from pft_lightning.backends.mace.files import _keep_global_state, extract_config
+from pft_lightning.backends.mace.files import extract_config
+from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.backends.reading.unpickling import REMEDY, read_saved, read_trusted
 from pft_lightning.errors import CheckpointError
 
 
-with _keep_global_state():
+with keep_global_state():
     import mace
     from e3nn.o3 import Irrep, Irreps
     from mace.modules.blocks import InteractionBlock

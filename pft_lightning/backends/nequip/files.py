@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 
-from pft_lightning.backends.base import write_atomically
 from pft_lightning.backends.nequip import check as nequip_check
 from pft_lightning.backends.reading.content import read_content
 from pft_lightning.backends.reading.unpickling import no_more, read_trusted
 from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.files import replacing, write_atomically
 
 
 _logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _PLAIN_MODULE = "nequip.train.NequIPLightningModule"
 
 
 @contextlib.contextmanager
-def _nequip_state() -> Iterator[None]:
+def nequip_state() -> Iterator[None]:
     """What NequIP's builders need, undone afterwards.
 
     ``set_global_state`` reseeds every random generator, exports that seed to data
@@ -87,7 +87,7 @@ def _nequip_state() -> Iterator[None]:
                 os.environ[name] = value
 
 
-with _nequip_state():
+with nequip_state():
     from nequip.model.saved_models import package
     from nequip.model.saved_models.load_utils import load_saved_model
     from nequip.scripts import _package_utils as packaging
@@ -121,7 +121,7 @@ def read(
         content = (
             read_trusted(path, no_more) if trust else nequip_check.read_checkpoint(path)
         )
-    with _nequip_state(), _with_suffix(path, is_package) as readable:
+    with nequip_state(), _with_suffix(path, is_package) as readable:
         try:
             models = load_saved_model(readable, compile_mode="eager", model_key=None)
             if not is_package:
@@ -195,7 +195,7 @@ def draw_weights(
             "is built (packages and models that were fine-tuned from another file do "
             "not). Give the checkpoint of a training from scratch."
         )
-    with _nequip_state():
+    with nequip_state():
         # As NequIP's training module builds it.
         build = hydra.utils.get_method(config.pop("_target_"))
         changed = {"seed": seed, "compile_mode": "eager"}
@@ -326,9 +326,9 @@ def _build_package(content: dict[str, Any], path: Path) -> None:
     It runs in a process of its own: it changes global settings for good.
     """
     nequip_check.check_data(content["hyper_parameters"]["info_dict"]["data"])
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as name:
-        checkpoint = Path(name) / "model.ckpt"
-        package_file = Path(name) / f"model{PACKAGE_SUFFIX}"
+    with replacing(path) as partial:
+        checkpoint = partial.with_name("to_package.ckpt")
+        package_file = partial.with_name(f"model{PACKAGE_SUFFIX}")
         torch.save(content, checkpoint)
         result = subprocess.run(
             [
@@ -348,7 +348,7 @@ def _build_package(content: dict[str, Any], path: Path) -> None:
                 "there. A .ckpt is written without them, and can be packaged where "
                 "they are."
             )
-        package_file.replace(path)
+        package_file.replace(partial)
 
 
 def _write_package(
@@ -360,7 +360,7 @@ def _write_package(
             f"{path}: cannot be written, because the package that the model came from, "
             f"{original}, is gone. Put it back."
         )
-    with _nequip_state(), package._suppress_package_importer_exporter_warnings():
+    with nequip_state(), package._suppress_package_importer_exporter_warnings():
         old = torch.package.PackageImporter(str(original))
         modes = package._get_package_metadata(old)["available_models"]
 

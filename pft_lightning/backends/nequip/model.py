@@ -34,7 +34,6 @@ from pft_lightning.physics.exact import (
 
 
 # Where a prepared batch holds its ``Convolutions``, if any.
-_CONVOLUTIONS = "nequip_convolutions"
 _LAYER = re.compile(r"\blayer(\d+)_convnet$")
 _INPUTS = (
     AtomicDataDict.POSITIONS_KEY,
@@ -136,7 +135,7 @@ class NequIPModel(EnergyModel):
             cutoffs = self._type_cutoffs[tuple(types[batch[keys.EDGE_INDEX]])]
             batch = drop_edges(batch, edge_lengths(batch) < cutoffs)
         centre, neighbour = batch[keys.EDGE_INDEX]
-        batch[_CONVOLUTIONS] = find_convolutions(
+        batch[keys.CONVOLUTIONS] = find_convolutions(
             [module.tp for module in _scattered_products(self.network)],
             self.dtype,
             centre,
@@ -163,7 +162,7 @@ class NequIPModel(EnergyModel):
                 structure, minlength=n_structures
             ),
         }
-        convolutions = batch.get(_CONVOLUTIONS)
+        convolutions = batch.get(keys.CONVOLUTIONS)
         with (
             exact_torchscript(self._scripted),
             _without_kernels(self._accelerated),

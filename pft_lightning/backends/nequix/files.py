@@ -16,12 +16,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from pft_lightning.backends.base import write_atomically
 from pft_lightning.backends.nequix.check import OPTIONS, check_config
 from pft_lightning.backends.nequix.layers import IrrepsLinear
 from pft_lightning.backends.nequix.network import NequixNetwork
 from pft_lightning.backends.reading.content import LONGEST_HEADER, check_archive
 from pft_lightning.errors import CheckpointError
+from pft_lightning.files import write_atomically
 from pft_lightning.json_files import parse_json
 
 

@@ -26,7 +26,6 @@ from pft_lightning.kernels.messages import can_fuse
 
 
 # Where a prepared batch holds its ``Edges``.
-_SORTED_EDGES = "nequix_sorted_edges"
 
 
 class NequixModel(EnergyModel):
@@ -70,7 +69,7 @@ class NequixModel(EnergyModel):
         batch = super().prepare(batch)
         few = batch.num_nodes <= MOST_ATOMS
         if few and can_fuse(self.dtype, self.device, self.network.lmax):
-            batch[_SORTED_EDGES] = pair_edges(
+            batch[keys.SORTED_EDGES] = pair_edges(
                 batch[keys.EDGE_INDEX], batch[keys.EDGE_SHIFTS], batch.num_nodes
             )
         return batch
@@ -82,7 +81,7 @@ class NequixModel(EnergyModel):
         moved, cell = apply_strain(batch, positions, strain)
         species = self._element_index[batch[keys.ATOMIC_NUMBERS]]
         vectors = edge_vectors(batch, moved, cell)
-        if (edges := batch.get(_SORTED_EDGES)) is not None:
+        if (edges := batch.get(keys.SORTED_EDGES)) is not None:
             energies = self.network(species, vectors[edges.order], edges)
         else:
             centre, neighbour = batch[keys.EDGE_INDEX]

@@ -21,11 +21,11 @@ from pft_lightning.data.readers.content import (
     parse_content,
 )
 from pft_lightning.data.readers.force_files import (
-    check_told_atoms,
+    check_declared_atoms,
+    declared_atoms,
     read_force_constants,
     read_force_sets,
     read_phono3py_forces,
-    told_atoms,
 )
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.order import (
@@ -172,7 +172,7 @@ def _cells_of_yaml(file: Path, options: PhononReadOptions) -> _Cells:
     # Those of the yaml file give way to the force files beside it.
     content.pop("force_constants", None)
     parsed = parse_content(content, units, file)
-    check_told_atoms(file.parent, parsed.n_atoms)
+    check_declared_atoms(file.parent, parsed.n_atoms)
     phonon = build_phonopy(parsed, units, file, options)
     charges = charges_of_content(content, cells_with_charges(parsed), phonon, file)
     supercell_file = find_file(file.parent, "SPOSCAR")
@@ -238,7 +238,7 @@ def _cells_of_poscars(path: Path, options: PhononReadOptions) -> _Cells:
             f"{matrix.tolist()} of {used} makes {n_atoms}. Remove the file that does "
             "not belong here, or correct supercell_matrix."
         )
-    check_told_atoms(path, n_atoms)
+    check_declared_atoms(path, n_atoms)
     symprec = choose_symprec(None, options, path)
     phonon = make_phonopy(unit_cell, matrix, None, "vasp", symprec)
     order = None
@@ -266,7 +266,7 @@ def _supercell_matrix(
                 "the file that does not belong here, or give supercell_matrix."
             )
         return np.rint(ratio).astype(int).T
-    n_atoms = told_atoms(path)
+    n_atoms = declared_atoms(path)
     if n_atoms != len(unit_cell):
         raise DataFormatError(
             f"{path}: {used} has {len(unit_cell)} atoms, the forces belong to "

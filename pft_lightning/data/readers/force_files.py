@@ -22,7 +22,7 @@ from pft_lightning.files import open_data
 _SAME_DISPLACEMENT = 1e-4
 
 
-def told_atoms(folder: Path) -> int | None:
+def declared_atoms(folder: Path) -> int | None:
     """Number of atoms that the first line of the force file tells; None if unknown."""
     for name in ("FORCE_CONSTANTS", "FORCE_SETS"):
         file = find_file(folder, name)
@@ -33,13 +33,13 @@ def told_atoms(folder: Path) -> int | None:
     return None
 
 
-def check_told_atoms(folder: Path, n_atoms: int) -> None:
+def check_declared_atoms(folder: Path, n_atoms: int) -> None:
     """Compare a supercell with the forces on it, before it is built.
 
     Raises:
         DataFormatError: there are forces on another number of atoms.
     """
-    told = told_atoms(folder)
+    told = declared_atoms(folder)
     if told is not None and told != n_atoms:
         raise DataFormatError(
             f"{folder}: holds forces on {told} atoms, but the supercell has {n_atoms}. "

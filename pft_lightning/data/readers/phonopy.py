@@ -151,7 +151,7 @@ def find_units(
     Raises:
         DataFormatError: nothing tells the units, or two things contradict.
     """
-    told = told_units(content, path)
+    told = declared_units(content, path)
     if told is None:
         if options.units is None:
             raise DataFormatError(
@@ -291,7 +291,7 @@ def set_force_constants(phonon: Phonopy, array: np.ndarray, path: Path) -> None:
     phonon.force_constants = array
 
 
-def told_units(content: Mapping[str, Any], path: Path) -> tuple[str, str] | None:
+def declared_units(content: Mapping[str, Any], path: Path) -> tuple[str, str] | None:
     """Give the code that a file's units belong to, and what in the file tells so.
 
     Raises:

@@ -40,7 +40,7 @@ from pft_lightning.data.store.processes import mapper
 from pft_lightning.data.store.report import PrepareReport, build_report
 from pft_lightning.data.store.volumes import describe_crystal
 from pft_lightning.errors import ConfigError, DataFormatError
-from pft_lightning.files import make_folder, writing
+from pft_lightning.files import make_folder, remove_partials, replacing, writing
 from pft_lightning.graphs import build_graph
 from pft_lightning.locks import locked
 
@@ -171,6 +171,7 @@ class _Builder:
             if self._header() != self.settings:
                 self._remove((INDEX_FILE, RECORDS_FILES))
                 write_header(self.out, self.settings)
+            remove_partials(self.out)
             path, end, known = self._start()
         todo = [
             unit
@@ -220,17 +221,15 @@ class _Builder:
         """Start the next data file with what is still wanted of a finished one."""
         number = int(reader.path.name.split(".")[1]) + 1
         path = self.out / f"records.{number:04d}{_SUFFIX}"
-        temporary = path.with_suffix(".copy")
         wanted = {unit.key: unit.fingerprint for unit in self.units}
         kept = {}
-        with BlockWriter(temporary) as writer:
+        with replacing(path) as temporary, BlockWriter(temporary) as writer:
             for entry in entries:
                 if wanted.get(entry["key"]) != entry["fingerprint"]:
                     continue
                 with suppress(DataFormatError):  # damaged ones are read anew
                     value = reader.get(entry[PLACE], entry["source"])
                     kept[entry["key"]] = writer.append(entry, value)
-        temporary.replace(path)
         return path, path.stat().st_size, kept
 
     def _finished(self) -> tuple[list[dict[str, Any]], BlockReader] | None:

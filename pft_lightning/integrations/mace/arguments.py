@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from pft_lightning.backends.mace.files import _keep_global_state
+from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.integrations.mace.options import (
     FROM_FOUNDATION,
@@ -29,7 +29,7 @@ from pft_lightning.integrations.mace.values import unusable
 from pft_lightning.safe_yaml import load_yaml
 
 
-with _keep_global_state():
+with keep_global_state():
     from mace.tools import build_default_arg_parser, get_tag
 
 # Names that MACE takes in place of a file of replay data.

@@ -52,7 +52,7 @@ class Bystanders:
                 parameter.requires_grad_(True)
 
     @contextlib.contextmanager
-    def kept_gradients(self) -> Iterator[None]:
+    def preserve_gradients(self) -> Iterator[None]:
         """Undo what clears gradients without the optimiser."""
         kept = [(p, p.grad) for p in self._parameters.values()]
         yield

@@ -13,8 +13,8 @@ from torch_geometric.data import Data
 
 from pft_lightning import keys
 from pft_lightning.adaptation import LoRA
-from pft_lightning.backends.mace.files import _keep_global_state
 from pft_lightning.backends.mace.model import MACEModel
+from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.integrations.mace.clipping import Bystanders
 from pft_lightning.integrations.mace.prepare import Prepared
 from pft_lightning.integrations.mace.schedule import EpochSchedule
@@ -24,7 +24,7 @@ from pft_lightning.training.validation import tell_doubts
 from pft_lightning.types import Derivatives
 
 
-with _keep_global_state():
+with keep_global_state():
     from mace.tools.scripts_utils import get_optimizer, get_params_options
 
 # MACE's loss of the validation frames, of the head that it looks at.
@@ -163,7 +163,7 @@ class MACEFineTuning(PhononFineTuning):
 
     def on_validation_model_zero_grad(self) -> None:
         """Clear the gradients, without those that MACE never clears."""
-        with self._bystanders.kept_gradients():
+        with self._bystanders.preserve_gradients():
             super().on_validation_model_zero_grad()
 
     def _forget_best_losses(self) -> None:

@@ -23,13 +23,13 @@ import filelock
 import numpy as np
 import torch
 
-from pft_lightning.backends.mace.files import _keep_global_state
 from pft_lightning.backends.mace.model import write_harmless
+from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.errors import CheckpointError, ConfigError
 from pft_lightning.integrations.mace.arguments import NAMED_DATA
 
 
-with _keep_global_state():
+with keep_global_state():
     from mace import tools
     from mace.cli import run_train
 
@@ -91,6 +91,39 @@ def prepare(
         CheckpointError: the file of a foundation model is none, or holds more.
     """
     given, arguments = arguments, _redirected(arguments, folder)
+    taken = _run_until_training(arguments, folder, trust)
+    if specs := getattr(taken["model"], "embedding_specs", None):
+        raise ConfigError(
+            f"foundation_model={arguments.foundation_model}: the network takes "
+            f"{', '.join(specs)} as input beside the structure (embedding_specs), "
+            "which phonon data do not have. Start from a model without them."
+        )
+    for name in (*_FOLDERS, "downloads_dir", "foundation_model", *_OURS):
+        setattr(arguments, name, getattr(given, name))
+    return Prepared(
+        arguments=arguments,
+        network=taken["model"].cpu(),
+        loss=taken["loss_fn"],
+        train_loader=taken["train_loader"],
+        valid_loaders=taken["valid_loaders"],
+        outputs={k: taken["output_args"][k] for k in ("forces", "virials", "stress")},
+        keeps_energies=not _has_energies(taken["model"], taken["atomic_energies"]),
+    )
+
+
+def _run_until_training(
+    arguments: argparse.Namespace, folder: Path, trust: bool
+) -> dict[str, Any]:
+    """Run MACE up to its training loop.
+
+    Returns:
+        What the loop was called with, by name, and the ``atomic_energies`` (eV) of the
+        network, (n_heads, n_elements).
+
+    Raises:
+        ConfigError: MACE refuses.
+        CheckpointError: the file of a foundation model is none, or holds more.
+    """
     taken: dict[str, Any] = {}
     configure = run_train.configure_model
 
@@ -125,23 +158,7 @@ def prepare(
                 f"mace_run_train cannot prepare this training: {reason.rstrip('.')}."
                 f"{_hint(reason)} Its log is in {folder}."
             ) from error
-    if specs := getattr(taken["model"], "embedding_specs", None):
-        raise ConfigError(
-            f"foundation_model={arguments.foundation_model}: the network takes "
-            f"{', '.join(specs)} as input beside the structure (embedding_specs), "
-            "which phonon data do not have. Start from a model without them."
-        )
-    for name in (*_FOLDERS, "downloads_dir", "foundation_model", *_OURS):
-        setattr(arguments, name, getattr(given, name))
-    return Prepared(
-        arguments=arguments,
-        network=taken["model"].cpu(),
-        loss=taken["loss_fn"],
-        train_loader=taken["train_loader"],
-        valid_loaders=taken["valid_loaders"],
-        outputs={k: taken["output_args"][k] for k in ("forces", "virials", "stress")},
-        keeps_energies=not _has_energies(taken["model"], taken["atomic_energies"]),
-    )
+    return taken
 
 
 @contextlib.contextmanager
@@ -222,7 +239,7 @@ def _quarantine() -> Iterator[_Complaints]:
     before = root.level, list(root.handlers), list(root.filters)
     complaints = _Complaints()
     root.handlers[:] = [complaints]  # others would show all of MACE's debug log
-    with _keep_global_state():
+    with keep_global_state():
         # Foundation models are pickles; without this torch refuses them.
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
         try:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from pft_lightning.backends.mace.files import _keep_global_state
+from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.errors import ConfigError
 from pft_lightning.integrations.mace.prepare import default_dtype
 
 
-with _keep_global_state():
+with keep_global_state():
     from mace.tools.scripts_utils import LRScheduler, get_swa
 
 

@@ -23,7 +23,7 @@ from pft_lightning.data.store import choose_cache
 from pft_lightning.errors import ConfigError
 from pft_lightning.integrations.nequip.options import build_options, read_options
 from pft_lightning.integrations.nequip.phonons import PhononBatches, open_batches
-from pft_lightning.integrations.nequip.term import HessianTerm
+from pft_lightning.integrations.nequip.term import NequIPHvpTerm
 
 
 # What a training step gets: frames for nequip, and the phonon batch of this step.
@@ -77,7 +77,7 @@ class PhononLoading:
 class _StepSampler(Sampler[list[BatchKey]]):
     """The phonon batches of the training steps to come, empty where none is due."""
 
-    def __init__(self, stream: BatchStream, term: HessianTerm) -> None:
+    def __init__(self, stream: BatchStream, term: NequIPHvpTerm) -> None:
         self._stream = stream
         self._term = term
 
@@ -108,7 +108,7 @@ class PhononLoader:
         self,
         batches: PhononBatches,
         stream: BatchStream,
-        term: HessianTerm,
+        term: NequIPHvpTerm,
         *,
         num_workers: int,
         n_steps: int,
@@ -162,7 +162,7 @@ class PhononNequIPDataModule(NequIPDataModule):
         super().__init__(**kwargs)
         self.phonons = PhononLoading(**options)
         self.val_phonons: PhononBatches | None = None
-        self._train_phonons: tuple[PhononBatches, BatchStream, HessianTerm] | None
+        self._train_phonons: tuple[PhononBatches, BatchStream, NequIPHvpTerm] | None
         self._train_phonons = None
 
     def setup(self, stage: str) -> None:
@@ -186,7 +186,7 @@ class PhononNequIPDataModule(NequIPDataModule):
         super().setup(stage)
 
     def open_phonons(
-        self, term: HessianTerm, trainer: lightning.Trainer, stage: str
+        self, term: NequIPHvpTerm, trainer: lightning.Trainer, stage: str
     ) -> None:
         """Open the phonons for a network; the training module calls it.
 

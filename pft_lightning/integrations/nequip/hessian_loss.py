@@ -20,14 +20,14 @@ from pft_lightning.data.store import choose_cache
 from pft_lightning.errors import ConfigError
 from pft_lightning.integrations.nequip.options import check_spec, read_options
 from pft_lightning.integrations.nequip.phonons import PhononBatches, open_batches
-from pft_lightning.integrations.nequip.term import HessianTerm
+from pft_lightning.integrations.nequip.term import NequIPHvpTerm
 from pft_lightning.losses.terms import LossKind, Reduction
 from pft_lightning.physics.probes import Probe
 from pft_lightning.training.hessian import Schedule
 from pft_lightning.types import Engine
 
 
-class HessianLoss(HessianTerm, Callback):
+class HessianLoss(NequIPHvpTerm, Callback):
     """Match Hessian-vector products with force constants, beside nequip's own loss.
 
     An entry of ``trainer.callbacks`` in a configuration of ``nequip-train``; nothing

@@ -16,7 +16,7 @@ from pft_lightning.integrations.nequip.datamodule import (
     PhononNequIPDataModule,
 )
 from pft_lightning.integrations.nequip.options import build_options
-from pft_lightning.integrations.nequip.term import HessianTerm
+from pft_lightning.integrations.nequip.term import NequIPHvpTerm
 
 
 _STATE = "pft_lightning.hessian_term"
@@ -33,7 +33,7 @@ class PhononLightningModule(NequIPLightningModule):
     For other training modules of NequIP, inherit from this class and from them.
 
     Args:
-        hessian: Arguments of ``HessianTerm``; ``weight`` is required.
+        hessian: Arguments of ``NequIPHvpTerm``; ``weight`` is required.
         **kwargs: Of the training module of NequIP.
 
     Raises:
@@ -41,8 +41,8 @@ class PhononLightningModule(NequIPLightningModule):
     """
 
     def __init__(self, *, hessian: Mapping[str, Any], **kwargs: Any) -> None:
-        options = build_options(HessianTerm, hessian, name="training_module.hessian")
-        term = HessianTerm(**options)
+        options = build_options(NequIPHvpTerm, hessian, name="training_module.hessian")
+        term = NequIPHvpTerm(**options)
         super().__init__(**kwargs)
         self.hessian_term = term
         self._phonons: PhononNequIPDataModule | None = None

@@ -20,7 +20,7 @@ from pft_lightning.losses.terms import LossKind, Reduction, check_reduction
 from pft_lightning.physics.hvp import check_engine
 from pft_lightning.physics.probes import Probe
 from pft_lightning.training.hessian import (
-    HessianObjective,
+    ProbeSchedule,
     Schedule,
     refuse_closures,
 )
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 VALIDATION_METRIC = "val_phonon_epoch/hvp_mae"
 
 
-class HessianTerm(HessianObjective):
-    """Error of Hessian-vector products, through the energy part of a network of NequIP.
+class NequIPHvpTerm(ProbeSchedule):
+    """The Hessian term of a NequIP network, computed through its energy part.
 
     Args:
         weight: Of the term, in units of nequip's loss per eV/Å².

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pft_lightning.errors import ShapeError
+from pft_lightning.evaluation.folder import ERRORS
 from pft_lightning.evaluation.metrics import (
-    ERRORS,
     compare,
     dos_error,
     kelvin_per_thz,

@@ -16,7 +16,7 @@ import pft_lightning as pft
 from pft_lightning.data.store import build_store
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.evaluation import protocols
-from pft_lightning.evaluation.metrics import COLUMNS, ERRORS
+from pft_lightning.evaluation.folder import COLUMNS, ERRORS
 from pft_lightning.evaluation.properties_io import load_properties
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.evaluation.runner import Evaluation

@@ -14,7 +14,7 @@ from ase.calculators.lj import LennardJones
 
 import pft_lightning as pft
 from pft_lightning.errors import ConfigError, RelaxationError, StorageError
-from pft_lightning.evaluation import fingerprints, runner
+from pft_lightning.evaluation import fingerprints, runner, task
 from pft_lightning.evaluation.fingerprints import fingerprint
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.testing import PairPotential
@@ -136,7 +136,7 @@ def test_everything_that_changes_a_result_makes_it_again(
     shifted = {**vars_of(FAST), "mesh": (4, 4, 4), "is_gamma_center": False}
     assert times(protocol=Protocol(**shifted)) == 1
     assert times() == 1
-    monkeypatch.setattr(runner, "library_versions", lambda: {"phonopy": "99"})
+    monkeypatch.setattr(task, "library_versions", lambda: {"phonopy": "99"})
     assert times() == 1
 
 

@@ -13,7 +13,7 @@ from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.errors import ConfigError
 from pft_lightning.integrations.nequip.options import build_options
 from pft_lightning.integrations.nequip.phonons import PhononBatches, open_phonons
-from pft_lightning.integrations.nequip.term import HessianTerm
+from pft_lightning.integrations.nequip.term import NequIPHvpTerm
 from pft_lightning.physics.probes import RademacherProbe
 from pft_lightning.testing import PairPotential
 
@@ -49,7 +49,7 @@ def test_the_loader_goes_on_from_the_step_that_training_has_come_to(
     batches, num_workers
 ):
     """In the middle of an epoch too, and over its end, whoever reads."""
-    term = HessianTerm(weight=1.0, every_n_steps=2, seed=5)
+    term = NequIPHvpTerm(weight=1.0, every_n_steps=2, seed=5)
     stream = term.open_stream(batches, BatchLimits(3))
     loader = PhononLoader(batches, stream, term, num_workers=num_workers, n_steps=4)
     before = torch.get_rng_state()
@@ -70,7 +70,7 @@ def test_the_loader_goes_on_from_the_step_that_training_has_come_to(
 def test_a_block_gives_the_arguments_that_it_names():
     probe = "pft_lightning.physics.probes.RademacherProbe"
     block = {"weight": 2.0, "probe": {"_target_": probe, "n_probes": 3}}
-    term = HessianTerm(**build_options(HessianTerm, block, name="hessian"))
+    term = NequIPHvpTerm(**build_options(NequIPHvpTerm, block, name="hessian"))
     assert repr(term.probe) == repr(RademacherProbe(n_probes=3))
     assert term.weight_at(7) == 2.0
 
@@ -78,8 +78,12 @@ def test_a_block_gives_the_arguments_that_it_names():
 @pytest.mark.parametrize(
     ("target", "block", "said"),
     [
-        (HessianTerm, {"weight": 1.0, "wieght": 2.0}, "unknown options: wieght. Known"),
-        (HessianTerm, {"seed": 1}, "training lacks weight"),
+        (
+            NequIPHvpTerm,
+            {"weight": 1.0, "wieght": 2.0},
+            "unknown options: wieght. Known",
+        ),
+        (NequIPHvpTerm, {"seed": 1}, "training lacks weight"),
         (PhononLoading, {"batch_size": 1}, "training lacks train"),
         (PhononLoading, "phonons/train", "is 'phonons/train'; expected a block"),
     ],

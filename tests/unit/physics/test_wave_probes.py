@@ -10,7 +10,7 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.errors import ConfigError
-from pft_lightning.losses import HessianRequest
+from pft_lightning.losses import HvpTarget
 from pft_lightning.physics.commensurate import (
     CommensurateCell,
     TranslationLattice,
@@ -159,9 +159,7 @@ def test_the_squared_loss_term_is_that_of_whole_columns_on_average(
 
     def term(constants: ForceConstants, tangents: np.ndarray) -> float:
         targets = torch.from_numpy(constants.multiply(tangents))
-        request = HessianRequest(
-            torch.from_numpy(tangents), targets, weight=1.0, kind="mse"
-        )
+        request = HvpTarget(torch.from_numpy(tangents), targets, weight=1.0, kind="mse")
         batch = Batch()
         batch[keys.COUNTED] = torch.tensor([True])
         batch[keys.STRUCTURE_INDEX] = torch.zeros(constants.n_atoms, dtype=torch.int64)

@@ -1,42 +1,44 @@
-"""Reading the folder of an evaluation: totals, rows per material, arrays."""
+"""A finished evaluation as its report shows it: columns, changes, ranking."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from pft_lightning.errors import DataFormatError
-from pft_lightning.evaluation.properties_io import load_properties
-from pft_lightning.json_files import parse_json
-from pft_lightning.types import PhononProperties
+from pft_lightning.evaluation.folder import (
+    MESH_FREQUENCY_MAE,
+    MODEL,
+    NAME,
+    OK,
+    STATUS,
+    EvaluationFolder,
+    Summary,
+)
 
-
-REFERENCE: Final = "reference"
 
 # What orders materials from worst to best.
-RANKED_BY: Final = "mesh_frequency_mae"
+RANKED_BY: Final = MESH_FREQUENCY_MAE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EvaluationFolder:
-    """Content of an evaluation folder.
+class FinishedEvaluation:
+    """Content of the folder of a finished evaluation.
 
     Attributes:
-        path: of the folder.
-        metrics: content of ``metrics.json``.
-        rows: of ``per_material.csv``, as text; empty where unknown.
+        folder: its files.
+        summary: totals, counts and failures.
+        rows: one per material and model, as text; empty where unknown.
         labels: of the models; the first is the one that others are compared with, the
             last the one that ranks the materials.
     """
 
-    path: Path
-    metrics: Mapping[str, Any]
+    folder: EvaluationFolder
+    summary: Summary
     rows: list[dict[str, str]]
     labels: list[str]
 
@@ -58,7 +60,7 @@ class EvaluationFolder:
         """
         finished = self._finished()
         ours, first = (
-            {row["name"]: number(row.get(name)) for row in finished[model]}
+            {row[NAME]: number(row.get(name)) for row in finished[model]}
             for model in (label, self.labels[0])
         )
         both = np.array([[ours[m], first[m]] for m in ours if m in first])
@@ -77,62 +79,35 @@ class EvaluationFolder:
             for row in rows:
                 error = number(row.get(RANKED_BY))
                 failed = label != self.labels[-1] or not math.isfinite(error)
-                worst[row["name"]] = math.inf if failed else error
+                worst[row[NAME]] = math.inf if failed else error
         return sorted(worst, key=lambda name: -worst[name])
 
     def rows_worst_first(self) -> list[dict[str, str]]:
         """All rows, those of a material together; wholly failed materials first."""
         finished = self.ranking()
         place = {name: index for index, name in enumerate(finished)}
-        return sorted(self.rows, key=lambda row: place.get(row["name"], -1))
-
-    def properties(self, name: str) -> dict[str, PhononProperties]:
-        """Arrays of one material by label; empty where they were not kept.
-
-        Raises:
-            DataFormatError: the file is damaged.
-        """
-        path = self.path / "materials" / f"{name}.npz"
-        return load_properties(path) if path.is_file() else {}
+        return sorted(self.rows, key=lambda row: place.get(row[NAME], -1))
 
     def _finished(self) -> dict[str, list[dict[str, str]]]:
         return {
             label: [
                 row
                 for row in self.rows
-                if row.get("model") == label and row.get("status") == "ok"
+                if row.get(MODEL) == label and row.get(STATUS) == OK
             ]
             for label in self.labels
         }
 
 
-def read_evaluation(path: Path) -> EvaluationFolder:
+def read_evaluation(path: str | Path) -> FinishedEvaluation:
     """Read the totals and rows of an evaluation.
 
     Raises:
         DataFormatError: the folder holds no finished evaluation.
     """
-    metrics_file, rows_file = path / "metrics.json", path / "per_material.csv"
-    for file in (metrics_file, rows_file):
-        if not file.is_file():
-            raise DataFormatError(
-                f"{file} does not exist; expected the folder of a finished "
-                "pft-evaluate. Run the same command again: it goes on where it was "
-                "interrupted."
-            )
-    try:
-        metrics = parse_json(metrics_file.read_text(encoding="utf-8"))
-        labels = list(metrics["models"])
-        with rows_file.open(newline="", encoding="utf-8") as opened:
-            rows = list(csv.DictReader(opened))
-        if rows and not {"name", "model", "status"} <= set(rows[0]):
-            raise ValueError("per_material.csv lacks name, model or status")
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise DataFormatError(
-            f"{path}: metrics.json or per_material.csv cannot be read "
-            f"({type(error).__name__}: {error}). Run pft-evaluate again."
-        ) from error
-    return EvaluationFolder(path, metrics, rows, labels)
+    folder = EvaluationFolder(path)
+    summary, rows = folder.read_totals()
+    return FinishedEvaluation(folder, summary, rows, list(summary["models"]))
 
 
 def number(text: str | None) -> float:

@@ -1,0 +1,28 @@
+"""What importing and building MACE changes in a process, undone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+
+@contextlib.contextmanager
+def keep_global_state() -> Iterator[None]:
+    """Undo what importing MACE and building its models does to the process.
+
+    MACE sets an environment variable that makes every later ``torch.load`` execute
+    pickles without asking, and its builders depend on torch's default dtype.
+    """
+    variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before, dtype = os.environ.get(variable), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if before is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = before
