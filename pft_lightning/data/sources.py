@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pft_lightning.data.readers.registry import (
+from pft_lightning.data.readers.names import (
     is_force_file,
     is_material_folder,
     is_phonon_source,

@@ -14,7 +14,8 @@ from phonopy import Phonopy
 
 from pft_lightning.data.cells import PhononCells
 from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
-from pft_lightning.data.readers.registry import entry_name, source_state
+from pft_lightning.data.readers.names import source_state
+from pft_lightning.data.readers.registry import entry_name
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.data.sources import Spec, find_sources, skip_lines
 from pft_lightning.errors import ConfigError, DataFormatError

@@ -26,9 +26,9 @@ from pft_lightning.data.readers.content import (
     parse_content,
 )
 from pft_lightning.data.readers.folder import read_cells
+from pft_lightning.data.readers.names import SUFFIXES
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.phonopy import (
-    SUFFIXES,
     build_phonopy,
     declared_units,
     load_content,

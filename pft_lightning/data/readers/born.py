@@ -15,8 +15,8 @@ from phonopy import Phonopy
 from phonopy.file_IO import parse_BORN_from_strings
 from phonopy.structure.atoms import PhonopyAtoms
 
+from pft_lightning.data.readers.names import BORN_FILE, find_file, is_alone
 from pft_lightning.data.readers.poscar import read_text
-from pft_lightning.data.readers.registry import BORN_FILE, find_file, is_alone
 from pft_lightning.data.readers.values import read_numbers
 from pft_lightning.errors import DataFormatError
 

@@ -27,6 +27,13 @@ from pft_lightning.data.readers.force_files import (
     read_force_sets,
     read_phono3py_forces,
 )
+from pft_lightning.data.readers.names import (
+    BORN_FILE,
+    FORCE_FILES,
+    PHONO3PY_CELL_FILES,
+    PHONO3PY_FORCE_FILES,
+    find_file,
+)
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.order import (
     find_order,
@@ -44,13 +51,6 @@ from pft_lightning.data.readers.phonopy import (
     set_force_constants,
 )
 from pft_lightning.data.readers.poscar import read_poscar
-from pft_lightning.data.readers.registry import (
-    BORN_FILE,
-    FORCE_FILES,
-    PHONO3PY_CELL_FILES,
-    PHONO3PY_FORCE_FILES,
-    find_file,
-)
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import DataFormatError
 from pft_lightning.units import UnitSystem, unit_system

@@ -11,8 +11,8 @@ from phonopy.file_IO import parse_FORCE_SETS_from_strings
 from phonopy.interface.calculator import get_force_constant_conversion_factor
 from phonopy.structure.dataset import get_displacements_and_forces
 
+from pft_lightning.data.readers.names import find_file
 from pft_lightning.data.readers.poscar import read_text
-from pft_lightning.data.readers.registry import find_file
 from pft_lightning.errors import DataFormatError
 from pft_lightning.files import open_data
 

@@ -17,17 +17,16 @@ from pft_lightning.data.readers.content import (
     header_of,
     parse_content,
 )
+from pft_lightning.data.readers.names import GENERIC_NAMES, yaml_stem
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.order import (
     find_order,
     reorder_dataset,
     reorder_force_constants,
 )
-from pft_lightning.data.readers.registry import GENERIC_NAMES, yaml_stem
 from pft_lightning.data.readers.values import read_number
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import ConfigError, DataFormatError
-from pft_lightning.files import COMPRESSED
 from pft_lightning.safe_yaml import load_yaml
 from pft_lightning.units import (
     UnitSystem,
@@ -38,10 +37,6 @@ from pft_lightning.units import (
     unit_system,
 )
 
-
-SUFFIXES = tuple(
-    kind + packed for kind in (".yaml", ".yml") for packed in ("", *COMPRESSED)
-)
 
 # phonopy's tolerance of the symmetry search, in the unit of length of the file, and
 # the largest that still finds a symmetry of the atoms that are there.

@@ -14,8 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
+from pft_lightning.data.readers.names import is_store, source_state
 from pft_lightning.data.readers.options import reading
-from pft_lightning.data.readers.registry import is_store, source_state
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.data.store.file import (

@@ -12,7 +12,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from pft_lightning.data.readers import PhononReadOptions
-from pft_lightning.data.readers.registry import is_store
+from pft_lightning.data.readers.names import is_store
 from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.data.store.building import build_store
 from pft_lightning.data.store.reading import PhononStore

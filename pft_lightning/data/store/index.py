@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pft_lightning.data.readers.registry import STORE_HEADER, STORE_INDEX
+from pft_lightning.data.readers.names import STORE_HEADER, STORE_INDEX
 from pft_lightning.data.store.file import PLACE, BlockReader
 from pft_lightning.data.store.report import PrepareReport
 from pft_lightning.errors import DataFormatError

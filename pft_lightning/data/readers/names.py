@@ -1,0 +1,144 @@
+"""Names of the files and folders that hold phonons: what a source is, unread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pft_lightning.files import COMPRESSED
+
+
+# Endings of phonopy and phono3py files.
+SUFFIXES = tuple(
+    kind + packed for kind in (".yaml", ".yml") for packed in ("", *COMPRESSED)
+)
+
+# Files whose presence makes a folder one material.
+FORCE_FILES = (
+    "FORCE_CONSTANTS",
+    "force_constants.hdf5",
+    "FORCE_SETS",
+)
+
+# Those of phono3py, and the files beside which they do so: phono3py_params.yaml holds
+# its forces itself.
+PHONO3PY_FORCE_FILES = ("FORCES_FC2", "FORCES_FC3")
+PHONO3PY_CELL_FILES = ("phono3py_disp.yaml", "phono3py.yaml")
+
+# Names that phonopy gives to any material: the folder then says which one it is.
+GENERIC_NAMES = (
+    "phonopy",
+    "phonopy_params",
+    "phonopy_disp",
+    "phonon",
+    "phonopy_fc",
+    "phono3py",
+    "phono3py_params",
+    "phono3py_disp",
+)
+
+# Born charges, as phonopy names the file.
+BORN_FILE = "BORN"
+
+# Results that phonopy writes as yaml beside its input; they hold no force constants.
+NOT_SOURCES = (
+    "band.yaml",
+    "mesh.yaml",
+    "qpoints.yaml",
+    "thermal_properties.yaml",
+    "thermal_displacements.yaml",
+    "thermal_displacement_matrices.yaml",
+    "irreps.yaml",
+    "modulation.yaml",
+    "gruneisen.yaml",
+    "phonopy_symcells.yaml",
+)
+
+
+# File that makes a directory a store.
+STORE_HEADER = "store.json"
+
+# File that marks a store as finished.
+STORE_INDEX = "index.json"
+
+
+def is_store(path: Path) -> bool:
+    """Tell whether a path is a store, finished or not."""
+    return (path / STORE_HEADER).is_file()
+
+
+def is_material_folder(path: Path) -> bool:
+    """Tell whether a folder is one material, by the force files in it."""
+    if not path.is_dir():
+        return False
+    if any(find_file(path, name) for name in FORCE_FILES):
+        return True
+    return (
+        any(find_file(path, name) for name in PHONO3PY_FORCE_FILES)
+        and any(find_file(path, name) for name in PHONO3PY_CELL_FILES)
+        and find_file(path, "phono3py_params.yaml") is None
+    )
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Find a file of a folder, plain or else compressed; None where there is none."""
+    for packed in ("", *COMPRESSED):
+        path = folder / f"{name}{packed}"
+        if path.is_file():
+            return path
+    return None
+
+
+def is_force_file(path: Path) -> bool:
+    """Tell whether a file is one of those that make its folder a material."""
+    name = path.name
+    for packed in COMPRESSED:
+        name = name.removesuffix(packed)
+    return name in (*FORCE_FILES, *PHONO3PY_FORCE_FILES) and path.is_file()
+
+
+def yaml_stem(path: Path) -> str:
+    """Give the name of a yaml file without what says how it is written."""
+    stem = path.name
+    for suffix in SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    return stem
+
+
+def is_alone(path: Path) -> bool:
+    """Tell whether what lies beside a yaml file belongs to it.
+
+    Its name is one that phonopy gives to any material, or no other material is there.
+    """
+    return yaml_stem(path) in GENERIC_NAMES or not any(
+        yaml_stem(other) not in (*GENERIC_NAMES, yaml_stem(path))
+        and is_phonon_source(other)
+        for other in path.parent.iterdir()
+        if other.is_file()
+    )
+
+
+def is_phonon_source(path: Path) -> bool:
+    """Tell whether a path looks like something that a reader here reads."""
+    if path.is_dir():
+        return is_material_folder(path)
+    if path.name in NOT_SOURCES:
+        return False
+    return path.name.endswith((*SUFFIXES, ".aselmdb"))
+
+
+def source_state(path: Path) -> list[list[Any]]:
+    """Names, sizes and times of change of a source's files, which tell changes of it.
+
+    Raises:
+        OSError: it is gone, or may not be read.
+    """
+    if is_store(path):
+        files = [path / STORE_HEADER, path / STORE_INDEX]
+    elif path.is_dir():
+        files = sorted(path.iterdir())
+    else:
+        born = find_file(path.parent, BORN_FILE)
+        files = [path] if born is None else [path, born]
+    stats = [(file.name, file.stat()) for file in files if file.is_file()]
+    return [[name, s.st_size, s.st_mtime_ns] for name, s in stats]
