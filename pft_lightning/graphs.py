@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import ase
 import numpy as np
 import torch
 import vesin
@@ -137,3 +138,25 @@ def to_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             cast[name] = value.to(dtype)
     return cast
+
+
+def build_crystal_batch(
+    structures: Sequence[ase.Atoms],
+    cutoff: float,
+    device: str | torch.device = "cpu",
+) -> Batch:
+    """Make a neutral batch of ASE structures, in float64.
+
+    Args:
+        structures: periodic or not.
+        cutoff: of the graphs, Å.
+        device: of the batch.
+    """
+    items = []
+    for atoms in structures:
+        cell = atoms.cell.array
+        graph = build_graph(atoms.positions, cell, atoms.pbc, cutoff)
+        data = build_data(atoms.numbers, atoms.positions, cell, atoms.pbc, graph)
+        data[keys.NAME] = str(atoms.symbols)
+        items.append(data)
+    return build_batch(items).to(device)

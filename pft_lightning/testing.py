@@ -23,7 +23,7 @@ from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.pair import PairPotential
 from pft_lightning.backends.registry import parse_device
-from pft_lightning.graphs import build_batch, build_data, build_graph
+from pft_lightning.graphs import build_crystal_batch
 from pft_lightning.types import Derivatives, Engine
 
 
@@ -108,22 +108,6 @@ def build_tiny_crystals(
         deformation = np.eye(3) + rng.normal(scale=0.02, size=(3, 3))
         atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
     return structures
-
-
-def build_crystal_batch(
-    structures: Sequence[ase.Atoms],
-    cutoff: float,
-    device: str | torch.device = "cpu",
-) -> Batch:
-    """Neutral batch of ASE structures, in float64."""
-    items = []
-    for atoms in structures:
-        cell = atoms.cell.array
-        graph = build_graph(atoms.positions, cell, atoms.pbc, cutoff)
-        data = build_data(atoms.numbers, atoms.positions, cell, atoms.pbc, graph)
-        data[keys.NAME] = str(atoms.symbols)
-        items.append(data)
-    return build_batch(items).to(device)
 
 
 def compute_richardson_derivative(

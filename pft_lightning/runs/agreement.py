@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.errors import CheckpointError, PFTError
-from pft_lightning.testing import build_crystal_batch
+from pft_lightning.graphs import build_crystal_batch
 from pft_lightning.training.instantiation import instantiate
 
 
