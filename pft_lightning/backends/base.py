@@ -31,6 +31,7 @@ class EnergyModel(torch.nn.Module, ABC):
 
     Attributes:
         name: of the backend, as in the registry.
+        title: the same in prose.
         cutoff: Å; a graph must hold every pair within it.
         atomic_numbers: the elements that the model knows, ascending.
         head: output head in use; None where the framework has no heads.
@@ -39,6 +40,7 @@ class EnergyModel(torch.nn.Module, ABC):
     """
 
     name: str = "base"
+    title: str = "base"
     radial_networks: tuple[str, ...] = ()
     _known_elements: torch.Tensor
 
@@ -105,6 +107,21 @@ class EnergyModel(torch.nn.Module, ABC):
     def export_suffixes(self) -> tuple[str, ...]:
         """Endings of all files that ``save`` can write; it goes by them."""
         return (self.file_suffix,)
+
+    def describe_usage(self, name: str) -> str:
+        """How a file of this model is loaded, as Markdown for its model card.
+
+        Args:
+            name: of the file.
+        """
+        return (
+            "```python\nimport pft_lightning as pft\n\n"
+            f'atoms.calc = pft.Calculator(pft.load_model("{name}"))\n```'
+        )
+
+    def remark_on(self, path: Path) -> str | None:
+        """What one who saves the model must know of the file, if anything."""
+        return None
 
     @property
     def heads(self) -> tuple[str, ...]:

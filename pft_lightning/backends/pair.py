@@ -42,6 +42,7 @@ class PairPotential(EnergyModel):
     """
 
     name = "pair"
+    title = "pair"
     _element_index: torch.Tensor
 
     def __init__(

@@ -7,7 +7,9 @@ from omegaconf import DictConfig
 
 from pft_lightning.cli.command import command
 from pft_lightning.runs.checks import check_trust
+from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.memory import keep_freed_memory
+from pft_lightning.runs.tables import print_before_after
 from pft_lightning.runs.train import train
 
 
@@ -20,4 +22,6 @@ def main(config: DictConfig) -> None:
     overrides = HydraConfig.get().overrides.task
     check_trust(config, overrides)
     keep_freed_memory()
-    train(config, overrides)
+    summary = train(config, overrides)
+    if "model" in summary:  # in the first process
+        print_before_after(summary, RunFolder(config.paths.run).path)

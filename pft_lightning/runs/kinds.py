@@ -6,15 +6,13 @@ classes are a ``TrainingRun`` and a ``RunRecord``.
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
 
 from omegaconf import DictConfig
 
-from pft_lightning.backends.registry import import_backend
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.run import RunRecord, TrainingRun
 
@@ -26,7 +24,6 @@ class RunKind:
     Attributes:
         run: ``module:Class`` of the training, imported on first use.
         record: ``module:Class`` of the run in a folder.
-        backend: whose library it needs; None for that of the model file.
         supplies: options without a default that it decides itself.
         block: of the configuration, with options of its own; empty for none.
         recipe: names of those options that a model card shows.
@@ -34,7 +31,6 @@ class RunKind:
 
     run: str
     record: str
-    backend: str | None = None
     supplies: tuple[str, ...] = ()
     block: str = ""
     recipe: tuple[str, ...] = ()
@@ -50,7 +46,6 @@ KINDS: dict[str, RunKind] = {
     "mace_config": RunKind(
         run="pft_lightning.integrations.mace.run:MACERun",
         record="pft_lightning.integrations.mace.record:MACERecord",
-        backend="mace",
         supplies=("model.checkpoint", "data.phonons.train"),
         block="mace",
         recipe=(
@@ -84,7 +79,7 @@ def start_run(
         PFTError: the run cannot be what the configuration says.
     """
     kind = find_kind(config)
-    run: TrainingRun = _resolve(kind, kind.run)(config, overrides, folder, rank)
+    run: TrainingRun = resolve_name(kind.run)(config, overrides, folder, rank)
     return run
 
 
@@ -99,11 +94,5 @@ def open_record(config: DictConfig, folder: RunFolder) -> RunRecord:
         BackendUnavailableError: a library is not installed; it says how to.
     """
     kind = find_kind(config)
-    record: RunRecord = _resolve(kind, kind.record)(config, folder)
+    record: RunRecord = resolve_name(kind.record)(config, folder)
     return record
-
-
-def _resolve(kind: RunKind, name: str) -> Any:
-    if kind.backend is not None:
-        import_backend(kind.backend)
-    return pkgutil.resolve_name(name)

@@ -31,9 +31,15 @@ class NativeRun:
         self, config: DictConfig, overrides: Sequence[str], folder: Path, rank: int = 0
     ) -> None:
         self.config = config
+        self.folder = RunFolder(folder)
+
+    def check_resumable(self) -> None:
+        """Compare configuration, base model and checkpoint with those of the folder."""
+        self.folder.check_resumable(self.config)
 
     def record(self) -> None:
-        """Nothing: configuration and base model say everything."""
+        """Write configuration, versions, command and the base model's hash."""
+        self.folder.write_start(self.config)
 
     def build_module(self) -> PhononFineTuning:
         """Load the potential and wrap it, ready to be trained."""
@@ -95,6 +101,19 @@ def name_sources(data: DictConfig) -> dict[str, list[str]]:
     return named
 
 
+def loss_options(config: DictConfig) -> dict[str, Any]:
+    """Arguments of ``PhononFineTuning`` that every kind of run takes from ``loss``."""
+    loss = config.loss
+    return {
+        "phonon_weights": {k: w for k, w in loss.phonon.items() if k != "hvp"},
+        "kinds": {k: kind for k, kind in loss.kind.items() if k != "hvp"},
+        "reduction": loss.reduction,
+        "huber_delta": loss.huber_delta,
+        "engine": config.engine,
+        "validation_seed": config.seed,
+    }
+
+
 def _refuse_code(options: DictConfig) -> None:
     """Ask before code runs that the configuration of a run names, not the user."""
     checkpoint, trusted = options.checkpoint, options.get("trust", False)
@@ -118,15 +137,8 @@ def _wrap(config: DictConfig, *parts: str) -> PhononFineTuning:
         head=config.model.head,
         trust=config.model.get("trust", False),
     )
-    loss = config.loss
+    # Another kind of run may have none.
+    upstream = dict(config.loss.upstream or {})
     return PhononFineTuning(
-        model,
-        phonon_weights={name: w for name, w in loss.phonon.items() if name != "hvp"},
-        upstream_weights=dict(loss.upstream or {}),  # none where another kind has them
-        kinds={name: kind for name, kind in loss.kind.items() if name != "hvp"},
-        reduction=loss.reduction,
-        huber_delta=loss.huber_delta,
-        engine=config.engine,
-        validation_seed=config.seed,
-        **made,
+        model, upstream_weights=upstream, **loss_options(config), **made
     )

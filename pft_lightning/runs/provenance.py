@@ -23,7 +23,7 @@ from pft_lightning.runs.agreement import Agreement
 from pft_lightning.runs.folder import RunFolder, collect_versions
 from pft_lightning.runs.kinds import KINDS
 from pft_lightning.runs.native import name_sources
-from pft_lightning.runs.tables import UNITS
+from pft_lightning.runs.tables import UNITS, find_metrics
 
 
 FORMAT = "pft_lightning.provenance"
@@ -62,7 +62,7 @@ def describe_run(
     recipe = OmegaConf.to_container(config)
     assert isinstance(recipe, dict)
     summary = folder.read(folder.summary) if folder.summary.is_file() else {}
-    metrics = {k: v for k, v in summary.items() if _is_metric(v)}
+    metrics = find_metrics(summary)
     if not metrics and folder.before.is_file():
         before = folder.read(folder.before)
         metrics = {k: {"before": v, "after": None} for k, v in before.items()}
@@ -149,11 +149,12 @@ def describe_file(
     }
 
 
-def render_card(provenance: Mapping[str, Any]) -> str:
+def render_card(provenance: Mapping[str, Any], model: EnergyModel) -> str:
     """Markdown for people who are handed the file.
 
     Args:
         provenance: from ``describe_file``.
+        model: as loaded from it.
     """
     recipe = provenance.get("recipe", {})
     shown = {
@@ -178,7 +179,8 @@ def render_card(provenance: Mapping[str, Any]) -> str:
             forgetting=[row for row in rows if row["name"].startswith("upstream/")],
             recipe_text=OmegaConf.to_yaml(OmegaConf.create(shown)).strip(),
             provenance_name=provenance_path(Path(name)).name,
-            suffix=Path(name).suffix,
+            title=model.title,
+            usage=model.describe_usage(name),
         )
         + "\n"
     )
@@ -205,10 +207,6 @@ def _template() -> jinja2.Template:
     )
     environment.filters["number"] = _number
     return environment.get_template("model_card.md.jinja")
-
-
-def _is_metric(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"before", "after"}
 
 
 def _is_result(

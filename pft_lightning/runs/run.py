@@ -23,14 +23,16 @@ class TrainingRun(Protocol):
 
     config: DictConfig
 
-    def record(self) -> None:
-        """Keep in the folder what the configuration and the base model do not say.
-
-        A resumed run compares it with what it has kept.
+    def check_resumable(self) -> None:
+        """Refuse to continue the run of the folder with what it was not started with.
 
         Raises:
-            ConfigError: it is another one.
+            CheckpointError: base model, adaptation or optimiser are others.
+            ConfigError: what was kept of the run is another one.
         """
+
+    def record(self) -> None:
+        """Write into the folder what was started, all that a ``RunRecord`` reads."""
 
     def build_module(self) -> PhononFineTuning:
         """The potential, its losses and what trains it.

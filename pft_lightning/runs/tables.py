@@ -70,22 +70,30 @@ def print_trainable(trainable: TrainableSet, names: Path) -> None:
     )
 
 
-def print_before_after(
-    metrics: Mapping[str, Mapping[str, Any]],
-    counts: Mapping[str, int],
-    result: Path,
-) -> None:
+def find_metrics(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The metrics in the content of a run's ``summary.json``, by name.
+
+    Returns:
+        Of each its value ``before`` and ``after``.
+    """
+    return {
+        name: value
+        for name, value in summary.items()
+        if isinstance(value, dict) and set(value) == {"before", "after"}
+    }
+
+
+def print_before_after(summary: Mapping[str, Any], folder: Path) -> None:
     """Print what the run changed on the validation sets.
 
     Args:
-        metrics: Per metric its value ``before`` and ``after``.
-        counts: Structures per set.
-        result: File with the fine-tuned potential.
+        summary: Content of ``summary.json``.
+        folder: Of the run.
     """
     table = Table(title="Validation errors")
     for column in ("metric", "unit", "before", "after", "change"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, values in metrics.items():
+    for name, values in find_metrics(summary).items():
         before, after = values["before"], values["after"]
         # Forces that vanish by symmetry leave rounding, whose change means nothing.
         rounding = not before or max(before, after) < 1e-5
@@ -101,9 +109,10 @@ def print_before_after(
     console = Console(width=None if Console().is_terminal else 100)
     console.print(table)
     console.print(
-        ", ".join(f"{name}: {number}" for name, number in counts.items()),
+        ", ".join(f"{name}: {number}" for name, number in summary["counts"].items()),
         highlight=False,
     )
+    result = folder / summary["model"]
     console.print(f"Fine-tuned potential: {result}", highlight=False, soft_wrap=True)
 
 

@@ -9,20 +9,29 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.wandb_dashboard import log_before_after
 from pft_lightning.json_files import write_json
 from pft_lightning.runs.checks import check_finite, check_monitors, check_train
 from pft_lightning.runs.folder import RunFolder, collect_versions
 from pft_lightning.runs.kinds import start_run
 from pft_lightning.runs.run import TrainingRun
-from pft_lightning.runs.tables import print_before_after, print_trainable
-from pft_lightning.runs.trainer import build_trainer
+from pft_lightning.runs.tables import print_trainable
+from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
+from pft_lightning.training.instantiation import instantiate
 from pft_lightning.training.module import MONITOR, PhononFineTuning
+
+
+PAPER_EPOCHS = 200  # arXiv:2601.07742
+
+# Callbacks of the default configuration that have nothing to do without a logger.
+_NEED_LOGGER = ("learning_rate", "throughput", "device_stats")
 
 
 def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -34,7 +43,8 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             what a file of options, as ``mace_config`` names one, says.
 
     Returns:
-        The content of ``summary.json``.
+        The content of ``summary.json``; ``model``, the file that was written, is
+        known to the first process only.
 
     Raises:
         PFTError: Anything in the configuration or the data that cannot be used.
@@ -52,10 +62,12 @@ def _train(
     config = run.config
     trainer = build_trainer(config, folder)
     if trainer.is_global_zero and config.resume:
-        folder.check_resumable(config)
+        run.check_resumable()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module = run.build_module()
     datamodule = run.build_datamodule(module.model)
+    if trainer.is_global_zero:
+        run.record()
     _record_start(config, folder, trainer, module)
     checkpoint = folder.resume_checkpoint() if config.resume else None
     if checkpoint is not None and folder.before.exists():
@@ -89,7 +101,10 @@ def _train(
         "versions": collect_versions(),
     }
     if trainer.is_global_zero:
-        _write_result(folder, trainer, module, summary, metrics)
+        _write_result(folder, module, summary)
+        for logger in trainer.loggers:
+            log_before_after(logger, metrics)
+            logger.finalize("success")
     trainer.strategy.barrier("pft_train_end")
     return summary
 
@@ -97,15 +112,12 @@ def _train(
 def _start(
     config: DictConfig, overrides: Sequence[str], folder: RunFolder
 ) -> TrainingRun:
-    """Prepare the run; the first process records it."""
+    """Prepare the run, in a folder that holds no other one."""
     # Lightning finds it when it is imported: before there is a trainer.
     rank = getattr(rank_zero_only, "rank", 0)
     if rank == 0:
         folder.check_unused(resume=config.resume)
-    run = start_run(config, overrides, folder.path, rank)
-    if rank == 0:
-        run.record()
-    return run
+    return start_run(config, overrides, folder.path, rank)
 
 
 def _record_start(
@@ -116,7 +128,6 @@ def _record_start(
 ) -> None:
     """Write what is known before the first step, to the run folder and the loggers."""
     if trainer.is_global_zero:
-        folder.write_start(config)
         write_json(folder.trainable, module.trainable.parameters)
         print_trainable(module.trainable, folder.trainable)
         for logger in trainer.loggers:
@@ -130,21 +141,68 @@ def _record_start(
 
 
 def _write_result(
-    folder: RunFolder,
-    trainer: lightning.Trainer,
-    module: PhononFineTuning,
-    summary: dict[str, Any],
-    metrics: dict[str, dict[str, float | None]],
+    folder: RunFolder, module: PhononFineTuning, summary: dict[str, Any]
 ) -> None:
-    """Write the trained model and ``summary.json``, and say what has changed."""
+    """Write the trained model and ``summary.json``."""
     result = folder.path / f"model{module.model.file_suffix}"
     module.model.save(result)
     summary["model"] = result.name
     write_json(folder.summary, summary)
-    print_before_after(metrics, summary["counts"], result)
-    for logger in trainer.loggers:
-        log_before_after(logger, metrics)
-        logger.finalize("success")
+
+
+def build_callbacks(config: DictConfig) -> list[Callback]:
+    """Instantiate the callbacks of the configuration and the Hessian loss."""
+    chosen = [
+        instantiate(callback, where=f"callbacks.{name}", trust=config.trust_config)
+        for name, callback in config.callbacks.items()
+        if callback and (config.logger or name not in _NEED_LOGGER)
+    ]
+    if config.probe is None:  # no phonons to train on
+        return chosen
+    loss = config.loss
+    hessian_loss = HessianLoss(
+        instantiate(config.probe, where="probe", trust=config.trust_config),
+        weight=loss.phonon.hvp,
+        kind=loss.kind.hvp,
+        huber_delta=loss.huber_delta,
+        schedule=loss.hvp_schedule,
+        warmup_steps=loss.hvp_warmup_steps,
+        every_n_phonon_steps=loss.hvp_every_n_phonon_steps,
+        seed=config.seed,
+    )
+    return [hessian_loss, *chosen]
+
+
+def build_trainer(config: DictConfig, folder: RunFolder) -> lightning.Trainer:
+    """Instantiate the trainer of the configuration.
+
+    Args:
+        config: complete.
+        folder: of the run.
+    """
+    # A resumed run must neither delete the log of its first part nor start another.
+    kept = folder.continued_log(config.logger) if config.resume else {}
+    trust = config.trust_config
+    logger: Logger | bool = (
+        instantiate(config.logger, where="logger", trust=trust, **kept)
+        if config.logger
+        else False
+    )
+    max_epochs = config.trainer.max_epochs
+    if max_epochs is None:
+        # One limit is enough: steps where they are given, else the published epochs.
+        max_epochs = -1 if config.trainer.max_steps > 0 else PAPER_EPOCHS
+    trainer: lightning.Trainer = instantiate(
+        config.trainer,
+        where="trainer",
+        trust=trust,
+        callbacks=build_callbacks(config),
+        logger=logger,
+        plugins=[AtomicCheckpointIO()],
+        _convert_="all",
+        max_epochs=max_epochs,
+    )
+    return trainer
 
 
 def validate(

@@ -32,6 +32,7 @@ from pft_lightning.backends.mace import heads as mace_heads
 from pft_lightning.backends.mace import portable as mace_portable
 from pft_lightning.backends.mace import stored as mace_stored
 from pft_lightning.backends.mace.state import keep_global_state
+from pft_lightning.backends.mace import usage as mace_usage
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.reading.content import is_safetensors
 from pft_lightning.errors import CheckpointError, ConfigError
@@ -53,6 +54,7 @@ class MACEModel(EnergyModel):
     """
 
     name = "mace"
+    title = "MACE"
     radial_networks = ("*.conv_tp_weights.*", "*.density_fn.*")
     _element_index: torch.Tensor
 
@@ -76,6 +78,14 @@ class MACEModel(EnergyModel):
     def export_suffixes(self) -> tuple[str, ...]:
         """See ``EnergyModel.export_suffixes``."""
         return (".model", mace_portable.SUFFIX)
+
+    def describe_usage(self, name: str) -> str:
+        """See ``EnergyModel.describe_usage``."""
+        return mace_usage.describe(name, self.heads, self.head)
+
+    def remark_on(self, path: Path) -> str | None:
+        """See ``EnergyModel.remark_on``: other e3nn cannot open what one pickles."""
+        return mace_usage.remark(path)
 
     def prepare(self, batch: Batch) -> Batch:
         """See ``EnergyModel.prepare``; groups edges for the compiled messages."""

@@ -66,6 +66,7 @@ class NequIPModel(EnergyModel):
     """
 
     name = "nequip"
+    title = "NequIP"
     radial_networks = ("*.edge_mlp.*",)
     network: Any
     _type_index: torch.Tensor
@@ -191,6 +192,16 @@ class NequIPModel(EnergyModel):
         """See ``EnergyModel.initial_weights``; needs a checkpoint, not a package."""
         drawn = nequip_files.draw_weights(self.origin, seed, self.dtype)
         return {f"network.{name}": value for name, value in drawn.items()}
+
+    def describe_usage(self, name: str) -> str:
+        """See ``EnergyModel.describe_usage``: compiled, then in ASE."""
+        return (
+            f"```\nnequip-compile {name} potential.nequip.pt2 --mode aotinductor "
+            "--device cpu --target ase\n```\n\n"
+            "```python\nfrom nequip.integrations.ase import NequIPCalculator\n\n"
+            "atoms.calc = NequIPCalculator.from_compiled_model("
+            '"potential.nequip.pt2", device="cpu")\n```'
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint, or a package.

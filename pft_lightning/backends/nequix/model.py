@@ -38,6 +38,7 @@ class NequixModel(EnergyModel):
     """
 
     name = "nequix"
+    title = "Nequix"
     radial_networks = ("*.radial_mlp.*",)
     _element_index: torch.Tensor
 
@@ -106,6 +107,15 @@ class NequixModel(EnergyModel):
             network = nequix_files.build(self.config, Path("config"))
         drawn = dict(network.named_parameters())
         return {f"network.{name}": value.detach() for name, value in drawn.items()}
+
+    def describe_usage(self, name: str) -> str:
+        """See ``EnergyModel.describe_usage``."""
+        backend = "torch" if name.endswith(nequix_files.TORCH_SUFFIX) else "jax"
+        return (
+            "```python\nfrom nequix.calculator import NequixCalculator\n\n"
+            f'atoms.calc = NequixCalculator(model_path="{name}", backend="{backend}")\n'
+            "```"
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a file for Nequix's own loaders, which go by its ending.

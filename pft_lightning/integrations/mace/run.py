@@ -21,6 +21,8 @@ from pft_lightning.integrations.mace.data import MACEDataModule
 from pft_lightning.integrations.mace.module import UPSTREAM_LOSS, MACEFineTuning
 from pft_lightning.integrations.mace.prepare import Prepared, prepare
 from pft_lightning.integrations.mace.record import NETWORK_FILE
+from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.native import loss_options
 from pft_lightning.training.instantiation import instantiate
 
 
@@ -123,27 +125,32 @@ class MACERun:
         )
         _repeat(self._prepared.arguments, changes)
         _name_overruled(config.mace_config, arguments, self._prepared)
+        self.folder = RunFolder(folder)
         self.config = _translate(config, given, arguments, self._prepared)
         self.config.adaptation = adaptation
-        self._network_file = folder / NETWORK_FILE
 
-    def record(self) -> None:
-        """Keep what MACE has built, or compare it with what a resumed run has kept.
+    def check_resumable(self) -> None:
+        """Compare also what MACE has built with what the run has kept.
 
         Statistics of the frames (mean number of neighbours, atomic energies, scale)
         are a part of the potential that checkpoints of weights do not hold.
         """
-        network, path = self._prepared.network, self._network_file
-        config = mace_files.extract_config(network)
-        if not (self.config.resume and path.exists()):
-            mace_portable.write(path, network, config)
-            return
-        if changed := mace_portable.differences(path, config):
+        path = self.folder.path / NETWORK_FILE
+        config = mace_files.extract_config(self._prepared.network)
+        if path.exists() and (changed := mace_portable.differences(path, config)):
             raise ConfigError(
                 f"{self.config.mace_config}: the frames or options have changed since "
-                f"the run in {path.parents[1]} was started: MACE finds another "
+                f"the run in {self.folder.path} was started: MACE finds another "
                 f"{', '.join(changed)}. Put them back, or start a new run."
             )
+        self.folder.check_resumable(self.config)
+
+    def record(self) -> None:
+        """Write also the network that MACE has built."""
+        network, path = self._prepared.network, self.folder.path / NETWORK_FILE
+        if not (self.config.resume and path.exists()):
+            mace_portable.write(path, network, mace_files.extract_config(network))
+        self.folder.write_start(self.config)
 
     def build_module(self) -> MACEFineTuning:
         """The network that MACE built, rebuilt for second derivatives."""
@@ -154,19 +161,13 @@ class MACERun:
             network.state_dict(),
             scripted=False,
         )
-        loss = config.loss
         return MACEFineTuning(
             MACEModel(rebuilt, config.model.head),
             self._prepared,
             adaptation=instantiate(
                 config.adaptation, where="adaptation", trust=config.trust_config
             ),
-            phonon_weights={k: w for k, w in loss.phonon.items() if k != "hvp"},
-            kinds={k: kind for k, kind in loss.kind.items() if k != "hvp"},
-            reduction=loss.reduction,
-            huber_delta=loss.huber_delta,
-            engine=config.engine,
-            validation_seed=config.seed,
+            **loss_options(config),
         )
 
     def build_datamodule(self, model: EnergyModel) -> MACEDataModule:
