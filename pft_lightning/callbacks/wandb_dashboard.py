@@ -18,31 +18,6 @@ from pft_lightning.types import PhononProperties
 _DPI = 110
 
 
-def log_before_after(logger: Logger, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add the final table, and each change, to a W&B run, and end it.
-
-    Loggers of other kinds are left alone. A W&B run that is not ended would be taken by
-    the next training of the same process, as in a Hydra multirun.
-
-    Args:
-        logger: Of the trainer.
-        metrics: Per metric its value ``before`` and ``after``.
-    """
-    if not isinstance(logger, WandbLogger):
-        return
-    rows = [
-        [name, values.get("before"), values.get("after")]
-        for name, values in metrics.items()
-    ]
-    logger.log_table(
-        "summary/before_after", columns=["metric", "before", "after"], data=rows
-    )
-    for name, before, after in rows:
-        logger.experiment.summary[f"before/{name}"] = before
-        logger.experiment.summary[f"after/{name}"] = after
-    logger.experiment.finish()
-
-
 def wants_figures(loggers: Iterable[Logger]) -> bool:
     """Tell whether one of the loggers shows tables and images."""
     return any(isinstance(logger, WandbLogger) for logger in loggers)

@@ -17,7 +17,12 @@ from pft_lightning.json_files import to_json
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Export
 from pft_lightning.runs.agreement import choose_structures, compare
-from pft_lightning.runs.origins import FileOrigin, Origin, Potential, RunOrigin
+from pft_lightning.runs.origins import (
+    FileOrigin,
+    Origin,
+    Potential,
+    RunOrigin,
+)
 from pft_lightning.runs.provenance import (
     card_path,
     describe_file,
@@ -51,8 +56,8 @@ def export(config: DictConfig) -> EnergyModel:
             "give either run=FOLDER, of a pft-train run, or model.checkpoint=FILE, to "
             "write it in another form."
         )
-    origin: Origin = FileOrigin(config) if config.run is None else RunOrigin(config)
-    potential = origin.load_potential()
+    kind: type[Origin] = FileOrigin if config.run is None else RunOrigin
+    potential = kind(config).load_potential()
     _check_suffix(out, potential.model)
     return _write(out, potential)
 

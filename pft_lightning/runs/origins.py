@@ -48,7 +48,13 @@ class Potential:
 
 
 class Origin(Protocol):
-    """Where a potential comes from."""
+    """Where a potential comes from.
+
+    Args:
+        config: of ``pft-export``.
+    """
+
+    def __init__(self, config: DictConfig) -> None: ...
 
     def load_potential(self) -> Potential:
         """Load it, with what is known of it.

@@ -16,7 +16,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.callbacks.hessian_loss import HessianLoss
-from pft_lightning.callbacks.wandb_dashboard import log_before_after
 from pft_lightning.json_files import write_json
 from pft_lightning.runs.checks import check_finite, check_monitors, check_train
 from pft_lightning.runs.folder import RunFolder, collect_versions
@@ -103,7 +102,7 @@ def _train(
     if trainer.is_global_zero:
         _write_result(folder, module, summary)
         for logger in trainer.loggers:
-            log_before_after(logger, metrics)
+            _log_before_after(logger, metrics)
             logger.finalize("success")
     trainer.strategy.barrier("pft_train_end")
     return summary
@@ -148,6 +147,31 @@ def _write_result(
     module.model.save(result)
     summary["model"] = result.name
     write_json(folder.summary, summary)
+
+
+def _log_before_after(logger: Logger, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add the final table, and each change, to a W&B run, and end it.
+
+    Loggers of other kinds are left alone. A W&B run that is not ended would be taken by
+    the next training of the same process, as in a Hydra multirun.
+
+    Args:
+        logger: Of the trainer.
+        metrics: Per metric its value ``before`` and ``after``.
+    """
+    if not isinstance(logger, WandbLogger):
+        return
+    rows = [
+        [name, values.get("before"), values.get("after")]
+        for name, values in metrics.items()
+    ]
+    logger.log_table(
+        "summary/before_after", columns=["metric", "before", "after"], data=rows
+    )
+    for name, before, after in rows:
+        logger.experiment.summary[f"before/{name}"] = before
+        logger.experiment.summary[f"after/{name}"] = after
+    logger.experiment.finish()
 
 
 def build_callbacks(config: DictConfig) -> list[Callback]:
