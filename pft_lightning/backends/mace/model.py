@@ -31,8 +31,8 @@ from pft_lightning.backends.mace import files as mace_files
 from pft_lightning.backends.mace import heads as mace_heads
 from pft_lightning.backends.mace import portable as mace_portable
 from pft_lightning.backends.mace import stored as mace_stored
-from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.backends.mace import usage as mace_usage
+from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.reading.content import is_safetensors
 from pft_lightning.errors import CheckpointError, ConfigError
