@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.evaluation.folder import SUMMARY_FILE, Summary
 from pft_lightning.evaluation.potentials import load_potentials
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
@@ -99,11 +99,11 @@ def build_fabric(config: DictConfig) -> Fabric:
     return fabric
 
 
-def check_evaluation(summary: Mapping[str, Any]) -> None:
+def check_evaluation(summary: Summary) -> None:
     """Refuse an evaluation that says nothing of a potential.
 
     Args:
-        summary: Content of ``metrics.json``.
+        summary: Totals, counts and failures.
 
     Raises:
         DataFormatError: No material could be read, or a potential failed on each.
@@ -119,5 +119,5 @@ def check_evaluation(summary: Mapping[str, Any]) -> None:
             why = reasons.get(label, reasons.get(None))
             raise DataFormatError(
                 f"{label} failed on every one of {failed} materials ({why}). "
-                "metrics.json has all reasons."
+                f"{SUMMARY_FILE} has all reasons."
             )

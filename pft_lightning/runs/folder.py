@@ -19,6 +19,7 @@ from yaml import YAMLError
 
 from pft_lightning.backends.registry import find_model_file
 from pft_lightning.errors import CheckpointError, ConfigError, DataFormatError
+from pft_lightning.evaluation.folder import COMMAND_FILE
 from pft_lightning.files import (
     compute_sha256,
     make_folder,
@@ -109,7 +110,7 @@ class RunFolder:
         self.base_model = self.path / "base_model.json"
         self._wandb_id = self.path / "wandb_id.txt"
         self._config = self.path / "config.yaml"
-        self._command = self.path / "command.txt"
+        self._command = self.path / COMMAND_FILE
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:

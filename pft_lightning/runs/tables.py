@@ -10,35 +10,37 @@ from rich.console import Console
 from rich.table import Table
 
 from pft_lightning.adaptation import TrainableSet
+from pft_lightning.evaluation import folder as schema
 
 
-# Metric -> what the table calls it, unit.
+# Metric -> what the table calls it.
 _EVALUATION = {
-    "force_constants_mae": ("force constants MAE", "eV/Å²"),
-    "commensurate_frequency_mae": ("frequency MAE, commensurate", "THz"),
-    "mesh_frequency_mae": ("frequency MAE, dense mesh", "THz"),
-    "max_frequency_error": ("ω_max error", "THz"),
-    "max_frequency_error_K": ("ω_max error", "K"),
-    "entropy_error": ("S error", "J/K/mol"),
-    "free_energy_error": ("F error", "kJ/mol"),
-    "heat_capacity_error": ("C_V error", "J/K/mol"),
-    "dos_error": ("DOS error", ""),
-    "frequency_ratio": ("frequency ratio", ""),
-    "volume_ratio": ("volume ratio", ""),
+    schema.FORCE_CONSTANTS_MAE: "force constants MAE",
+    schema.COMMENSURATE_FREQUENCY_MAE: "frequency MAE, commensurate",
+    schema.MESH_FREQUENCY_MAE: "frequency MAE, dense mesh",
+    schema.MAX_FREQUENCY_ERROR: "ω_max error",
+    schema.MAX_FREQUENCY_ERROR_K: "ω_max error",
+    schema.ENTROPY_ERROR: "S error",
+    schema.FREE_ENERGY_ERROR: "F error",
+    schema.HEAT_CAPACITY_ERROR: "C_V error",
+    schema.DOS_ERROR: "DOS error",
+    schema.FREQUENCY_RATIO: "frequency ratio",
+    schema.VOLUME_RATIO: "volume ratio",
 }
 
-# Metric -> unit.
+# Metric of a validation -> unit.
 UNITS = {
     "phonon/hvp_mae": "eV/Å²",
-    "phonon/forces_mae": "eV/Å",
-    "phonon/stress_mae": "eV/Å³",
-    "upstream/energy_mae": "eV/atom",
-    "upstream/forces_mae": "eV/Å",
-    "upstream/stress_mae": "eV/Å³",
-    **{f"phonon/{name}": unit for name, (_, unit) in _EVALUATION.items()},
-    "phonon/entropy_curve_mae": "J/K/mol",
-    "phonon/free_energy_curve_mae": "kJ/mol",
-    "phonon/heat_capacity_curve_mae": "J/K/mol",
+    **{
+        f"phonon/{schema.mae_of(name)}": schema.UNITS[schema.mae_of(name)]
+        for name in ("forces", "stress")
+    },
+    **{f"upstream/{name}": schema.UNITS[name] for name in schema.FORGETTING},
+    **{f"phonon/{name}": schema.UNITS[name] for name in schema.ERRORS},
+    **{
+        f"phonon/{name}": schema.UNITS[name]
+        for name in (schema.FREQUENCY_RATIO, schema.VOLUME_RATIO)
+    },
 }
 
 
@@ -116,19 +118,14 @@ def print_before_after(summary: Mapping[str, Any], folder: Path) -> None:
     console.print(f"Fine-tuned potential: {result}", highlight=False, soft_wrap=True)
 
 
-_FORGETTING = {
-    "energy_mae": ("upstream energy MAE", "eV/atom"),
-    "forces_mae": ("upstream forces MAE", "eV/Å"),
-    "stress_mae": ("upstream stress MAE", "eV/Å³"),
-}
 _MAX_FAILURES = 10
 
 
-def print_evaluation(summary: Mapping[str, Any], folder: Path, report: Path) -> None:
+def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> None:
     """Print the totals of an evaluation, one column for each model.
 
     Args:
-        summary: The content of ``metrics.json``.
+        summary: Totals, counts and failures.
         folder: Where everything was written.
         report: Page with the figures.
     """
@@ -138,18 +135,20 @@ def print_evaluation(summary: Mapping[str, Any], folder: Path, report: Path) -> 
     table.add_column("unit")
     for label in models:
         table.add_column(label, justify="right")
-    for name, (text, unit) in _EVALUATION.items():
-        if name == "volume_ratio" and not protocol["relax"]:
+    for name, text in _EVALUATION.items():
+        if name == schema.VOLUME_RATIO and not protocol["relax"]:
             continue
         cells = [_mean_and_median(totals[name]) for totals in models.values()]
-        table.add_row(text, unit, *cells)
+        table.add_row(text, schema.UNITS[name], *cells)
     for name in ("precision", "recall"):
         values = [totals["instability"][name] for totals in models.values()]
         table.add_row(f"instability {name}", "", *(_number(v) for v in values))
-    for name, (text, unit) in _FORGETTING.items():
+    for name in schema.FORGETTING:
         errors = [summary["forgetting"].get(label, {}) for label in models]
         if any(name in e for e in errors):
-            table.add_row(text, unit, *(_number(e.get(name)) for e in errors))
+            text = "upstream " + name.replace("_mae", " MAE")
+            numbers = (_number(e.get(name)) for e in errors)
+            table.add_row(text, schema.UNITS[name], *numbers)
     console = Console(width=None if Console().is_terminal else 100)
     console.print(table)
     counts = summary["counts"]
@@ -161,7 +160,7 @@ def print_evaluation(summary: Mapping[str, Any], folder: Path, report: Path) -> 
         console.print(f"  {who}: {failure['error']}", highlight=False, soft_wrap=True)
     if len(failures) > _MAX_FAILURES:
         more = len(failures) - _MAX_FAILURES
-        console.print(f"  and {more} more in metrics.json", highlight=False)
+        console.print(f"  and {more} more in {schema.SUMMARY_FILE}", highlight=False)
     console.print(f"Evaluation: {folder}", highlight=False, soft_wrap=True)
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
 
