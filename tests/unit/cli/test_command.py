@@ -166,7 +166,7 @@ def raises(error: BaseException):
 )
 def test_a_command_ends_with_one_message_and_its_status(ends, does, status, message):
     before = signal.getsignal(signal.SIGTERM)
-    code, errors = ends(does)
+    code, errors = ends(does, "out=a")
     assert code == status
     assert errors.startswith(message)
     assert "Traceback" not in errors
@@ -182,8 +182,8 @@ def test_a_training_that_lightning_was_told_to_end_is_not_a_success(ends):
         except KeyboardInterrupt:
             sys.exit(1)  # as Lightning does
 
-    assert ends(interrupted)[0] == 130
-    assert ends(raises(SIGTERMException()))[0] == 143
+    assert ends(interrupted, "out=a")[0] == 130
+    assert ends(raises(SIGTERMException()), "out=a")[0] == 143
 
 
 @pytest.mark.parametrize(
