@@ -13,7 +13,6 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.errors import CheckpointError, ConfigError, UnknownElementError
-from pft_lightning.files import write_atomically as write_atomically
 from pft_lightning.graphs import to_dtype
 from pft_lightning.physics.hvp import compute_derivatives
 from pft_lightning.types import Derivatives, Engine

@@ -21,11 +21,11 @@ from pft_lightning.backends.base import (
     check_elements,
     edge_vectors,
     element_table,
-    write_atomically,
 )
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.reading.unpickling import read_saved
 from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.files import write_atomically
 
 
 FORMAT = "pft_lightning.pair_potential"

@@ -19,7 +19,6 @@ from pft_lightning.backends.base import (
     EnergyModel,
     apply_strain,
     element_table,
-    write_atomically,
 )
 from pft_lightning.backends.convolutions import (
     Convolutions,
@@ -36,6 +35,7 @@ from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.reading.content import is_safetensors
 from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.files import write_atomically
 from pft_lightning.physics.exact import contains_torchscript, exact_torchscript
 
 
