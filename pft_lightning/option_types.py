@@ -32,9 +32,15 @@ class Options(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a value is, where its type does not say it well; continues "expected"."""
+    """What a value is, where its type does not say it well; continues "expected".
+
+    Attributes:
+        text: the words.
+        is_complete: whether nothing is said of null, though it is accepted.
+    """
 
     text: str
+    is_complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,15 +32,14 @@ class MultiHead(Adaptation):
     saved model has both; ``model.head`` is the one of the phonon data.
 
     Args:
-        new_head: its name.
+        new_head: name of the new head.
         phonon_head: head of the phonon data, and so of the Hessian loss; the new one
             if left out.
         upstream_head: head of the upstream frames; the one that the model was loaded
             with if left out.
-        atomic_energies: by chemical symbol, eV, of isolated atoms for the new head,
-            where its data are from another code or functional.
-        targets: shell patterns of names, parts or kinds of weights to train; all if
-            left out.
+        atomic_energies: energies of isolated atoms for the new head, eV, by chemical
+            symbol, where its data are from another code or functional.
+        targets: shell patterns of names, parts or kinds of the weights to train.
     """
 
     new_head: Text = "phonon"

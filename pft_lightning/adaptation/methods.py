@@ -105,7 +105,7 @@ class Scratch(Adaptation):
     energies of training would otherwise start some hundred eV away.
 
     Args:
-        seed: of the initial weights.
+        seed: seed of the initial weights.
     """
 
     seed: Seed = 0
@@ -127,7 +127,7 @@ class Freeze(Adaptation):
 
     Args:
         freeze: shell patterns of names, parts or kinds that stay fixed.
-        train: the reverse: of those that are trained. Give one of the two.
+        train: shell patterns of those that are trained, in place of ``freeze``.
     """
 
     freeze: Annotated[Sequence[str] | None, As(Patterns | None)] = None
@@ -165,8 +165,8 @@ class Delta(Adaptation):
     Args:
         decay: how strongly the difference shrinks: optimizer.lr * decay of it each
             step (``decoupled``), or decay / 2 * sum of squares (``l2_sp``).
-        form: ``decoupled`` or ``l2_sp``.
-        targets: shell patterns of names, parts or kinds; all weights if left out.
+        form: ``decoupled``, the decay of AdamW, or ``l2_sp``, a term of the loss.
+        targets: shell patterns of names, parts or kinds of the weights to train.
 
     Source: arXiv:1802.01483 (L2-SP).
     """
@@ -215,10 +215,10 @@ class LoRA(Adaptation):
     contractions (elements against paths and channels). Biases, norms and scalars stay.
 
     Args:
-        rank: of each irrep path of an equivariant layer, of each other matrix.
-        alpha: the update is multiplied with alpha / rank; the rank if left out.
-        targets: shell patterns of names, parts or kinds; all matrices if left out.
-        seed: of the factors that do not start at zero.
+        rank: rank of each irrep path of an equivariant layer, of each other matrix.
+        alpha: the difference is multiplied with alpha / rank; None is the rank.
+        targets: shell patterns of names, parts or kinds; None takes all matrices.
+        seed: seed of the factors that do not start at zero.
     """
 
     rank: Annotated[int, Field(ge=1, le=100_000)] = 8

@@ -79,14 +79,15 @@ class PhononValidation(Callback):
             force constants. All processes read them.
         n: how many of the materials are taken, at equal distances in their list; null
             takes all.
-        names: of the materials to take instead, as in ``per_material.csv``.
-        every_n_validations: 1 is due at each.
-        protocol: ``dft_cell``, ``mdr``, ``mdr_analytic`` or a ``Protocol``.
-        mesh: of the dense mesh in place of the protocol's, a length in Å or three
-            numbers.
+        names: names of the materials to take instead, as in ``per_material.csv``.
+        every_n_validations: validations from one of these to the next.
+        protocol: what is computed: ``dft_cell``, ``mdr``, ``mdr_analytic`` or a
+            ``Protocol``.
+        mesh: dense mesh of q-points in place of the protocol's, a length in Å or
+            three numbers.
         options: how phonon files are read.
         max_atoms: atoms of one pass; what bounds memory.
-        engine: of Hessian-vector products; None chooses by device.
+        engine: how Hessian-vector products are taken; None chooses by device.
         n_figures: band structures that W&B gets, of the first materials.
 
     Raises:

@@ -64,12 +64,13 @@ class PhononDataModule(lightning.LightningDataModule):
         upstream: Upstream frames.
         cutoff: Å, of the model; taken from the trainer's module if left out.
         atomic_numbers: Elements of the model; likewise.
-        mode: ``alternate`` or ``joint``.
+        mode: ``alternate``, one optimiser step per batch, or ``joint``, each step sums
+            a batch of both.
         upstream_per_phonon: Upstream batches after each phonon batch; 0 is none.
         val_fraction: Share held out where a source has no validation set.
-        num_workers: Of each loader.
-        cache_dir: Where stores are built on first use; None is the user's cache.
-        seed: Of permutations and splits.
+        num_workers: Processes of each loader.
+        cache_dir: Folder where stores are built on first use; None is the user's cache.
+        seed: Seed of permutations and splits.
     """
 
     def __init__(

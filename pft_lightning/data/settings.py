@@ -18,7 +18,12 @@ from pft_lightning.option_types import (
     NEdges,
     NStructures,
     Paths,
+    Words,
 )
+
+
+# Null beside mace_config alone, which the commands say.
+_TrainPaths = Annotated[Paths | None, Words("a path, or a list", is_complete=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +31,16 @@ class PhononSource:
     """Where phonon structures come from, and how many make a batch.
 
     Attributes:
-        train: File, folder, glob, store or list of them.
-        val: The same; None holds out a share of ``train``.
+        train: Phonons to train on: file, folder, glob, store or list of them.
+        val: Phonons of the validation; None holds out a share of ``train``.
         batch_size: Structures per process and step.
-        max_atoms: Atoms per process and step, or None.
-        max_edges: Edges per process and step, or None.
+        max_atoms: Most atoms per process and step; None sets no limit.
+        max_edges: Most edges per process and step; None sets no limit.
         options: How files are read: units, tolerances, whether structures are
             relaxed. A store that is given as it is was read with its own.
     """
 
-    train: Annotated[Spec, As(Paths | None)]  # None beside mace_config only
+    train: Annotated[Spec, As(_TrainPaths)]
     val: Annotated[Spec | None, As(Paths | None)] = None
     batch_size: NStructures = 16
     max_atoms: NAtoms | None = None
@@ -50,20 +55,20 @@ class UpstreamSource:
     """Where energy, force and stress frames come from, and how many make a batch.
 
     Attributes:
-        train: Extended XYZ, ASE database, aselmdb, or a list; None co-trains on
-            nothing.
-        val: The same; None holds out a share of ``train``.
+        train: Frames to co-train on: extended XYZ, ASE database, aselmdb, or a list;
+            None co-trains on nothing.
+        val: Frames of the validation; None holds out a share of ``train``.
         batch_size: Structures per process and step.
-        max_atoms: Atoms per process and step, or None.
-        max_edges: Edges per process and step, or None; graphs are then built once
-            at the start to count them.
+        max_atoms: Most atoms per process and step; None sets no limit.
+        max_edges: Most edges per process and step; None sets no limit. With one, all
+            graphs are built at the start to count them.
         energy_key: Name of the energy in the files; None takes the usual names of
             reference values, else ASE's calculator results.
-        forces_key: The same for forces.
-        stress_key: The same for the stress.
+        forces_key: Name of the forces in the files; None likewise.
+        stress_key: Name of the stress in the files; None likewise.
         max_force: Largest component of a force, eV/Å; frames beyond are left out.
-        max_stress: Largest component of the stress, eV/Å³; likewise.
-        max_energy: Largest energy, eV/atom; likewise.
+        max_stress: Largest component of the stress, eV/Å³; frames beyond are left out.
+        max_energy: Largest energy, eV/atom; frames beyond are left out.
     """
 
     train: Annotated[Spec | None, As(Paths | None)] = None

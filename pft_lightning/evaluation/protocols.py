@@ -71,35 +71,36 @@ class Protocol:
     rule and permutation symmetry are imposed, then phonopy computes frequencies.
 
     Attributes:
-        name: of the protocol.
+        name: name of the protocol.
         relax: relax the unit cell with the model first (``FrechetCellFilter`` and
             ``FIRE`` of ASE, symmetry kept by ``FixSymmetry``); otherwise the
             reference's cell is taken as it is.
-        method: of the force constants: ``hvp`` (analytic), ``finite_displacement``
-            or ``full``.
-        displacement: Å, of finite displacements.
-        fmax: eV/Å, at which a relaxation has converged.
-        max_steps: of a relaxation; one that needs more has failed.
+        method: how force constants are computed: ``hvp`` (analytic),
+            ``finite_displacement`` or ``full``.
+        displacement: length of finite displacements, Å.
+        fmax: largest force of a relaxation that has converged, eV/Å.
+        max_steps: steps of a relaxation; one that needs more has failed.
         volume_limits: a relaxation whose volume leaves this range, relative to the
             reference, has exploded.
-        mesh: of the dense mesh: a length in Å, n_i = l |a*_i| as in VASP, or three
-            numbers. It is set by the reference's cell.
+        mesh: the dense mesh of q-points: a length in Å, n_i = l |a*_i| as in VASP, or
+            three numbers. It is set by the reference's cell.
         is_gamma_center: whether Γ is a point of the mesh where its numbers are even;
             False shifts it by half a step along these axes, as phonopy does with
             three numbers unless it is told otherwise. The published evaluation
             (arXiv:2412.16551) takes phonopy's mesh of a length of 100, which is
             Γ-centred.
         temperatures: first, last and step of the temperature range, K.
-        temperature: of the single values of S, F and C_V, K.
-        cutoff_frequency: THz. Modes at or below it, so imaginary ones and the
-            acoustic ones at Γ, do not enter S, F and C_V (phonopy's convention), on
-            either side.
-        dos_pitch: THz, of the frequencies at which the density of states is given.
-        dos_smearing: THz, standard deviation of its Gaussian smearing.
+        temperature: where S, F and C_V are compared as single values, K.
+        cutoff_frequency: modes at or below it, so imaginary ones and the acoustic
+            ones at Γ, do not enter S, F and C_V (phonopy's convention), on either
+            side; THz.
+        dos_pitch: distance of the frequencies at which the density of states is
+            given, THz.
+        dos_smearing: standard deviation of its Gaussian smearing, THz.
         band_points: q-points of a path segment of average length; 0 computes no band
             structure.
-        instability_threshold: THz, positive; a material is unstable if a frequency of
-            the dense mesh is below minus this.
+        instability_threshold: a material is unstable if a frequency of the dense mesh
+            is below minus this; THz.
         non_analytical: put the non-analytical correction into the frequencies of both
             sides where the reference has Born charges.
     """

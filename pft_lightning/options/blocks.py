@@ -15,7 +15,6 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import hydra.utils
 from pydantic import ConfigDict, Field, create_model
-from pydantic.fields import FieldInfo
 
 from pft_lightning.option_types import Added, As, Given, Options
 from pft_lightning.options.libraries import LIBRARIES
@@ -118,7 +117,14 @@ def describe_arguments(source: Callable[..., Any]) -> Mapping[str, str]:
                     found[name] = entry[2]
             elif section and name and line.strip():
                 found[name] += f" {line.strip()}"
-    return {key: f"{text[:1].upper()}{text[1:]}" for key, text in found.items()}
+    return {key: _as_sentence(text) for key, text in found.items()}
+
+
+def _as_sentence(text: str) -> str:
+    """A capital first, and null for None, as in a configuration."""
+    text = re.sub(r"\bNone\b", "null", text)
+    first = text.partition(" ")[0]
+    return text if not first.islower() else f"{text[:1].upper()}{text[1:]}"
 
 
 def _hints(source: Any) -> dict[str, Any]:
@@ -159,8 +165,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def first_sentence(field: FieldInfo) -> str:
-    """What an option is, in a sentence."""
-    text = (field.description or "").strip()
-    match = re.match(r"(.+?[.;])(?=\s+[A-Z`]|$)", text, re.DOTALL)
-    return (match[1] if match else text).rstrip(".;")
+def first_sentence(text: str) -> str:
+    """The first sentence of what an option is, without its full stop."""
+    match = re.match(r"(.+?)\.(?=\s+[A-Z`]|$)", text, re.DOTALL)
+    return match[1] if match else text.rstrip(".")

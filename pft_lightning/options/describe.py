@@ -43,9 +43,11 @@ def describe(field: Any) -> str:
     if is_block(field):
         return f"a block with some of {', '.join(field.model_fields)}"
     metadata = [*field.metadata, *_metadata(field.annotation)]
-    if words := [entry.text for entry in metadata if isinstance(entry, Words)]:
-        return words[0]
     kinds = list(kinds_of(field.annotation))
+    null = ", or null" if type(None) in kinds else ""
+    if words := [entry for entry in metadata if isinstance(entry, Words)]:
+        text, complete = words[0].text, words[0].is_complete
+        return text if complete or "null" in text else f"{text}{null}"
     texts = []
     for kind in kinds:
         if get_origin(kind) is Literal:
@@ -56,7 +58,6 @@ def describe(field: Any) -> str:
             named = {bool: "true or false", str: "text"}
             texts.append(named.get(kind, "a block of options"))
     unit = unit_of(field)
-    null = ", or null" if type(None) in kinds else ""
     return f"{' or '.join(texts)}{f' ({unit})' if unit else ''}{null}"
 
 

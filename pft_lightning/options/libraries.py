@@ -56,7 +56,7 @@ class ConstantLR(_Arguments):
     """The learning rate stays as it is."""
 
     factor: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Of the learning rate, for the first five validations."""
+    """Factor of the learning rate, for the first five validations."""
 
 
 class CosineLR(_Arguments):
@@ -72,7 +72,7 @@ class Plateau(_Arguments):
     """The learning rate falls where the validation Hessian error stops falling."""
 
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Of the learning rate, each time."""
+    """Factor of the learning rate, each time."""
     patience: Annotated[int, Field(ge=0), Unit("validations")] = 5
     """How long no improvement is waited for."""
 
@@ -135,7 +135,7 @@ class ModelCheckpoint(_Arguments):
     dirpath: Path = "${paths.run}/checkpoints"
     """Folder of the checkpoint."""
     filename: str = "best"
-    """Its name, without .ckpt."""
+    """Name of the checkpoint, without .ckpt."""
     save_on_train_epoch_end: bool = False
     """False: after validations only."""
     monitor: str | None = "phonon/hvp_mae"
@@ -161,7 +161,7 @@ class LearningRateMonitor(_Arguments):
     """Learning rates of the steps, for the loggers."""
 
     logging_interval: Literal["step", "epoch"] | None = "step"
-    """When it is logged."""
+    """When the learning rate is logged."""
 
 
 class CSVLogger(_Arguments):
@@ -170,9 +170,9 @@ class CSVLogger(_Arguments):
     save_dir: Path = "${paths.run}"
     """Folder of the logs."""
     name: str | None = None
-    """Folder below it."""
+    """Folder below ``save_dir``."""
     version: str = "logs"
-    """Folder below that."""
+    """Folder below ``name``."""
 
 
 class WandbLogger(_Arguments):

@@ -122,9 +122,9 @@ def _entry(
     default = None if value == "???" else _yaml(value)
     if field is None:
         return Entry(name, default, "", "An argument of the class.", "")
-    meaning = " ".join((field.description or "").split())
+    meaning = " ".join((field.description or "").replace("``", "`").split())
     return Entry(
-        name, default, describe(field), meaning, first_sentence(field), is_added
+        name, default, describe(field), meaning, first_sentence(meaning), is_added
     )
 
 

@@ -119,37 +119,37 @@ class PhononWeights(Options):
     """Weights of the losses of phonon structures; those of arXiv:2601.07742."""
 
     energy: AtLeastZero = 0.0
-    """Per eV/atom; only where the source has energies."""
+    """Weight of energies, per eV/atom; only where the source has them."""
     forces: AtLeastZero = 20.0
-    """Per eV/Å."""
+    """Weight of forces, per eV/Å."""
     stress: AtLeastZero = 5.0
-    """Per eV/Å³."""
+    """Weight of stresses, per eV/Å³."""
     hvp: AtLeastZero = 100.0
-    """Per eV/Å², of the Hessian-vector products."""
+    """Weight of Hessian-vector products, per eV/Å²."""
 
 
 class UpstreamWeights(Options):
     """Weights of the losses of upstream frames; those of arXiv:2601.07742."""
 
     energy: AtLeastZero = 500.0
-    """Per eV/atom."""
+    """Weight of energies, per eV/atom."""
     forces: AtLeastZero = 200.0
-    """Per eV/Å."""
+    """Weight of forces, per eV/Å."""
     stress: AtLeastZero = 50.0
-    """Per eV/Å³."""
+    """Weight of stresses, per eV/Å³."""
 
 
 class Kinds(Options):
     """How an error becomes a loss: l2 is the norm of the vector."""
 
     energy: LossKind = "mae"
-    """Of energies."""
+    """Loss of energies."""
     forces: LossKind = "l2"
-    """Of forces."""
+    """Loss of forces."""
     stress: LossKind = "mae"
-    """Of stresses."""
+    """Loss of stresses."""
     hvp: LossKind = "mae"
-    """Of Hessian-vector products."""
+    """Loss of Hessian-vector products."""
 
 
 class Loss(Options):
@@ -180,7 +180,7 @@ class Train(Options):
     mace: dict[str, Any] = Field(default_factory=dict)
     """Options of MACE that win over that file: +mace.swa_lr=1e-4."""
     seed: Seed = 0
-    """Of sampling, probes and splits; the same seed gives the same run."""
+    """Seed of sampling, probes and splits; the same seed gives the same run."""
     trust_config: bool = False
     """True makes whatever _target_ names, which can run any code."""
     resume: bool = False
@@ -281,7 +281,7 @@ class Evaluate(Options):
     upstream_keys: Keys
     upstream_limits: Limits
     max_atoms: NAtoms = 256
-    """Of one pass: what bounds memory."""
+    """Most atoms of one pass: what bounds memory."""
     engine: Engine | None = None
     """How Hessian-vector products are taken; null: the faster one on the device."""
     options: ReadOptions
@@ -308,7 +308,7 @@ class PrepareModel(Options):
     trust: bool = False
     """True runs whatever code the file refers to."""
     device: Device = "cpu"
-    """What it runs on."""
+    """What the potential runs on."""
 
 
 class Prepare(Options):
@@ -327,7 +327,7 @@ class Prepare(Options):
     phonons: Paths
     """task=store: file, folder, glob or list of them."""
     cutoff: Cutoff = 6.0
-    """Of the cached graphs; at least that of the models to be trained."""
+    """Cutoff of the cached graphs; at least that of the models to be trained."""
     n_workers: Processes = 0
     """Processes that read."""
     options: ReadOptions
@@ -344,11 +344,12 @@ class Export(Options):
     run: Annotated[str | None, Words("the folder of a pft-train run, or null")] = None
     """Folder of a pft-train run."""
     checkpoint: Annotated[Text, Words("best, last, or a file")] = "best"
-    """Of the run: best, last, or a file."""
+    """Checkpoint of the run: best, last, or a file."""
     weights: Literal["ema", "raw"] | None = None
-    """Of the run; null: the moving average where the run kept one."""
+    """Weights of the run; null: the moving average where the run kept one."""
     trust_config: bool = False
     """True makes whatever _target_ of the run names, which can run any code."""
     model: ExportedModel
     out: Annotated[Text, Words("the file to write, e.g. out=better.model")]
-    """MACE: .model, .safetensors; NequIP: .ckpt, .nequip.zip; Nequix: .pt, .nqx."""
+    """File to write: MACE .model or .safetensors, NequIP .ckpt or .nequip.zip, Nequix
+    .pt or .nqx."""

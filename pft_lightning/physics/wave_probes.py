@@ -26,8 +26,8 @@ class _CellProbe(Probe):
 
     Args:
         n_probes: Tangents per structure and step.
-        share: Of the draws that take a commensurate cell; the others take the whole
-            supercell.
+        share: Share of the draws that take a commensurate cell; the others take the
+            whole supercell.
 
     Raises:
         ConfigError: ``share`` is no share, or a draw that must take a cell is given a

@@ -87,10 +87,11 @@ def read_supercells(
 
     Args:
         spec: as of ``read_structures``. Phonopy files bring their own supercell.
-        supercell_matrix: 3 or 9 integers, of the crystals of other files.
-        max_atoms: without a matrix, other crystals are brought into their standard
-            conventional cell, of which phonopy's ``estimate_supercell_matrix`` takes
-            the supercell nearest to a cube with at most so many atoms.
+        supercell_matrix: supercell of the crystals of other files, 3 or 9 integers.
+        max_atoms: most atoms of a supercell that is chosen without a matrix. The
+            crystals are then brought into their standard conventional cell, of which
+            phonopy's ``estimate_supercell_matrix`` takes the supercell nearest to a
+            cube.
 
     Raises:
         DataFormatError: an entry matches nothing, or no structure can be read.

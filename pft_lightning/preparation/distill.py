@@ -41,7 +41,7 @@ def distill(
         out: folder with one phonopy yaml file for each.
         relax: bring atoms and lattice to the teacher's minimum first, where its
             forces and stress vanish as ``data.phonons.options.relaxed=full`` says.
-        fmax: eV/Å, at which a relaxation has converged.
+        fmax: largest force of a relaxation that has converged, eV/Å.
 
     Returns:
         The number of materials that were computed now.

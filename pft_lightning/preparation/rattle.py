@@ -57,7 +57,7 @@ class RattleOptions:
         min_distance: least distance of two atoms relative to the shortest one of the
             crystal.
         min_atoms: crystals are repeated until they have at least as many atoms.
-        seed: of all draws.
+        seed: seed of all draws.
     """
 
     n_rattled: Natural = 10

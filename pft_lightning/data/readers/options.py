@@ -38,10 +38,10 @@ class PhononReadOptions:
             away and reported; what is above is refused, since a calculation that
             noisy is no target. Of 837 phonondb PBEsol materials the median is 0.002
             and five exceed the default.
-        max_relative_asymmetry: the same, relative to the mean force constant of an
-            atom with itself, so that soft crystals are held to it too. Of the 837 the
-            median is 0.0002, and the three that exceed the default exceed that of
-            ``max_asymmetry`` as well.
+        max_relative_asymmetry: largest broken symmetry relative to the mean force
+            constant of an atom with itself, so that soft crystals are held to it too.
+            Of the 837 the median is 0.0002, and the three that exceed the default
+            exceed that of ``max_asymmetry`` as well.
         relaxed: what is known to vanish at the reference structures: ``full``,
             forces and stress; ``positions``, forces only (phonons at a given volume);
             ``none``. The rest is masked. phonopy files never say which it is; the
@@ -52,7 +52,7 @@ class PhononReadOptions:
         max_force: largest force of a displaced structure, eV/Å.
         max_displacement: largest displacement of an atom, Å. What moves atoms by a
             large part of a bond length measures no second derivative.
-        supercell_matrix: 3 or 9 integers, for folders with a bare POSCAR.
+        supercell_matrix: supercell of folders with a bare POSCAR, 3 or 9 integers.
         fc_calculator: what turns displacements into force constants: phonopy's
             finite differences ("traditional") or a fit by symfc; "auto" takes symfc
             for random displacements.
