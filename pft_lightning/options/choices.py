@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from pft_lightning.backends.registry import BACKENDS
 from pft_lightning.evaluation.protocols import PROTOCOLS
 from pft_lightning.option_types import Options
 from pft_lightning.options.blocks import choice, defaults_of
@@ -48,11 +49,12 @@ _LIGHTNING = "lightning.pytorch"
 
 
 def _model() -> dict[str, Any]:
-    kinds = {name: {**defaults_of(Model), "backend": name} for name in _FRAMEWORKS}
+    kinds = {
+        name: {**defaults_of(Model), "backend": name}
+        for name, backend in BACKENDS.items()
+        if backend.library
+    }
     return {"auto": defaults_of(Model), **kinds}
-
-
-_FRAMEWORKS = ("mace", "nequip", "nequix")
 
 
 def _adaptation() -> dict[str, Any]:

@@ -15,6 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from pydantic.fields import FieldInfo
 
+from pft_lightning.backends.registry import BACKENDS
 from pft_lightning.option_types import Added
 from pft_lightning.options.blocks import block_for, first_sentence
 from pft_lightning.options.choices import (
@@ -173,6 +174,8 @@ def _about(group: str, choice: str) -> str:
     values = groups()[group][choice]
     target = str(values.get("_target_", ""))
     block = block_for(target)
+    if group == "model" and choice in BACKENDS:
+        return f"{BACKENDS[choice].kind}."
     if block is None:
         return _CHOICES.get((group, choice), "")
     text = inspect.cleandoc(block.__doc__ or "").partition("\n\n")[0]
@@ -181,9 +184,6 @@ def _about(group: str, choice: str) -> str:
 
 _CHOICES = {
     ("model", "auto"): "Framework found from the content of the file.",
-    ("model", "mace"): "A MACE model.",
-    ("model", "nequip"): "A NequIP or Allegro model.",
-    ("model", "nequix"): "A Nequix model.",
     ("loss", "pft"): "Weights of arXiv:2601.07742 with co-training.",
     ("callbacks", "default"): "Average, best and last weights, rates, speed.",
     ("callbacks", "early_stopping"): "The same, and an end where errors stop falling.",

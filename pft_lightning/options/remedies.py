@@ -11,6 +11,8 @@ from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
+from pft_lightning.options.choices import first_choices, groups, root_options
+
 
 # Names of other programs for what is meant here.
 _SYNONYMS = {
@@ -157,9 +159,6 @@ def _options(config_name: str) -> list[tuple[str, str]]:
 
     The choice is empty where the option is always there.
     """
-    # Not at the top: what classes take is known once they are imported.
-    from pft_lightning.options.choices import first_choices, groups, root_options
-
     found = [(name, "") for name in _leaves(root_options(config_name), "")]
     for group, first in first_choices(config_name).items():
         for choice, values in groups()[group].items():
