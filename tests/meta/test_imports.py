@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -41,3 +42,35 @@ def test_every_public_name_can_be_imported(name):
 
 def test_public_names_are_sorted_and_complete():
     assert pft_lightning.__all__ == sorted(pft_lightning._HOMES)
+
+
+# A fork of a process that has torch is a fresh one for everything else.
+EACH_FIRST = """
+import importlib, os, pkgutil, sys
+import torch, pft_lightning.backends
+folder = f"{pft_lightning.backends.__path__[0]}/{sys.argv[1]}"
+for module in pkgutil.iter_modules([folder]):
+    name = f"pft_lightning.backends.{sys.argv[1]}.{module.name}"
+    child = os.fork()
+    if child == 0:
+        importlib.import_module(name)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        print(name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "library"), [("mace", "mace"), ("nequip", "nequip"), ("nequix", "e3nn")]
+)
+def test_any_module_of_a_framework_can_be_the_first_that_is_imported(backend, library):
+    if find_spec(library) is None or (backend == "nequix" and find_spec("mace")):
+        pytest.skip(f"{backend} cannot be used here")
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", EACH_FIRST, backend],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = [n for n in result.stdout.splitlines() if n.startswith("pft_lightning.")]
+    assert not names, result.stderr

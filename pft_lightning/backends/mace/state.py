@@ -26,3 +26,10 @@ def keep_global_state() -> Iterator[None]:
             os.environ.pop(variable, None)
         else:
             os.environ[variable] = before
+
+
+# In one block: e3nn 0.4.4 opens its constants when it is imported, which torch allows
+# while MACE's variable is set.
+with keep_global_state():
+    import mace  # noqa: F401
+    import e3nn.o3  # noqa: F401  isort: skip

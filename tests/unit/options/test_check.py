@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_module
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from pft_lightning.cli import common  # noqa: F401  (registers the resolvers)
 from pft_lightning.errors import ConfigError
 from pft_lightning.options.blocks import block_for
 from pft_lightning.options.check import check_options
