@@ -62,6 +62,13 @@ def check_pages(path: Path) -> None:
     Raises:
         DataFormatError: it is none, ends early, or a page is damaged.
     """
+    _walk(path)
+
+
+def _walk(
+    path: Path, values: dict[bytes, tuple[int, int]] | None = None
+) -> dict[bytes, tuple[int, int]]:
+    """Check all pages, and note where values are, if a place is given for that."""
     if path.stat().st_size == 0:
         raise DataFormatError(f"{path}: is empty. Copy or download it again.")
     with (
@@ -74,7 +81,20 @@ def check_pages(path: Path) -> None:
                 f"{path}: ends early, after {len(content)} of {needed} bytes. It was "
                 "truncated on the way: copy or download it again."
             )
-        _Tree(path, content, meta).check()
+        _Tree(path, content, meta, values).check()
+    return values or {}
+
+
+def find_values(path: Path) -> dict[bytes, tuple[int, int]]:
+    """Where in an LMDB file its values are, once its pages are checked.
+
+    Returns:
+        By key: offset and number of bytes.
+
+    Raises:
+        DataFormatError: see ``check_pages``.
+    """
+    return _walk(path, {})
 
 
 def _newest(path: Path, content: mmap.mmap) -> _Meta:
@@ -106,9 +126,16 @@ def _unpack_meta(content: mmap.mmap, start: int) -> _Meta | None:
 class _Tree:
     """The pages of a database, from its root to the leaves."""
 
-    def __init__(self, path: Path, content: mmap.mmap, meta: _Meta) -> None:
+    def __init__(
+        self,
+        path: Path,
+        content: mmap.mmap,
+        meta: _Meta,
+        values: dict[bytes, tuple[int, int]] | None,
+    ) -> None:
         self._path, self._content, self._meta = path, content, meta
         self._seen: set[int] = set()
+        self._values = values
 
     def check(self) -> None:
         """Follow all pages.
@@ -148,8 +175,12 @@ class _Tree:
             if flags == _IN_OTHER_PAGES and value + _NUMBER.size <= end:
                 (first,) = _NUMBER.unpack_from(self._content, value)
                 self._check_value(page, first, size)
+                value = first * self._meta.page_size + _PAGE.size
             elif flags or value + size > end:
                 raise self._damaged(page, "an entry reaches beyond it")
+            if self._values is not None:
+                name = self._content[node + _NODE.size : node + _NODE.size + key]
+                self._values[name] = (value, size)
         return len(nodes)
 
     def _check_value(self, page: int, first: int, size: int) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -153,11 +153,11 @@ class BlockReader:
         """Bytes of the file."""
         return os.fstat(self._descriptor).st_size
 
-    def get(self, place: list[int], name: str) -> bytes:
+    def get(self, place: Sequence[Any], name: str) -> bytes:
         """Read a value.
 
         Args:
-            place: offset, bytes and checksum.
+            place: offset, bytes and checksum; None where there is none.
             name: of the structure, for the message.
 
         Raises:
@@ -173,7 +173,8 @@ class BlockReader:
                 f"{self.path}: structure {name} cannot be read ({error}). Is the disk "
                 "there? If it is, the store was deleted or built again: start anew."
             ) from error
-        if len(value) != size or zlib.crc32(value) != checksum:
+        good = checksum is None or zlib.crc32(value) == checksum
+        if len(value) != size or not good:
             raise DataFormatError(
                 f"{self.path}: structure {name} is damaged (its checksum is wrong). "
                 f"Delete the folder {self.path.parent} and run the same command "

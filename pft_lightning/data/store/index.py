@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pft_lightning.data.readers.names import STORE_HEADER, STORE_INDEX
+from pft_lightning.data.store import earlier
 from pft_lightning.data.store.file import PLACE, BlockReader
 from pft_lightning.data.store.report import PrepareReport
 from pft_lightning.errors import DataFormatError
@@ -30,6 +31,29 @@ RECORDS_FILES = "records.*"
 
 _CHECKSUM = '{{"crc32": "{:08x}", '
 _LENGTH = len(_CHECKSUM.format(0))
+
+
+def open_store(
+    store: Path,
+) -> tuple[float, list[dict[str, Any]], PrepareReport, BlockReader]:
+    """Open a finished store of any version that can be read.
+
+    Returns:
+        Cutoff of the graphs, entries (also of skipped structures), report, and the
+        open data file.
+
+    Raises:
+        DataFormatError: no store, an unfinished, damaged or truncated one, or one of
+            a version that cannot be read.
+    """
+    path = store / HEADER_FILE
+    if path.is_file():
+        header = read_json(path, remedy=_remedy(store))
+        if header.get("format_version") == earlier.VERSION:
+            entries, report, reader = earlier.open_earlier(store, INDEX_FILE)
+            return report.cutoff, entries, report, reader
+    header, entries, report, reader = open_finished(store)
+    return float(header["cutoff"]), entries, report, reader
 
 
 def write_header(store: Path, settings: dict[str, Any]) -> None:

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from torch_geometric.data import Data
 
 from pft_lightning.data.commensurate import fold_record, q_point_orders
 from pft_lightning.data.records import StructureRecord, to_data
 from pft_lightning.data.store.file import PLACE
 from pft_lightning.data.store.format import decode
-from pft_lightning.data.store.index import open_finished, unique_names
+from pft_lightning.data.store.index import open_store, unique_names
 from pft_lightning.errors import DataFormatError
 from pft_lightning.graphs import Graph, build_graph
 
@@ -45,9 +46,9 @@ class PhononStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        header, entries, self.report, self._reader = open_finished(self.path)
+        cutoff, entries, self.report, self._reader = open_store(self.path)
         usable = [entry for entry in entries if "skipped" not in entry]
-        self._cached_cutoff = self.cutoff = float(header["cutoff"])
+        self._cached_cutoff = self.cutoff = cutoff
         self.names = unique_names(entry["name"] for entry in usable)
         self._places: list[list[int]] = [entry[PLACE] for entry in usable]
         self.n_atoms = np.array([e["n_atoms"] for e in usable], dtype=np.int64)
@@ -144,7 +145,14 @@ class PhononStore:
 
     def _load(self, index: int) -> tuple[StructureRecord, Graph]:
         value = self._reader.get(self._places[index], self.names[index])
-        record, graph = decode(value, self._cached_cutoff)
+        try:
+            record, graph = decode(value, self._cached_cutoff)
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            # Stores of version 2 have no checksums.
+            raise DataFormatError(
+                f"{self.path}: structure {self.names[index]} is damaged ({error}). "
+                f"Build the store again: pft-prepare phonons=... out={self.path}"
+            ) from error
         if record.name != self.names[index]:
             # Two sources had the same name; the index made them unique.
             record = replace(record, name=self.names[index])
