@@ -36,8 +36,11 @@ def answer(command: str, arguments: Sequence[str]) -> bool:
         if flag in arguments:
             following = list(arguments)[arguments.index(flag) + 1 :]
             name = following[0] if following else ""
-            if not name or name in _OF_HYDRA or name.startswith("-"):
+            if name in _OF_HYDRA:
                 return False
+            if not name or name.startswith("-"):
+                print(help_page(command))
+                return True
             try:
                 print(explain_option(command, name.partition("=")[0].lstrip("+~")))
             except KeyError as error:

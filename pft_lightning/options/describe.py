@@ -55,7 +55,7 @@ def describe(field: Any) -> str:
         elif kind in (int, float):
             texts.append(_number(kind, metadata))
         elif kind is not type(None):
-            named = {bool: "true or false", str: "text"}
+            named = {bool: "true or false", str: "text", Any: "any value"}
             texts.append(named.get(kind, "a block of options"))
     unit = unit_of(field)
     return f"{' or '.join(texts)}{f' ({unit})' if unit else ''}{null}"

@@ -81,7 +81,9 @@ def change_module(title: str, diff: str, monkeypatch) -> None:
         lines = hunk.splitlines(keepends=True)
         old = "".join(line[1:] for line in lines if line[0] in " -")
         new = "".join(line[1:] for line in lines if line[0] in " +")
-        assert text.count(old) == 1, f"{title} has not, or more than once:\n{old}"
+        assert text.count(old) == 1, (
+            f"{title} has not, or more than once: change the diff on the page:\n{old}"
+        )
         text = text.replace(old, new)
     changed = ModuleType(name)
     changed.__file__ = module.__file__

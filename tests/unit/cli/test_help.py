@@ -66,6 +66,8 @@ def test_an_option_is_explained_with_unit_range_default_and_how_it_comes(capsys)
     assert "comes with  adaptation=lora" in capsys.readouterr().out
     assert answer("train", ["--info", "trainer.num_nodes"])
     assert "added as  +trainer.num_nodes=..." in capsys.readouterr().out
+    assert answer("train", ["--info"])
+    assert "Examples" in capsys.readouterr().out
     assert answer("train", ["--info", "probe"])
     assert "commensurate_rademacher" in capsys.readouterr().out
 
