@@ -6,6 +6,7 @@ the file is all that is needed; checksums there were none.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,15 @@ def open_earlier(
             for entry in index["entries"]
         ]
         report = PrepareReport.from_dict(index["report"])
-        return entries, report, BlockReader(path)
+        reader = BlockReader(path)
     except (DataFormatError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataFormatError(
             f"{store}: a store of format version {VERSION} that cannot be read "
             f"({error}). {remedy}"
         ) from error
+    warnings.warn(
+        f"{store}: a store of format version {VERSION}, which has no checksums: damage "
+        f"inside of a structure is not noticed. {remedy}",
+        stacklevel=4,
+    )
+    return entries, report, reader
