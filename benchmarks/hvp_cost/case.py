@@ -80,7 +80,7 @@ def _pft(case: dict[str, Any]) -> Step:
     """Our training step: loss of energies, forces, stress (and H v), and gradients."""
     import torch
 
-    from pft_lightning.cli.memory import keep_freed_memory
+    from pft_lightning.runs.memory import keep_freed_memory
 
     keep_freed_memory()  # as pft-train does
     model, batch, directions, weights = load(case)
