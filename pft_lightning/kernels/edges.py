@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import Self
 
 from pft_lightning.errors import ShapeError
 
@@ -14,7 +18,7 @@ from pft_lightning.errors import ShapeError
 MOST_ATOMS = 1 << 19
 
 # First edge of every group (n_groups + 1,), and the edges group by group, int64.
-_Groups = tuple[np.ndarray, np.ndarray]
+_Groups = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,13 +29,45 @@ class Edges:
         centre: (n_edges,), int64, who receives the message.
         neighbour: (n_edges,), int64, who sends it.
         pair: (n_edges,), int64, the row of radial weights.
+        first_of_pair: (n_pairs,), int64, one edge of each pair.
         groups: by centre, by neighbour and by pair.
     """
 
-    centre: np.ndarray
-    neighbour: np.ndarray
-    pair: np.ndarray
+    centre: torch.Tensor
+    neighbour: torch.Tensor
+    pair: torch.Tensor
+    first_of_pair: torch.Tensor
     groups: tuple[_Groups, _Groups, _Groups]
+
+    @property
+    def lengths(self) -> tuple[int, int, int, int]:
+        """Numbers of rows of couplings, features, weights and messages."""
+        n_atoms = len(self.groups[0][0]) - 1
+        return len(self.centre), n_atoms, len(self.first_of_pair), n_atoms
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Copy to a device; itself if it is there.
+
+        Args:
+            device: that computes.
+            non_blocking: do not wait for the copy (from pinned memory).
+        """
+        if self.centre.device == torch.device(device):
+            return self
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Copy to memory from which a GPU reads by itself."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        changed: dict[str, Any] = {
+            field.name: change(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name != "groups"
+        }
+        groups: Any = tuple((change(a), change(b)) for a, b in self.groups)
+        return dataclasses.replace(self, groups=groups, **changed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,11 +76,9 @@ class PairedEdges(Edges):
 
     Attributes:
         order: (n_edges,), int64, place of each in the list they were sorted from.
-        first_of_pair: (n_pairs,), int64, one edge of each pair.
     """
 
     order: torch.Tensor
-    first_of_pair: torch.Tensor
 
 
 def group_edges(centre: torch.Tensor, neighbour: torch.Tensor, n_atoms: int) -> Edges:
@@ -56,13 +90,11 @@ def group_edges(centre: torch.Tensor, neighbour: torch.Tensor, n_atoms: int) -> 
         n_atoms: number of atoms.
     """
     # The compiled code takes addresses, of arrays without gaps.
-    receivers, senders = (
-        np.ascontiguousarray(x.numpy(), dtype=np.int64) for x in (centre, neighbour)
-    )
-    each = np.arange(len(receivers) + 1)
+    receivers, senders = (x.long().contiguous() for x in (centre, neighbour))
+    each = torch.arange(len(receivers) + 1)
     pair = each[:-1]
-    by_atoms = _group(receivers, n_atoms), _group(senders, n_atoms)
-    return Edges(receivers, senders, pair, (*by_atoms, (each, pair)))
+    by_atoms = _group(receivers.numpy(), n_atoms), _group(senders.numpy(), n_atoms)
+    return Edges(receivers, senders, pair, pair, (*by_atoms, (each, pair)))
 
 
 def pair_edges(
@@ -83,17 +115,18 @@ def pair_edges(
         return_index=True,
         return_inverse=True,
     )
+    groups = (
+        _group(centre, n_atoms),
+        _group(neighbour, n_atoms),
+        _group(pair, len(first)),
+    )
     return PairedEdges(
-        centre,
-        neighbour,
-        pair,
-        (
-            _group(centre, n_atoms),
-            _group(neighbour, n_atoms),
-            _group(pair, len(first)),
-        ),
-        torch.from_numpy(order),
-        torch.from_numpy(first),
+        centre=torch.from_numpy(centre),
+        neighbour=torch.from_numpy(neighbour),
+        pair=torch.from_numpy(pair),
+        first_of_pair=torch.from_numpy(first),
+        groups=groups,
+        order=torch.from_numpy(order),
     )
 
 
@@ -114,4 +147,5 @@ def _group(of: np.ndarray, n_groups: int) -> _Groups:
     if len(counts) > n_groups:  # the compiled code would write beyond the last row
         raise ShapeError(f"an edge names atom {of.max()}; there are {n_groups}.")
     starts = np.concatenate([[0], np.cumsum(counts)])
-    return starts, np.argsort(of, kind="stable")
+    order = np.argsort(of, kind="stable")
+    return torch.from_numpy(starts), torch.from_numpy(order)

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from pft_lightning.kernels.contraction import SUFFIXES, Role, Sum, contract, renamed
+from pft_lightning.kernels.contraction import contract
 from pft_lightning.kernels.edges import Edges
 from pft_lightning.kernels.interface import (
     COUPLING,
@@ -25,6 +24,7 @@ from pft_lightning.kernels.interface import (
     load_messages,
 )
 from pft_lightning.kernels.layout import Layout
+from pft_lightning.kernels.sums import Role, Sum, renamed
 from pft_lightning.physics.direction import current_direction
 
 
@@ -40,7 +40,7 @@ def can_fuse(dtype: torch.dtype, device: torch.device, degree: int) -> bool:
         KernelError: it was changed on one side only, C or Python.
     """
     return (
-        dtype in SUFFIXES
+        dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and 2 * degree + 1 <= MAX_M
         and device.type == "cpu"
@@ -104,7 +104,7 @@ class _Sums(torch.autograd.Function):
             for cotangent, each in zip(cotangents, ctx.sums, strict=True)
         ]
         sums: dict[int, Sum] = {}
-        for place, (role, still) in enumerate(ctx.roles):
+        for place, (role, direction) in enumerate(ctx.roles):
             if not _is_wanted(ctx, place):
                 continue
             terms = [
@@ -114,8 +114,12 @@ class _Sums(torch.autograd.Function):
                 if cotangent >= 0 and term[role] == place
             ]
             if terms:
-                own = -1 if still is None else place
-                sums[place] = Sum(role, tuple(terms), own)
+                own = place if role == WEIGHT and direction is not None else -1
+                each = Sum(role, tuple(terms), own)
+                sums[place] = each._replace(
+                    over_probes=collected.tensors[place].ndim == 2
+                    and any(collected.tensors[i].ndim == 3 for i in each.places)
+                )
         found = iter(collected.apply(ctx.layout, tuple(sums.values())))
         gradients = [
             next(found) if place in sums else None for place in range(len(ctx.roles))
@@ -152,7 +156,20 @@ class _Sums(torch.autograd.Function):
         sums: tuple[Sum, ...],
         roles: tuple[Role, ...],
         *tensors: torch.Tensor,
-    ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[int | None, ...]]:
+        dims = in_dims[4:]
+        if all(
+            tensor.ndim == 2 + (dim is not None)
+            for tensor, dim in zip(tensors, dims, strict=True)
+        ):
+            # All probes at once, those with the same tensors for all but once.
+            in_front = [
+                tensor if dim is None else tensor.movedim(dim, 0)
+                for tensor, dim in zip(tensors, dims, strict=True)
+            ]
+            found = _Sums.apply(layout, edges, sums, roles, *in_front)
+            return found, tuple(0 if each.ndim == 3 else None for each in found)
+        # Within another vmap: one after another.
         each_one = [
             _Sums.apply(
                 layout,
@@ -161,7 +178,7 @@ class _Sums(torch.autograd.Function):
                 roles,
                 *(
                     tensor if dim is None else tensor.select(dim, k)
-                    for tensor, dim in zip(tensors, in_dims[4:], strict=True)
+                    for tensor, dim in zip(tensors, dims, strict=True)
                 ),
             )
             for k in range(info.batch_size)
@@ -181,9 +198,9 @@ class _Collected:
 
     def add(self, tensor: torch.Tensor, argument: int) -> int:
         """Add a tangent or cotangent and return its place."""
-        still = _still_pairs(self.edges) if argument == WEIGHT else None
+        of_edges = argument in (COUPLING, WEIGHT)
         self.tensors.append(tensor)
-        self.roles.append(Role(argument, still))
+        self.roles.append(Role(argument, current_direction() if of_edges else None))
         return len(self.tensors) - 1
 
     def apply(self, layout: Layout, sums: tuple[Sum, ...]) -> tuple[torch.Tensor, ...]:
@@ -200,24 +217,6 @@ class _Collected:
             *(self.tensors[i] for i in named),
         )
         return found
-
-
-def _still_pairs(edges: Edges) -> np.ndarray | None:
-    """Pairs of atoms that do not move against each other along a direction.
-
-    While a derivative along one is taken, tangents and cotangents in the place of
-    weights are their directional derivatives.
-    """
-    direction = current_direction()
-    if direction is None:
-        return None
-    if edges not in direction.known:
-        tangents = direction.tangents
-        moves = (tangents[edges.centre] != tangents[edges.neighbour]).any(axis=(1, 2))
-        still = np.ones(len(edges.groups[2][0]) - 1, dtype=bool)
-        still[edges.pair[moves]] = False
-        direction.known[edges] = still
-    return direction.known[edges]
 
 
 def _replace(term: tuple[int, ...], role: int, place: int) -> tuple[int, ...]:

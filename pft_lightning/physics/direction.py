@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 
@@ -27,8 +26,8 @@ class Direction:
         known: what has been found out about them.
     """
 
-    tangents: np.ndarray
-    known: dict[Any, np.ndarray] = field(default_factory=dict)
+    tangents: torch.Tensor
+    known: dict[Any, torch.Tensor] = field(default_factory=dict)
 
 
 _CURRENT: ContextVar[Direction | None] = ContextVar("direction", default=None)
@@ -38,17 +37,14 @@ _CURRENT: ContextVar[Direction | None] = ContextVar("direction", default=None)
 def along(tangents: torch.Tensor) -> Iterator[None]:
     """Derivatives taken inside are along these directions.
 
-    Nobody is told on a GPU, where to look at them would take longer than it saves, nor
-    within a transform of torch.func, where they cannot be looked at.
+    Nobody is told within a transform of torch.func, where they cannot be looked at.
 
     Args:
         tangents: (n_atoms, n_probes, 3), all of the probes that are computed at once;
             nothing may need their gradient.
     """
-    direction = None
-    if tangents.device.type == "cpu":
-        with contextlib.suppress(RuntimeError):
-            direction = Direction(tangents.numpy())
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tangents)
+    direction = None if wrapped else Direction(tangents.detach())
     token = _CURRENT.set(direction)
     try:
         yield

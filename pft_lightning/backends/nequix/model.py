@@ -25,9 +25,6 @@ from pft_lightning.kernels.edges import MOST_ATOMS, pair_edges
 from pft_lightning.kernels.messages import can_fuse
 
 
-# Where a prepared batch holds its ``Edges``.
-
-
 class NequixModel(EnergyModel):
     """A Nequix network (see ``nequix_network``).
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pft_lightning.errors import ShapeError
-from pft_lightning.kernels import compiled, contraction, messages
+from pft_lightning.kernels import compiled, host, messages
 from pft_lightning.kernels.couplings import Coupling
 from pft_lightning.kernels.edges import group_edges, pair_edges
 from pft_lightning.kernels.layout import ProductPath, make_layout
@@ -259,15 +259,15 @@ def test_what_reaches_an_argument_in_several_ways_is_one_sum(form, monkeypatch):
 def test_threads_do_not_change_a_bit(form, monkeypatch):
     _, _, layout, edges, arguments = form
     *given, cotangent = [x.requires_grad_() for x in arguments]
-    threads = contraction._threads
+    threads = host._threads
     pools = []
 
     def record(*args):
         pools.append(args)
         return threads(*args)
 
-    monkeypatch.setattr(contraction, "_threads", record)
-    monkeypatch.setattr(contraction, "_LEAST_SHARE", 1)
+    monkeypatch.setattr(host, "_threads", record)
+    monkeypatch.setattr(host, "_LEAST_SHARE", 1)
 
     def gradients():
         total = (messages.messages(layout, edges, *given) * cotangent).sum()

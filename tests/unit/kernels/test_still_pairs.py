@@ -11,7 +11,8 @@ from pft_lightning.kernels.couplings import Coupling
 from pft_lightning.kernels.edges import pair_edges
 from pft_lightning.kernels.layout import ProductPath, make_layout
 from pft_lightning.kernels.messages import WEIGHT
-from pft_lightning.physics.direction import along
+from pft_lightning.kernels.sums import still_pairs
+from pft_lightning.physics.direction import along, current_direction
 from pft_lightning.physics.hvp import compute_derivatives
 
 
@@ -30,7 +31,7 @@ POSITIONS = torch.tensor(
     [[0.0, 0.1, 0.2], [1.1, 0.3, 0.0], [2.0, -0.2, 0.1], [3.1, 0.0, 0.4]],
     dtype=torch.float64,
 )
-RECEIVER = torch.from_numpy(EDGES.centre)[EDGES.first_of_pair]
+RECEIVER = EDGES.centre[EDGES.first_of_pair]
 CHANNELS = 3
 LAYOUT = make_layout(
     [ProductPath(0, 0, 0, 0, 0, CHANNELS)], [(1, CHANNELS)], [Coupling(0, 0, 0)]
@@ -101,7 +102,7 @@ def left_out(monkeypatch):
         out = contract(layout, edges, each, roles, tensors)
         if each.own >= 0:
             assert each.slot == WEIGHT
-            counts.append(int((roles[each.own].still).sum()))
+            counts.append(int(still_pairs(edges, roles[each.own].direction).sum()))
         return out
 
     monkeypatch.setattr(messages, "contract", record)
@@ -208,8 +209,9 @@ def test_outside_of_a_direction_cotangents_of_zeros_get_their_gradients(left_out
 def test_what_is_still_is_found_once_for_all_probes_together():
     tangents = torch.cat([first_atom(), first_atom().flip(0)], dim=1)
     with along(tangents):
-        still = messages._still_pairs(EDGES)
-        assert messages._still_pairs(EDGES) is still
-    pairs = EDGES.pair[np.isin(EDGES.centre, [1, 2]) & np.isin(EDGES.neighbour, [1, 2])]
-    assert np.flatnonzero(still).tolist() == sorted(set(pairs))
-    assert messages._still_pairs(EDGES) is None
+        direction = current_direction()
+        still = still_pairs(EDGES, direction)
+        assert still_pairs(EDGES, direction) is still
+    inner = np.isin(EDGES.centre, [1, 2]) & np.isin(EDGES.neighbour, [1, 2])
+    assert np.flatnonzero(still).tolist() == sorted(set(EDGES.pair[inner].tolist()))
+    assert current_direction() is None
