@@ -30,8 +30,8 @@ from hydra import compose, initialize_config_module
 from phonopy import Phonopy
 
 import pft_lightning as pft
-from pft_lightning.cli.train import train as run_training
 from pft_lightning.data.readers.phonopy import read_phonopy
+from pft_lightning.runs.train import train as run_training
 
 
 METHODS: dict[str, tuple[str, ...]] = {

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from case import REPEATS, load
-from run import hardware, versions
+from devices import hardware, versions
+from peers import REPEATS, load
 
 import pft_lightning as pft
-from pft_lightning.cli.memory import keep_freed_memory
+from pft_lightning.runs.memory import keep_freed_memory
 
 
 # Precision to (dtype of the weights, dtype of autocast, whether products are in TF32).

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from case import PEERS, REPEATS
-from run import hardware, versions
+from devices import hardware, versions
+from peers import PEERS, REPEATS
 from tqdm import tqdm
 
 

@@ -16,19 +16,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+import tempfile
+import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import psutil
-from case import PEERS, REPEATS
+from devices import versions
+from peers import JAX_PEERS, PEERS, REPEATS
 from tqdm import tqdm
 
 
-PACKAGES = ("pft_lightning", "torch", "mace-torch", "nequip", "e3nn", "nequix", "jax")
-OURS = ("pft", "double_backward")
+OURS = ("pft", "pft_framework", "double_backward")
 STEPS = ("efs", "hvp")
 KEY = (
     "peer", "name", "step", "engine", "atoms", "batch", "probes", "direction", "dtype",
@@ -43,11 +43,12 @@ def grid(options: argparse.Namespace) -> list[dict]:
         options.models, options.peers, STEPS, options.atoms
     ):
         for_jax = model.endswith(".nqx")
-        if for_jax != (peer == "nequix_jax"):
+        if for_jax != (peer in JAX_PEERS):
             continue
         if step == "efs" and peer in ("nequix_torch_compile", "mace_hessian"):
             continue
-        engines = options.engines if (peer, step) == ("pft", "hvp") else ["-"]
+        has_engines = peer in ("pft", "pft_framework") and step == "hvp"
+        engines = options.engines if has_engines else ["-"]
         probes = options.probes if peer in OURS and step == "hvp" else [1]
         for engine, n_probes, batch in itertools.product(
             engines, probes, options.batch
@@ -65,44 +66,71 @@ def grid(options: argparse.Namespace) -> list[dict]:
     return cases
 
 
-def measure(case: dict, timeout: float) -> dict:
-    """Run one case; what goes wrong becomes its result."""
+def measure(cases: list[dict], timeout: float) -> Iterator[dict]:
+    """Run cases one after another in one process; a new one follows where it ends.
+
+    Args:
+        cases: of one peer.
+        timeout: s, of each.
+
+    Yields:
+        The result of each as it comes; what went wrong is one.
+    """
+    pending = list(cases)
+    while pending:
+        ended = yield from _stream(pending, timeout)
+        pending = pending[ended["n"] :]
+        if pending:
+            yield pending.pop(0) | {"error": ended["error"]}
+
+
+def _stream(cases: list[dict], timeout: float) -> Generator[dict, None, dict]:
+    """Give results while they come; return their number, and why there are no more."""
     command = [sys.executable, str(Path(__file__).with_name("case.py"))]
-    try:
-        done = subprocess.run(
-            [*command, json.dumps(case)],
-            capture_output=True,
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [*command, json.dumps(cases)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
             text=True,
-            timeout=timeout,
         )
-    except subprocess.TimeoutExpired:
-        return case | {"error": f"not finished in {timeout:.0f} s"}
-    for line in done.stdout.splitlines():
-        if line.startswith("RESULT "):
-            return dict(json.loads(line.removeprefix("RESULT ")))
-    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-    return case | {"error": lines[-1][:300]}
+        stopped = threading.Event()
+
+        def stop() -> None:
+            stopped.set()
+            process.kill()
+
+        n, timer = 0, threading.Timer(timeout, stop)
+        timer.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not line.startswith("RESULT "):
+                continue
+            timer.cancel()
+            timer = threading.Timer(timeout, stop)
+            timer.start()
+            n += 1
+            yield json.loads(line.removeprefix("RESULT "))
+        status = process.wait()
+        timer.cancel()
+        errors.seek(0)
+        lines = errors.read().strip().splitlines() or [f"exit status {status}"]
+    late = f"not finished in {timeout:.0f} s"
+    return {"n": n, "error": late if stopped.is_set() else lines[-1][:300]}
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware(device: str) -> dict:
-    """Of this machine, without its name."""
-    found = {"cores": psutil.cpu_count(), "processor": platform.machine()}
-    if device.startswith("cuda"):
-        import torch
-
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+def group(cases: list[dict], *, together: bool) -> list[list[dict]]:
+    """Share cases among processes: one each, or those of a peer and model in one."""
+    if not together:
+        return [[case] for case in cases]
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for case in cases:
+        groups.setdefault((case["peer"], case["name"]), []).append(case)
+    # From small to large: JAX knows the largest memory of a process alone.
+    return [
+        sorted(found, key=lambda case: case["atoms"] * case["batch"])
+        for found in groups.values()
+    ]
 
 
 def main() -> None:
@@ -110,7 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("models", nargs="+", help="NAME=FILE")
-    parser.add_argument("--peers", nargs="+", default=list(OURS), choices=PEERS)
+    parser.add_argument(
+        "--peers", nargs="+", default=["pft", "double_backward"], choices=PEERS
+    )
     parser.add_argument("--atoms", nargs="+", type=int, default=list(REPEATS))
     parser.add_argument("--probes", nargs="+", type=int, default=[1])
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
@@ -124,22 +154,31 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--timeout", type=float, default=600, help="s, of a case")
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="the cases of a peer and model in one process, which starts once",
+    )
     options = parser.parse_args()
     options.models = [tuple(pair.split("=", 1)) for pair in options.models]
     known = json.loads(options.out.read_text()) if options.out.exists() else []
     done = {tuple(result[name] for name in KEY) for result in known}
     pending = [c for c in grid(options) if tuple(c[name] for name in KEY) not in done]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for case in tqdm(pending, unit="case"):
-        result = measure(case, options.timeout)
-        result["model"] = Path(case["model"]).name
-        result |= {"versions": versions(), "hardware": hardware(case["device"])}
+    results = (
+        result
+        for cases in group(pending, together=options.together)
+        for result in measure(cases, options.timeout)
+    )
+    for result in tqdm(results, total=len(pending), unit="case"):
+        result["model"] = Path(result["model"]).name
+        result["versions"] = versions()
         known.append(result)
         options.out.write_text(json.dumps(known, indent=1) + "\n")
+        seconds = result.get("error") or f"{result['median_s']:.4f} s"
         tqdm.write(
-            f"{case['peer']:20s} {case['name']:8s} {case['step']} {case['atoms']:4d} "
-            f"atoms, {case['probes']} probes, {case['engine']}: "
-            f"{result.get('error') or format(result['median_s'], '.3f') + ' s'}"
+            "{peer:20s} {name:8s} {step} {atoms:4d} atoms, batch {batch}, {probes} "
+            "probes, {engine}: {seconds}".format(**result, seconds=seconds)
         )
 
 

@@ -5,10 +5,10 @@ python curve.py RUN OUT.csv
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 
 
@@ -45,11 +45,14 @@ def read(run: Path) -> dict[int, dict[str, float]]:
 
 def main() -> None:
     """Write the table."""
-    run, out = map(Path, sys.argv[1:])
-    with out.open("w", newline="") as file:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    with options.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, ("step", *COLUMNS), lineterminator="\n")
         writer.writeheader()
-        for step, values in read(run).items():
+        for step, values in read(options.run).items():
             shown = {name: f"{value:.6g}" for name, value in values.items()}
             writer.writerow({"step": step, **shown})
 

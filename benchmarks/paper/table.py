@@ -7,8 +7,8 @@ Means over materials, with the change against the base model.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 
@@ -39,7 +39,9 @@ def line(title: str, values: list[float], digits: int) -> str:
 
 def main() -> None:
     """Print one table for each file."""
-    for path in map(Path, sys.argv[1:]):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("metrics", nargs="+", type=Path)
+    for path in parser.parse_args().metrics:
         found = json.loads(path.read_text())
         count = max(m["force_constants_mae"]["n"] for m in found["models"].values())
         print(f"\n{path.name}, {count} materials\n")
