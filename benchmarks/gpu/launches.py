@@ -140,7 +140,7 @@ def host_seconds(step: Callable[[], Any], repeats: int) -> dict[str, float]:
 
 def measure(case: dict[str, Any], repeats: int, n_lines: int) -> dict[str, Any]:
     """Launches and host time of a case of ``hvp_cost``."""
-    from case import PEERS
+    from peers import PEERS
 
     step = PEERS["pft"](case)
     step()
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=12, help="to print of each step")
     options = parser.parse_args()
     sys.path.insert(0, str(BENCHMARKS / "hvp_cost"))
-    from run import hardware, versions
+    from devices import hardware, versions
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

@@ -24,13 +24,14 @@ import numpy as np
 
 LABELS = {
     "pft": "ours",
+    "pft_framework": "ours, not compiled",
     "double_backward": "double backward",
     "nequix_jax": "Nequix (JAX)",
     "nequix_torch_compile": "torch.compile(jvp(grad))",
     "mace_hessian": "MACE compute_hessian",
 }
 COLOURS = dict(
-    zip(LABELS, ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#666666"), strict=True)
+    zip(LABELS, ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#666666", "#56B4E9"), strict=True)
 )
 
 
