@@ -31,7 +31,11 @@ LABELS = {
     "mace_hessian": "MACE compute_hessian",
 }
 COLOURS = dict(
-    zip(LABELS, ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#666666", "#56B4E9"), strict=True)
+    zip(
+        LABELS,
+        ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#666666"),
+        strict=True,
+    )
 )
 
 
