@@ -24,6 +24,9 @@ from pft_lightning.types import Derivatives, EnergyFunction, Engine
 # (dE/dpositions or None, dE/dstrain or None, energies)
 _Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]
 
+# Up to so many probes reverse over reverse takes less time on a GPU.
+_FEW_PROBES = 5
+
 # What torch says when an operation lacks the rule that a transform needs.
 _MISSING_RULE = ("forward ad", "forward mode", "setup_context", "jvp", "functorch")
 
@@ -64,7 +67,6 @@ def compute_derivatives(
         NotDifferentiableError: inference mode is on, or the energy contains an
             operation without the derivative rule that the engine needs.
     """
-    engine = engine or default_engine(positions.device)
     _check_input(positions, volumes, tangents, engine)
     keep_graph = torch.is_grad_enabled()
     # A tensor made under inference mode cannot be saved for backward; a clone can.
@@ -77,6 +79,7 @@ def compute_derivatives(
         gradients = _reverse(energy, positions, strain, forces, stress, keep_graph)
     else:
         tangents = tangents.detach().to(positions)
+        engine = engine or default_engine(positions.device, tangents.shape[1])
         gradients, hvp = _differentiate_twice(
             engine, energy, positions, strain, tangents, stress, keep_graph
         )
@@ -258,12 +261,21 @@ def _to_stress(grad_strain: torch.Tensor, volumes: torch.Tensor) -> torch.Tensor
     return symmetric * inverse[:, None, None]
 
 
-def default_engine(device: torch.device) -> Engine:
+def default_engine(device: torch.device, n_probes: int) -> Engine:
     """Choose how Hessian-vector products are differentiated.
 
-    On the CPU reverse over reverse takes less time (``benchmarks/hvp_cost``).
+    Reverse over reverse walks the graph once for each probe, forward over reverse once
+    for all, at twice the number of operations. On the CPU, where the operations
+    themselves take the time, the first is never slower (``benchmarks/hvp_cost``; up to
+    16 probes). On a GPU small operations take what the host needs to start them: for 1,
+    4 and 16 probes 33, 118 and 475 ms against 128, 151 and 198 ms.
+
+    Args:
+        device: of the model.
+        n_probes: that are computed at once.
     """
-    return "reverse_over_reverse" if device.type == "cpu" else "forward_over_reverse"
+    one_by_one = device.type == "cpu" or n_probes <= _FEW_PROBES
+    return "reverse_over_reverse" if one_by_one else "forward_over_reverse"
 
 
 def check_engine(engine: str | None) -> None:
@@ -282,7 +294,7 @@ def _check_input(
     positions: torch.Tensor,
     volumes: torch.Tensor,
     tangents: torch.Tensor | None,
-    engine: Engine,
+    engine: Engine | None,
 ) -> None:
     if torch.is_inference_mode_enabled():
         raise NotDifferentiableError(

@@ -210,7 +210,7 @@ def test_wrong_shapes(energy, positions, change, message):
         compute_derivatives(energy, **arguments)
 
 
-def test_the_engine_is_chosen_by_device(energy, positions, tangents, monkeypatch):
+def test_the_engine_is_chosen_by_device_and_number_of_probes(energy, positions, tangents, monkeypatch):
     taken = []
     for name in ("_forward_over_reverse", "_reverse_over_reverse"):
         compute = getattr(hvp, name)
@@ -227,7 +227,10 @@ def test_the_engine_is_chosen_by_device(energy, positions, tangents, monkeypatch
             energy, positions, VOLUMES, tangents=tangents, engine=engine
         )
     assert taken == ["_reverse_over_reverse", "_forward_over_reverse"]
-    assert default_engine(torch.device("cuda")) == "forward_over_reverse"
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    on_cuda = [default_engine(cuda, n_probes) for n_probes in (1, 5, 6, 16)]
+    assert on_cuda == ["reverse_over_reverse"] * 2 + ["forward_over_reverse"] * 2
+    assert default_engine(cpu, 16) == "reverse_over_reverse"
 
 
 def test_unknown_engine(energy, positions):
