@@ -42,6 +42,10 @@ class KernelError(PFTError, RuntimeError):
     """Compiled code and the Python code that calls it do not fit each other."""
 
 
+class DeviceMemoryError(PFTError, RuntimeError):
+    """One structure alone needs more memory than the device has."""
+
+
 class NotDifferentiableError(PFTError, RuntimeError):
     """Derivatives were asked for where none can be computed."""
 

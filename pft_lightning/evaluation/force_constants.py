@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.memory import in_passes
 from pft_lightning.errors import ConfigError, NotDifferentiableError
 from pft_lightning.graphs import build_batch, build_data, build_graph
 from pft_lightning.physics.force_constants import from_array, symmetrise
@@ -242,21 +243,21 @@ def _products(
 ) -> np.ndarray:
     """Multiply the Hessian with directions (n, n_atoms, 3), a few at a time."""
     batch = build_batch([_structure(model, phonon)]).to(model.device)
-    per_pass = max(1, max_atoms // len(phonon.supercell))
-    found = []
-    for start in _bar(range(0, len(directions), per_pass), "Hessian", progress):
-        tangents = torch.from_numpy(directions[start : start + per_pass])
+
+    def multiply(some: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             result = model.derivatives(
                 batch,
-                tangents=tangents.to(model.device).transpose(0, 1),
+                tangents=torch.from_numpy(some).to(model.device).transpose(0, 1),
                 forces=False,
                 stress=False,
                 engine=engine,
             )
         assert result.hvp is not None
-        found.append(result.hvp.transpose(0, 1).cpu().numpy())
-    return np.concatenate(found)
+        return np.asarray(result.hvp.transpose(0, 1).cpu().numpy())
+
+    per_pass = max(1, max_atoms // len(phonon.supercell))
+    return np.concatenate(_all(multiply, directions, per_pass, "Hessian", progress))
 
 
 def _displaced_forces(
@@ -281,16 +282,17 @@ def _displaced_forces(
             atoms.positions = positions
             forces.append(np.array(atoms.get_forces(), dtype=np.float64))
         return forces
-    per_pass = max(1, max_atoms // n_atoms)
-    forces = []
-    for start in _bar(range(0, len(displaced), per_pass), "displacements", progress):
-        chunk = displaced[start : start + per_pass]
-        batch = build_batch([_structure(model, phonon, p) for p in chunk])
+
+    def forces_of(some: np.ndarray) -> np.ndarray:
+        batch = build_batch([_structure(model, phonon, p) for p in some])
         with torch.no_grad():
             result = model.derivatives(batch.to(model.device), stress=False)
         assert result.forces is not None
-        forces += list(result.forces.cpu().numpy().reshape(-1, n_atoms, 3))
-    return forces
+        return np.asarray(result.forces.cpu().numpy().reshape(-1, n_atoms, 3))
+
+    per_pass = max(1, max_atoms // n_atoms)
+    found = _all(forces_of, displaced, per_pass, "displacements", progress)
+    return list(np.concatenate(found))
 
 
 def _structure(
@@ -303,6 +305,22 @@ def _structure(
     data = build_data(supercell.numbers, positions, supercell.cell, pbc, graph)
     data[keys.NAME] = phonon.unitcell.formula
     return data
+
+
+def _all(
+    compute: Callable[[np.ndarray], np.ndarray],
+    items: np.ndarray,
+    per_pass: int,
+    what: str,
+    progress: bool,
+) -> list[np.ndarray]:
+    """Results of all passes, with fewer items each where memory runs out."""
+    found = []
+    with tqdm(total=len(items), desc=what, leave=False, disable=not progress) as bar:
+        for result in in_passes(compute, items, per_pass):
+            found.append(result)
+            bar.update(len(result))
+    return found
 
 
 def _bar(items: Any, what: str, progress: bool) -> Iterator[Any]:

@@ -16,6 +16,8 @@ import torch
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
+from pft_lightning.backends.memory import free_memory, is_out_of_memory
+from pft_lightning.errors import DeviceMemoryError
 from pft_lightning.graphs import build_batch
 from pft_lightning.losses import HvpTarget
 
@@ -88,7 +90,7 @@ def run_step(
         parameters: that are trained.
 
     Raises:
-        torch.OutOfMemoryError: a single structure does not fit; names it.
+        DeviceMemoryError: a single structure does not fit; names it.
     """
     todo: list[Sequence[Work]] = [work]
     terms: dict[str, torch.Tensor] = {}
@@ -100,7 +102,9 @@ def run_step(
             found = evaluate(part)
             loss = torch.stack([weights[name] * term for name, term in found.items()])
             new = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             smaller = _split(part, error)
         else:
             for name, term in found.items():
@@ -109,7 +113,7 @@ def run_step(
             continue
         # Only here the traceback is gone, and with it the tensors that it kept alive.
         found, loss, new = {}, torch.empty(0), ()
-        torch.cuda.empty_cache()
+        free_memory()
         todo = [*smaller, *todo]
         n_splits += 1
     used = [
@@ -124,17 +128,17 @@ def run_step(
     return LocalStep(terms, with_gradient, n_splits)
 
 
-def _split(part: Sequence[Work], error: torch.OutOfMemoryError) -> list[Sequence[Work]]:
+def _split(part: Sequence[Work], error: Exception) -> list[Sequence[Work]]:
     if len(part) > 1:
         return [[work] for work in part]
     (work,) = part
     if work.structures.num_graphs > 1:
         return [[half] for half in work.halves()]
-    raise torch.OutOfMemoryError(
+    raise DeviceMemoryError(
         f"{work.structures[keys.NAME][0]}: this structure alone "
         f"({work.structures.num_nodes} atoms, {work.structures.num_edges} edges) needs "
         "more memory than the device has. Leave it out, use probe=commensurate, "
-        "fewer probes or a device with more memory."
+        f"fewer probes or a device with more memory. ({str(error).splitlines()[0]})"
     ) from error
 
 

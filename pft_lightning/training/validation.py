@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.memory import in_passes, is_out_of_memory
 from pft_lightning.graphs import build_batch
 from pft_lightning.losses import absolute_errors, doubtful_labels
 from pft_lightning.physics.probes import validation_tangents
@@ -30,9 +32,16 @@ def efs_errors(model: EnergyModel, batch: Batch) -> dict[str, torch.Tensor]:
         ``energy_mae`` (eV/atom), ``forces_mae`` (eV/Å), ``stress_mae`` (eV/Å³), each
         one value per structure with that reference.
     """
-    with torch.no_grad():
-        found = absolute_errors(model.derivatives(batch), batch)
-    return {name: rows[mask] for name, (rows, mask) in found.items()}
+
+    def errors_of(part: range) -> dict[str, torch.Tensor]:
+        whole = len(part) == batch.num_graphs
+        some = batch if whole else build_batch([batch[i] for i in part])
+        with torch.no_grad():
+            found = absolute_errors(model.derivatives(some), some)
+        return {name: rows[mask] for name, (rows, mask) in found.items()}
+
+    found = list(in_passes(errors_of, range(batch.num_graphs), batch.num_graphs))
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 
 def warn_of_doubtful_labels(
@@ -53,8 +62,10 @@ def warn_of_doubtful_labels(
             reasons = doubtful_labels(
                 found, some, quantities, weight="loss.upstream.{}"
             )
-    except torch.OutOfMemoryError:
-        return  # The step itself knows how to go on.
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return  # The step itself knows how to go on.
+        raise
     tell_doubts(reasons, name, some.num_graphs)
 
 
@@ -101,22 +112,34 @@ def hvp_errors(
         tangents, weights = validation_tangents(
             structure[keys.FORCE_CONSTANTS], seed, structure[keys.NAME]
         )
-        targets = structure[keys.FORCE_CONSTANTS].multiply(tangents)
-        single = type(batch).from_data_list([structure])
-        per_probe = []
-        for start in range(0, tangents.shape[1], _PROBES_PER_PASS):
-            chunk = slice(start, start + _PROBES_PER_PASS)
-            with torch.no_grad():
-                hvp = model.derivatives(
-                    single,
-                    tangents=torch.from_numpy(tangents[:, chunk]).to(model.device),
-                    forces=False,
-                    stress=False,
-                    engine=engine,
-                ).hvp
-            assert hvp is not None
-            target = torch.from_numpy(targets[:, chunk]).to(hvp.device)
-            per_probe.append((hvp - target).abs().mean(dim=(0, 2)))
+        per_probe = _product_errors(
+            model, type(batch).from_data_list([structure]), tangents, engine
+        )
         weight = torch.from_numpy(weights).to(model.device)
-        errors.append((torch.cat(per_probe) * weight).sum())
+        errors.append((per_probe * weight).sum())
     return torch.stack(errors) if errors else torch.empty(0, device=model.device)
+
+
+def _product_errors(
+    model: EnergyModel, structure: Batch, tangents: np.ndarray, engine: Engine | None
+) -> torch.Tensor:
+    """(n_probes,), mean over atoms and components of the error of H v, eV/Å²."""
+    (force_constants,) = structure[keys.FORCE_CONSTANTS]
+    targets = force_constants.multiply(tangents)
+
+    def errors_of(probes: range) -> torch.Tensor:
+        chunk = slice(probes.start, probes.stop)
+        with torch.no_grad():
+            hvp = model.derivatives(
+                structure,
+                tangents=torch.from_numpy(tangents[:, chunk]).to(model.device),
+                forces=False,
+                stress=False,
+                engine=engine,
+            ).hvp
+        assert hvp is not None
+        target = torch.from_numpy(targets[:, chunk]).to(hvp.device)
+        return (hvp - target).abs().mean(dim=(0, 2))
+
+    probes = range(tangents.shape[1])
+    return torch.cat(list(in_passes(errors_of, probes, _PROBES_PER_PASS)))

@@ -210,7 +210,9 @@ def test_wrong_shapes(energy, positions, change, message):
         compute_derivatives(energy, **arguments)
 
 
-def test_the_engine_is_chosen_by_device_and_number_of_probes(energy, positions, tangents, monkeypatch):
+def test_the_engine_is_chosen_by_device_and_number_of_probes(
+    energy, positions, tangents, monkeypatch
+):
     taken = []
     for name in ("_forward_over_reverse", "_reverse_over_reverse"):
         compute = getattr(hvp, name)

@@ -9,6 +9,7 @@ import torch
 from pft_lightning import PhononDataModule, PhononSource, UpstreamSource, keys
 from pft_lightning.backends.pair import PairPotential
 from pft_lightning.callbacks.hessian_loss import HessianLoss
+from pft_lightning.errors import DeviceMemoryError
 from pft_lightning.physics.probes import GaussianProbe
 from pft_lightning.physics.wave_probes import CommensurateProbe
 from pft_lightning.training.module import PhononFineTuning
@@ -37,6 +38,7 @@ class Limited(PairPotential):
 
     max_structures: int | None = None
     where = "forward"
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory")
     n_failures = 0
 
     def derivatives(self, batch, **options):
@@ -45,7 +47,7 @@ class Limited(PairPotential):
             return super().derivatives(batch, **options)
         self.n_failures += 1
         if self.where == "forward":
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         found = super().derivatives(batch, **options)
         return replace(found, energy=RunsOutInBackward.apply(found.energy))
 
@@ -65,7 +67,7 @@ class Gradients(lightning.Callback):
 def train(world, *, probe=None, mode="joint", **options):
     """Take three steps; give the gradients, the module and what was logged."""
     model = Limited(CUTOFF, ELEMENTS)
-    for name in ("max_structures", "where"):
+    for name in ("max_structures", "where", "error"):
         setattr(model, name, options.pop(name, getattr(model, name)))
     module = PhononFineTuning(
         model, phonon_weights={"energy": 1.0, "forces": 20.0, "stress": 5.0}, **options
@@ -116,6 +118,23 @@ def test_a_batch_that_does_not_fit_gives_the_gradient_of_the_whole(
             torch.testing.assert_close(other[name], gradient, rtol=1e-12, atol=1e-12)
     for name, value in whole.items():
         torch.testing.assert_close(metrics[name], value, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore:A batch did not fit")
+def test_lack_of_memory_of_other_libraries_splits_the_batch_too(world) -> None:
+    expected, *_ = train(world)
+    error = RuntimeError("Triton Error [CUDA]: out of memory")
+    found, module, _ = train(world, max_structures=2, error=error)
+    assert module.memory_splits > 0
+    for one, other in zip(expected, found, strict=True):
+        for name, gradient in one.items():
+            torch.testing.assert_close(other[name], gradient, rtol=1e-12, atol=1e-12)
+
+
+def test_other_errors_end_the_run_as_they_are(world) -> None:
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        train(world, max_structures=2, error=error)
 
 
 @pytest.mark.filterwarnings("ignore:A batch did not fit")
@@ -178,5 +197,5 @@ def test_a_gradient_taken_apart_is_bitwise_that_of_the_loss(world) -> None:
 
 
 def test_a_structure_that_does_not_fit_alone_is_named(world) -> None:
-    with pytest.raises(torch.OutOfMemoryError, match=r"this structure alone \(\d+ at"):
+    with pytest.raises(DeviceMemoryError, match=r"this structure alone \(\d+ at"):
         train(world, max_structures=0)
