@@ -72,36 +72,40 @@ def group_neighbours(
 
 def grouped_messages(
     paths: Sequence[ProductPath],
+    shapes: Sequence[tuple[int, int]],
     neighbours: Neighbours,
     couplings: Mapping[tuple[int, int, int], torch.Tensor],
-    features: Sequence[torch.Tensor],
+    features: torch.Tensor,
     weights: Sequence[torch.Tensor],
-) -> list[torch.Tensor]:
-    """Sum the messages of all neighbours, one tensor per representation.
+) -> torch.Tensor:
+    """Sum the messages of all neighbours, (n_atoms, row of messages).
 
     Args:
         paths: of the layer.
+        shapes: (components, channels) of each representation of the features.
         neighbours: in groups.
         couplings: see ``NequixNetwork.couplings``.
-        features: (n_atoms, 2l+1, channels) per representation.
+        features: (n_atoms, row of features).
         weights: (n_groups * size, channels) per path.
     """
     n_groups = len(neighbours.owner)
-    sent = [x.index_select(0, neighbours.index) for x in features]
+    rows = features.index_select(0, neighbours.index)
+    parts = rows.split(
+        [components * channels for components, channels in shapes], dim=1
+    )
+    sent = [x.unflatten(1, shape) for x, shape in zip(parts, shapes, strict=True)]
     received: dict[int, list[torch.Tensor]] = {}
     for path, weight in zip(paths, weights, strict=True):
-        rows = _GROUP_SIZE * (2 * path.degree + 1)
+        n_rows = _GROUP_SIZE * (2 * path.degree + 1)
         message = (sent[path.source] * weight[:, None]).view(
-            n_groups, rows, path.channels
+            n_groups, n_rows, path.channels
         )
         coupling = couplings[path.degree, path.harmonic, path.target_degree]
-        coupling = coupling.view(n_groups, rows, 2 * path.target_degree + 1)
+        coupling = coupling.view(n_groups, n_rows, 2 * path.target_degree + 1)
         received.setdefault(path.target, []).append(
             torch.bmm(coupling.transpose(1, 2), message)
         )
-    summed = []
-    for _, parts in sorted(received.items()):
-        groups = torch.cat(parts, dim=2)
-        zeros = groups.new_zeros(len(features[0]), *groups.shape[1:])
-        summed.append(zeros.index_add(0, neighbours.owner, groups))
-    return summed
+    blocks = [torch.cat(x, dim=2).flatten(1) for _, x in sorted(received.items())]
+    groups = torch.cat(blocks, dim=1)
+    zeros = groups.new_zeros(len(features), groups.shape[1])
+    return zeros.index_add(0, neighbours.owner, groups)

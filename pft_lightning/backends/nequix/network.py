@@ -2,10 +2,11 @@
 
 It stands here because ``import nequix`` imports JAX, and because a Hessian loss takes
 three derivatives of it. Parameters are called as in Nequix's own torch form, so that
-state dicts fit. Features are lists with one tensor (n_atoms, 2l+1, channels) for each
-irreducible representation. Where Nequix makes one long message per edge and then adds
-up, messages are contracted with the spherical harmonics while they are added up: on the
-CPU by compiled code (``messages``), elsewhere by matrix products over groups of
+state dicts fit. Features of an atom are a row: one block (2l+1, channels) after the
+other for each irreducible representation, which few operations work through, and so few
+kernels of a GPU (``forms``, ``blocks``). Where Nequix makes one long message per edge
+and then adds up, messages are contracted with the spherical harmonics while they are
+added up: by compiled code (``messages``), or by matrix products over groups of
 neighbours of an atom. The same sums, some times faster.
 
 Source: arXiv:2508.16067 (Nequix); arXiv:2101.03164 (NequIP, its architecture).
@@ -13,16 +14,22 @@ Source: arXiv:2508.16067 (Nequix); arXiv:2101.03164 (NequIP, its architecture).
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import silu
 
+from pft_lightning.backends.nequix.geometry import Harmonics, RadialBasis
 from pft_lightning.backends.nequix.groups import Neighbours, grouped_messages
-from pft_lightning.backends.nequix.layers import IrrepsLinear, RadialMLP, RMSNorm
+from pft_lightning.backends.nequix.layers import (
+    Gate,
+    IrrepsLinear,
+    RadialMLP,
+    RMSNorm,
+    WithConstants,
+    hidden_values,
+)
 from pft_lightning.backends.nequix.paths import find_paths, o3
 from pft_lightning.kernels.couplings import (
     Coupling,
@@ -59,84 +66,55 @@ class Convolution(torch.nn.Module):
         norm: bool,
     ) -> None:
         super().__init__()
-        self.scale = 1.0 / math.sqrt(mean_neighbours)
         self.paths, messages = find_paths(irreps_in, irreps_out, lmax)
         n_weights = sum(path.channels for path in self.paths)
         n_gates = irreps_out.num_irreps - irreps_out.count("0e")
-        self.mixed = (irreps_out + o3.Irreps(f"{n_gates}x0e")).regroup()
+        mixed = (irreps_out + o3.Irreps(f"{n_gates}x0e")).regroup()
         self.linear_1 = IrrepsLinear(irreps_in, irreps_in)
         self.radial_mlp = RadialMLP([*radial_sizes, n_weights], radial_scale)
-        self.linear_2 = IrrepsLinear(messages, self.mixed)
-        self.skip = IrrepsLinear(irreps_in, self.mixed)
-        self.layer_norm = RMSNorm(self.mixed) if norm else None
-        self.n_gates = n_gates
+        scales = RMSNorm.scales(mixed) if norm else [1.0] * len(mixed)
+        mean = 1.0 / math.sqrt(mean_neighbours)
+        self.linear_2 = IrrepsLinear(messages, mixed, [mean * x for x in scales])
+        self.skip = IrrepsLinear(irreps_in, mixed, scales)
+        self.layer_norm = RMSNorm(mixed) if norm else None
+        self.gate = Gate(mixed, n_gates)
         kinds = [
             Coupling(path.degree, path.harmonic, path.target_degree)
             for path in self.paths
         ]
-        self.layout: Layout = make_layout(
-            self.paths, [(irrep.dim, n) for n, irrep in irreps_in], kinds
-        )
+        self.shapes = [(irrep.dim, n) for n, irrep in irreps_in]
+        self.layout: Layout = make_layout(self.paths, self.shapes, kinds)
 
     def forward(
         self,
-        features: list[torch.Tensor],
-        radial: torch.Tensor,
+        features: torch.Tensor,
+        hidden: torch.Tensor,
         couplings: Any,
         neighbours: Neighbours | PairedEdges,
-    ) -> list[torch.Tensor]:
+    ) -> torch.Tensor:
         """Features of the next layer.
 
         Args:
-            features: (n_atoms, 2l+1, channels) per representation.
-            radial: (n_edges or n_pairs, n_radial), in the order of ``neighbours``.
+            features: (n_atoms, row).
+            hidden: (n_edges or n_pairs, n_hidden), of the radial network, in the order
+                of ``neighbours``.
             couplings: see ``NequixNetwork.couplings`` and ``coupling_rows``.
             neighbours: who they are.
         """
         sent = self.linear_1(features)
         if isinstance(neighbours, PairedEdges):
-            received = self._fused(sent, radial, couplings, neighbours)
+            (weights,) = self.radial_mlp(hidden, [self.layout.widths[WEIGHT]])
+            received = messages(self.layout, neighbours, couplings, sent, weights)
         else:
-            sizes = [path.channels for path in self.paths]
-            weights = self.radial_mlp(radial, sizes)
+            of_paths = self.radial_mlp(hidden, [path.channels for path in self.paths])
             received = grouped_messages(
-                self.paths, neighbours, couplings, sent, weights
+                self.paths, self.shapes, neighbours, couplings, sent, of_paths
             )
-        mixed = self.linear_2([x * self.scale for x in received])
-        # The one-hot elements before the first layer reach the scalars only.
-        for place, skipped in enumerate(self.skip(features)):
-            mixed[place] = mixed[place] + skipped
-        return self._gate(self.layer_norm(mixed) if self.layer_norm else mixed)
-
-    def _fused(
-        self,
-        features: list[torch.Tensor],
-        radial: torch.Tensor,
-        couplings: torch.Tensor,
-        edges: PairedEdges,
-    ) -> list[torch.Tensor]:
-        layout = self.layout
-        (weights,) = self.radial_mlp(radial, [layout.widths[WEIGHT]])
-        rows = torch.cat([x.flatten(1) for x in features], dim=1)
-        received = messages(layout, edges, couplings, rows, weights)
-        parts = received.split([m * n for m, n in layout.message_shapes], dim=1)
-        return [
-            part.unflatten(1, shape)
-            for part, shape in zip(parts, layout.message_shapes, strict=True)
-        ]
-
-    def _gate(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
-        scalars, *others = features
-        activated = silu(scalars) / _silu_norm()
-        n_scalars = scalars.shape[2] - self.n_gates
-        gates = activated[:, :, n_scalars:].split([x.shape[2] for x in others], dim=2)
-        return [
-            activated[:, :, :n_scalars],
-            *(x * gate for x, gate in zip(others, gates, strict=True)),
-        ]
+        mixed = self.linear_2(received) + self.skip(features)
+        return self.gate(self.layer_norm(mixed) if self.layer_norm else mixed)
 
 
-class NequixNetwork(torch.nn.Module):
+class NequixNetwork(WithConstants):
     """Energies of atoms in their surroundings.
 
     Args:
@@ -158,7 +136,6 @@ class NequixNetwork(torch.nn.Module):
 
     layers: Any
     atom_energies: torch.Tensor
-    bessel_weights: torch.Tensor
 
     def __init__(
         self,
@@ -181,11 +158,12 @@ class NequixNetwork(torch.nn.Module):
         super().__init__()
         self.lmax = lmax
         self.cutoff = float(cutoff)
-        self.exponent = float(radial_polynomial_p)
         self.shift, self.scale = float(shift), float(scale)
         self.register_buffer("atom_energies", torch.zeros(n_species))
-        orders = torch.arange(1, radial_basis_size + 1, dtype=torch.float64)
-        self._constants = {"bessel_weights": orders * math.pi / self.cutoff}
+        self._harmonics = Harmonics(lmax)
+        self._basis = RadialBasis(
+            self.cutoff, radial_basis_size, float(radial_polynomial_p)
+        )
         hidden = o3.Irreps(hidden_irreps)
         species, scalars = o3.Irreps(f"{n_species}x0e"), hidden.filter(keep=["0e"])
         sizes = [radial_basis_size] + [radial_mlp_size] * radial_mlp_layers
@@ -208,16 +186,15 @@ class NequixNetwork(torch.nn.Module):
         degrees = range(lmax + 1)
         for layer in self.layers:
             kinds = layer.layout.couplings
-            table = self._tables.setdefault(kinds, f"_table_{len(self._tables)}")
-            self._constants[table] = coupling_table(kinds, degrees, o3.wigner_3j)
+            if kinds not in self._tables:
+                self._tables[kinds] = f"_table_{len(self._tables)}"
+                table = coupling_table(kinds, degrees, o3.wigner_3j)
+                self.add_constant(self._tables[kinds], table)
             for kind in kinds:
-                name = f"_coupling_{kind.degree}_{kind.harmonic}_{kind.target}"
-                self._matrices[kind] = name
-                self._constants[name] = coupling_matrix(kind, o3.wigner_3j)
-        for name, value in self._constants.items():
-            self.register_buffer(
-                name, value.to(self.atom_energies.dtype), persistent=False
-            )
+                if kind not in self._matrices:
+                    name = f"_coupling_{kind.degree}_{kind.harmonic}_{kind.target}"
+                    self._matrices[kind] = name
+                    self.add_constant(name, coupling_matrix(kind, o3.wigner_3j))
 
     def forward(
         self,
@@ -235,25 +212,18 @@ class NequixNetwork(torch.nn.Module):
         couplings: Any
         if fused := isinstance(neighbours, PairedEdges):
             couplings = self.coupling_rows(vectors)
-            vectors = vectors[neighbours.first_of_pair]
+            vectors = vectors.index_select(0, neighbours.first_of_pair)
         else:
             couplings = self.couplings(vectors)
         radial = self.radial_basis(torch.linalg.vector_norm(vectors, dim=-1))
         one_hot = torch.nn.functional.one_hot(species, len(self.atom_energies))
-        features = [one_hot.to(radial.dtype)[:, None, :]]
-        for layer in self.layers:
+        features = one_hot.to(radial.dtype)
+        hidden = hidden_values([layer.radial_mlp for layer in self.layers], radial)
+        for layer, values in zip(self.layers, hidden, strict=True):
             of_layer = couplings[layer.layout.couplings] if fused else couplings
-            features = layer(features, radial, of_layer, neighbours)
-        (energies,) = self.readout(features)
-        inner = energies[:, 0, 0] * self.scale + self.shift
+            features = layer(features, values, of_layer, neighbours)
+        inner = self.readout(features)[:, 0] * self.scale + self.shift
         return inner + self.atom_energies[species]
-
-    def _apply(self, *args: Any, **kwargs: Any) -> NequixNetwork:
-        """Follow a change of dtype without keeping the rounding of a shorter one."""
-        super()._apply(*args, **kwargs)
-        for name, value in self._constants.items():
-            getattr(self, name).copy_(value)
-        return self
 
     def radial_basis(self, lengths: torch.Tensor) -> torch.Tensor:
         """Bessel functions times an envelope (n_edges, n_basis); 0 from the cutoff on.
@@ -261,16 +231,7 @@ class NequixNetwork(torch.nn.Module):
         Args:
             lengths: (n_edges,), Å, not zero.
         """
-        x, p = lengths / self.cutoff, self.exponent
-        envelope = (
-            1.0
-            - (p + 1.0) * (p + 2.0) / 2.0 * x.pow(p)
-            + p * (p + 2.0) * x.pow(p + 1.0)
-            - p * (p + 1.0) / 2.0 * x.pow(p + 2.0)
-        )
-        envelope = torch.where(x < 1.0, envelope, 0.0)
-        waves = torch.sin(self.bessel_weights * lengths[:, None])
-        return 2.0 / self.cutoff * waves * (envelope / lengths)[:, None]
+        return self._basis(lengths[:, None])
 
     def couplings(
         self, vectors: torch.Tensor
@@ -302,20 +263,3 @@ class NequixNetwork(torch.nn.Module):
             kinds: harmonics @ getattr(self, name)
             for kinds, name in self._tables.items()
         }
-
-    def _harmonics(self, vectors: torch.Tensor) -> torch.Tensor:
-        harmonics: torch.Tensor = o3.spherical_harmonics(
-            list(range(self.lmax + 1)),
-            vectors,
-            normalize=True,
-            normalization="component",
-        )
-        return harmonics
-
-
-@functools.lru_cache(maxsize=1)
-def _silu_norm() -> float:
-    """Root mean square of SiLU over a normal distribution, as Nequix computes it."""
-    quantiles = torch.linspace(-1.0, 1.0, 1_000_003, dtype=torch.float64)[1:-1]
-    points = math.sqrt(2.0) * torch.erfinv(quantiles)
-    return math.sqrt(float(silu(points).square().mean()))

@@ -1,0 +1,215 @@
+"""SiLU and division by a norm, with all their derivatives."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from pft_lightning.backends.nequix.forms import Form, Known, Sum
+
+
+class ScaledSilu(Form):
+    """``factor * x * sigmoid(x)`` of each number.
+
+    Args:
+        factor: of the values.
+    """
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def evaluate(
+        self,
+        known: Known,
+        spaces: Sequence[int],
+        sums: Sequence[Sum],
+        x: torch.Tensor,
+        tensors: Sequence[torch.Tensor],
+    ) -> list[torch.Tensor]:
+        """See ``Form.evaluate``."""
+        products: dict[tuple[int, ...], torch.Tensor] = {}
+
+        def multiplied(places: tuple[int, ...]) -> torch.Tensor:
+            if len(places) == 1:
+                return tensors[places[0]]
+            if places not in products:
+                products[places] = multiplied(places[:-1]) * tensors[places[-1]]
+            return products[places]
+
+        found = []
+        for each in sums:
+            total: torch.Tensor | None = None
+            for order, places in each.terms:
+                factor = self._derivative(order, x, known)
+                if not places:
+                    value = factor.detach()  # its own object: autograd marks it
+                    total = value if total is None else total + value
+                    continue
+                product = multiplied(tuple(sorted(places)))
+                total = (
+                    factor * product
+                    if total is None
+                    else torch.addcmul(total, factor, product)
+                )
+            assert total is not None
+            found.append(total)
+        return found
+
+    def _derivative(self, order: int, x: torch.Tensor, known: Known) -> torch.Tensor:
+        if ("silu", order) not in known:
+            sigmoid = self._sigmoid(order, x, known)
+            if order == 0:
+                value = x * sigmoid
+            elif order == 1:
+                value = torch.addcmul(self._sigmoid(0, x, known), x, sigmoid)
+            else:
+                before = self._sigmoid(order - 1, x, known)
+                value = torch.add(x * sigmoid, before, alpha=order)
+            known["silu", order] = value
+        return known["silu", order]
+
+    def _sigmoid(self, order: int, x: torch.Tensor, known: Known) -> torch.Tensor:
+        """Derivative of ``factor * sigmoid(x)``."""
+        if ("sigmoid",) not in known:
+            known["sigmoid",] = torch.sigmoid(x)
+        plain = known["sigmoid",]
+        if ("sigmoid", order) not in known:
+            if order == 0:
+                value = plain if self.factor == 1.0 else plain * self.factor
+            elif order == 1:
+                scaled = self._sigmoid(0, x, known)
+                value = torch.addcmul(scaled, scaled, plain, value=-1)
+            else:
+                highest, *others = _sigmoid_polynomial(order)
+                value = plain * highest + others[0]
+                for coefficient in others[1:]:
+                    value = value * plain + coefficient
+                value = value * self._sigmoid(1, x, known)
+            known["sigmoid", order] = value
+        return known["sigmoid", order]
+
+
+@functools.cache
+def _sigmoid_polynomial(order: int) -> list[float]:
+    """Derivative of the sigmoid over its first one, in powers of it, highest first."""
+    polynomial = np.polynomial.Polynomial([1.0])
+    step = np.polynomial.Polynomial([0.0, 1.0, -1.0])
+    for _ in range(order - 1):
+        polynomial = polynomial.deriv() * step + polynomial * step.deriv()
+    return [float(x) for x in polynomial.coef[::-1]]
+
+
+class Normalise(Form):
+    """``x / sqrt(x . x + eps)`` of each row.
+
+    It is the gradient of ``sqrt(x . x + eps)``, so that its derivatives are symmetric:
+    the one of some order times as many tensors is a sum over the ways to make pairs of
+    these, ``x`` and the result. All products of rows come out of one matrix product,
+    and all sums of another.
+
+    Args:
+        eps: added to the square.
+    """
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def evaluate(
+        self,
+        known: Known,
+        spaces: Sequence[int],
+        sums: Sequence[Sum],
+        x: torch.Tensor,
+        tensors: Sequence[torch.Tensor],
+    ) -> list[torch.Tensor]:
+        """See ``Form.evaluate``."""
+        terms = tuple(tuple(term.places for term in each.terms) for each in sums)
+        where = x.dtype, x.device
+        orders = max(_ORDERS, *(len(places) + 2 for each in terms for places in each))
+        powers = self._powers(x, orders, known)
+        factors, weights = _contraction(terms, len(tensors), orders, *where)
+        rows = torch.stack(torch.broadcast_tensors(x, *tensors), dim=-2)
+        squares = (rows @ rows.mT).flatten(-2)
+        powers = powers.expand(*squares.shape[:-1], -1)
+        numbers = torch.cat([powers, squares], dim=-1)
+        chosen = numbers.index_select(-1, factors.flatten())
+        products = chosen.unflatten(-1, factors.shape).prod(dim=-1)
+        mixed = (products @ weights).unflatten(-1, (len(sums), rows.shape[-2]))
+        return list((mixed @ rows).unbind(-2))
+
+    def _powers(self, x: torch.Tensor, orders: int, known: Known) -> torch.Tensor:
+        """A one, and powers of the square as in derivatives of its root."""
+        if orders not in known:
+            square = (x[..., None, :] @ x[..., :, None])[..., 0] + self.eps
+            known[orders] = square ** _exponents(orders, x.dtype, x.device)
+        return known[orders]
+
+
+# Of derivatives of the root of the square, one included: all that a Hessian loss needs.
+_ORDERS = 5
+
+
+@functools.lru_cache(maxsize=64)
+def _exponents(orders: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    values = [0.0] + [0.5 - order for order in range(1, orders)]
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=256)
+def _contraction(
+    sums: tuple[tuple[tuple[int, ...], ...], ...],
+    n_tensors: int,
+    orders: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which products of numbers there are, and what each adds to the rows of a sum.
+
+    Returns:
+        (n_products, n_factors), int64, places of the numbers: ``orders`` powers, then
+        the products of rows (``x`` and the tensors); and (n_products, n_sums * n_rows).
+    """
+    n_rows = n_tensors + 1
+    found: dict[tuple[int, ...], dict[int, float]] = {}
+    for place, terms in enumerate(sums):
+        for places in terms:
+            result = -1
+            for pairs, alone in _pairings((*(i + 1 for i in places), result)):
+                # Each pair is a second derivative of the square, each other tensor a
+                # first one, which holds x.
+                blocks = [*pairs, *((0, i) for i in alone)]
+                dots = [a * n_rows + b for a, b in blocks if b != result]
+                (row,) = (a for a, b in blocks if b == result)
+                value = math.prod(2.0 * (0.5 - i) for i in range(len(blocks)))
+                key = len(blocks), *sorted(orders + dot for dot in dots)
+                column = place * n_rows + row
+                columns = found.setdefault(key, {})
+                columns[column] = columns.get(column, 0.0) + value
+    n_factors = max(map(len, found))
+    factors = torch.zeros(len(found), n_factors, dtype=torch.int64)
+    weights = torch.zeros(len(found), len(sums) * n_rows, dtype=dtype)
+    for product, (key, columns) in enumerate(found.items()):
+        factors[product, : len(key)] = torch.tensor(key)
+        for column, value in columns.items():
+            weights[product, column] = value
+    return factors.to(device), weights.to(device)
+
+
+def _pairings(
+    items: tuple[int, ...],
+) -> Iterator[tuple[list[tuple[int, int]], list[int]]]:
+    """All ways to make pairs of some items: the pairs, and those left over."""
+    if not items:
+        yield [], []
+        return
+    first, *others = items
+    for pairs, alone in _pairings(tuple(others)):
+        yield pairs, [first, *alone]
+    for i, partner in enumerate(others):
+        rest = (*others[:i], *others[i + 1 :])
+        for pairs, alone in _pairings(rest):
+            yield [(first, partner), *pairs], alone

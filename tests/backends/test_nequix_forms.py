@@ -1,0 +1,160 @@
+"""What the Nequix network computes in few operations: the numbers of autograd."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pft_lightning.errors import BackendUnavailableError
+
+
+try:
+    from e3nn import o3
+
+    from pft_lightning.backends.nequix import files as nequix_files
+    from pft_lightning.backends.nequix import model as nequix
+    from pft_lightning.backends.nequix.activations import Normalise, ScaledSilu
+    from pft_lightning.backends.nequix.blocks import Block, mix_blocks
+    from pft_lightning.backends.nequix.geometry import Harmonics, RadialBasis
+except (ImportError, BackendUnavailableError) as error:
+    pytest.skip(f"no e3nn for Nequix: {error}", allow_module_level=True)
+
+from pft_lightning.kernels import messages
+
+
+ROOT = Path(__file__).parents[2]
+sys.path += [str(Path(__file__).parent), str(ROOT / "benchmarks" / "gpu")]
+
+from launches import count_launches  # noqa: E402
+from nequix_models import CONFIG  # noqa: E402
+from test_compiled_models import crystals  # noqa: E402
+
+
+BLOCKS = (Block(1, (3, 2), 0, 0, 0, 0.5), Block(3, (2, 4), 3, 2, 6, 2.0))
+
+
+def bessel(lengths: torch.Tensor) -> torch.Tensor:
+    """As Nequix writes it, exponent 6 and cutoff 2 Å."""
+    x = lengths / 2.0
+    envelope = 1.0 - 28.0 * x**6 + 48.0 * x**7 - 21.0 * x**8
+    envelope = torch.where(x < 1.0, envelope, 0.0)
+    orders = torch.arange(1, 5, dtype=torch.float64)
+    return torch.sin(orders * torch.pi * x) * envelope / lengths
+
+
+def mix_one_by_one(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    one = 0.5 * rows[:, :3] @ weights[:6].view(3, 2)
+    other = 2.0 * rows[:, 3:].unflatten(1, (3, 2)) @ weights[6:].view(2, 4)
+    return torch.cat([one, other.flatten(1)], dim=1)
+
+
+# What is computed, the same by operations of torch, and numbers of columns.
+FUNCTIONS = {
+    "silu": (
+        ScaledSilu(1.7),
+        lambda x: 1.7 * torch.nn.functional.silu(x),
+        5,
+    ),
+    "norm": (
+        Normalise(1e-3),
+        lambda x: x * (x.square().sum(dim=1, keepdim=True) + 1e-3).rsqrt(),
+        5,
+    ),
+    "harmonics": (
+        Harmonics(4),
+        lambda x: o3.spherical_harmonics(
+            list(range(5)),
+            # e3nn divides in place, which vmap refuses.
+            x * x.square().sum(dim=1, keepdim=True).rsqrt(),
+            normalize=False,
+            normalization="component",
+        ),
+        3,
+    ),
+    "radial basis": (RadialBasis(2.0, 4, 6.0), bessel, 1),
+    "blocks": (
+        lambda x: mix_blocks(BLOCKS, (9, 14), x, x.sum(dim=0).repeat(4)[:14]),
+        lambda x: mix_one_by_one(x, x.sum(dim=0).repeat(4)[:14]),
+        9,
+    ),
+}
+
+
+def loss(function, x, weights):
+    """Not linear, so that each derivative meets all others."""
+    values = function(x * weights)
+    places = torch.linspace(0.3, 2.0, values.shape[1], dtype=torch.float64)
+    return (values.sin() * places).sum()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_three_derivatives_are_those_of_autograd(name):
+    function, framework, columns = FUNCTIONS[name]
+    generator = torch.Generator().manual_seed(0)
+    x, tangent = torch.rand(2, 6, columns, dtype=torch.float64, generator=generator)
+    x = x + 0.2
+
+    def derivatives(of):
+        leaf = x.clone().requires_grad_()
+        weights = torch.ones(columns, dtype=torch.float64, requires_grad=True)
+        value = loss(of, leaf, weights)
+        (first,) = torch.autograd.grad(value, leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first, leaf, tangent, create_graph=True)
+        total = first.square().sum() + second.square().sum()
+        return value, first, second, *torch.autograd.grad(total, (leaf, weights))
+
+    for mine, other in zip(derivatives(function), derivatives(framework), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_probes_at_once_are_probes_one_by_one(name):
+    function, framework, columns = FUNCTIONS[name]
+    generator = torch.Generator().manual_seed(0)
+    x, *tangents = torch.rand(4, 6, columns, dtype=torch.float64, generator=generator)
+    x = x + 0.2
+
+    def products(of):
+        weights = torch.ones(columns, dtype=torch.float64, requires_grad=True)
+        gradient = torch.func.grad(lambda x: loss(of, x, weights))
+
+        def push(tangent):
+            return torch.func.jvp(gradient, (x,), (tangent,))[1]
+
+        found = torch.func.vmap(push)(torch.stack(tangents))
+        return found, *torch.autograd.grad(found.square().sum(), weights)
+
+    for mine, other in zip(products(function), products(framework), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.skipif(
+    not messages.can_fuse(torch.float64, torch.device("cpu"), 3),
+    reason="no C compiler here",
+)
+def test_a_hessian_step_launches_at_most_2200_kernels():
+    """Of a network with the layers and degrees of the published ones."""
+    hidden = {"hidden_irreps": "8x0e + 4x1o + 2x2e + 2x3o", "lmax": 3, "n_layers": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nequix_files.build(CONFIG | hidden, Path("config"))
+    model = nequix.NequixModel(network, CONFIG | hidden)
+    batch = crystals(model.cutoff)
+    tangents = torch.ones(batch.num_nodes, 1, 3)
+
+    def step():
+        found = model.derivatives(
+            batch, tangents=tangents, engine="reverse_over_reverse"
+        )
+        values = found.energy, found.forces, found.stress, found.hvp
+        total = sum(value.abs().mean() for value in values)
+        torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
+
+    step()  # tables are made once
+    with count_launches() as launches:
+        step()
+    assert launches.operations["messages"] > 80
+    assert launches.total <= 2200
