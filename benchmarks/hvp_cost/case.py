@@ -45,24 +45,29 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def attempt(case: dict[str, Any]) -> dict[str, Any]:
+    """Measure; what goes wrong becomes the result."""
+    try:
+        result = measure(case)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        result = case | {"error": f"{type(error).__name__}: {lines[0]}"[:300]}
+    gc.collect()
+    if on_gpu(case["device"]) and case["peer"] not in JAX_PEERS:
+        import torch
+
+        torch.cuda.empty_cache()
+    return result
+
+
 def main() -> None:
-    """Measure one after another; what goes wrong becomes the result of its case."""
+    """Measure one after another."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", type=json.loads, help="as run.py makes them")
     cases = parser.parse_args().cases
     prepare(cases[0]["device"])
     for case in cases:
-        try:
-            result = measure(case)
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            result = case | {"error": f"{type(error).__name__}: {lines[0]}"[:300]}
-        print("RESULT " + json.dumps(result), flush=True)
-        gc.collect()
-        if on_gpu(case["device"]) and case["peer"] not in JAX_PEERS:
-            import torch
-
-            torch.cuda.empty_cache()
+        print("RESULT " + json.dumps(attempt(case)), flush=True)
 
 
 if __name__ == "__main__":

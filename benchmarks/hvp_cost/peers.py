@@ -171,14 +171,20 @@ def _nequix_jax(case: dict[str, Any]) -> Step:
     return lambda: jax.block_until_ready(run(model, graph))
 
 
-def _nequix_torch_compile(case: dict[str, Any]) -> Step:
-    """``torch.compile`` of ``jvp(grad(E))`` on the package's torch network."""
+def _nequix_torch(
+    case: dict[str, Any], *, kernel: bool
+) -> tuple[Any, Callable[[Any, Any], Any], Any, Any]:
+    """The package's torch network, its energy, and what it is evaluated at.
+
+    Returns:
+        Trained weights, energies by positions and strain, positions, and directions.
+    """
     import torch
     from nequix.data import atomic_numbers_to_indices, preprocess_graph
     from nequix.torch_impl.model import load_model
 
-    device = case["device"]
-    model, config = load_model(case["model"], False)
+    device, n_copies = case["device"], case["batch"]
+    model, config = load_model(case["model"], kernel)
     model = model.to(device)
     atoms = silicon(case["atoms"])
     indices = atomic_numbers_to_indices(config["atomic_numbers"])
@@ -186,24 +192,76 @@ def _nequix_torch_compile(case: dict[str, Any]) -> Step:
     to_torch = {
         k: torch.from_numpy(np.asarray(v)).to(device) for k, v in values.items()
     }
-    senders, receivers = to_torch["senders"].long(), to_torch["receivers"].long()
-    offsets = to_torch["shifts"] @ to_torch["cell"]
-    species = to_torch["species"].long()
+    copies = torch.arange(n_copies, device=device)
+
+    def index(name: str) -> torch.Tensor:
+        one = to_torch[name].long()
+        return (one + len(atoms) * copies[:, None]).flatten()
+
+    senders, receivers = index("senders"), index("receivers")
+    offsets = (to_torch["shifts"] @ to_torch["cell"]).repeat(n_copies, 1)
+    species = to_torch["species"].long().repeat(n_copies)
+    structure = copies.repeat_interleave(len(to_torch["senders"]))
+    case["edges"] = len(senders)
+
+    def energies(positions: torch.Tensor, strain: torch.Tensor) -> torch.Tensor:
+        vectors = positions[senders] - positions[receivers] + offsets
+        symmetric = (strain + strain.mT) / 2
+        vectors = vectors + torch.einsum("ea,eab->eb", vectors, symmetric[structure])
+        found = model.node_energies(vectors, species, senders, receivers)
+        return found.reshape(n_copies, -1).sum(1)
+
+    positions = to_torch["positions"].float().repeat(n_copies, 1)
     direction = torch.from_numpy(tangents(len(atoms), 1)[:, 0]).float().to(device)
     weights = [p for p in model.parameters() if p.requires_grad]
+    return weights, energies, positions, direction.repeat(n_copies, 1)
+
+
+def _nequix_torch_compile(case: dict[str, Any]) -> Step:
+    """``torch.compile`` of ``jvp(grad(E))`` on the package's torch network."""
+    import torch
+
+    weights, energies, positions, direction = _nequix_torch(case, kernel=False)
+    strain = positions.new_zeros(case["batch"], 3, 3)
 
     def energy(positions: torch.Tensor) -> torch.Tensor:
-        vectors = positions[senders] - positions[receivers] + offsets
-        return model.node_energies(vectors, species, senders, receivers).sum()
+        return energies(positions, strain).sum()
 
     def product(positions: torch.Tensor) -> torch.Tensor:
         return torch.func.jvp(torch.func.grad(energy), (positions,), (direction,))[1]
 
     compiled = torch.compile(product)
-    positions = to_torch["positions"]
 
     def step() -> Any:
         loss = compiled(positions).abs().mean()
+        return torch.autograd.grad(loss, weights, allow_unused=True)
+
+    return step
+
+
+def _nequix_openequivariance(case: dict[str, Any], kernel: bool = True) -> Step:
+    """The package's torch network on kernels of OpenEquivariance, twice backward."""
+    import torch
+
+    if kernel:
+        import openequivariance  # noqa: F401 -- says by itself what is missing
+
+    weights, energies, positions, direction = _nequix_torch(case, kernel=kernel)
+
+    def step() -> Any:
+        moved = positions.detach().requires_grad_()
+        strain = positions.new_zeros(case["batch"], 3, 3).requires_grad_()
+        energy = energies(moved, strain)
+        gradient, virial = torch.autograd.grad(
+            energy.sum(), (moved, strain), create_graph=True
+        )
+        loss = energy.abs().mean() + gradient.norm(dim=-1).mean()
+        loss = loss + virial.abs().mean()
+        if case["step"] == "hvp":
+            (hvp,) = torch.autograd.grad(
+                (gradient * direction).sum(), moved, create_graph=True
+            )
+            loss = loss + hvp.abs().mean()
         return torch.autograd.grad(loss, weights, allow_unused=True)
 
     return step
@@ -228,6 +286,7 @@ PEERS: dict[str, Callable[[dict[str, Any]], Step]] = {
     "double_backward": _double_backward,
     "nequix_jax": _nequix_jax,
     "nequix_torch_compile": _nequix_torch_compile,
+    "nequix_openequivariance": _nequix_openequivariance,
     "mace_hessian": _mace_hessian,
 }
 

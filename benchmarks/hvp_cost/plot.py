@@ -28,12 +28,13 @@ LABELS = {
     "double_backward": "double backward",
     "nequix_jax": "Nequix (JAX)",
     "nequix_torch_compile": "torch.compile(jvp(grad))",
+    "nequix_openequivariance": "Nequix (OpenEquivariance)",
     "mace_hessian": "MACE compute_hessian",
 }
 COLOURS = dict(
     zip(
         LABELS,
-        ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#666666"),
+        ("#0072B2", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#666666"),
         strict=True,
     )
 )

@@ -39,8 +39,9 @@ KEY = (
 def grid(options: argparse.Namespace) -> list[dict]:
     """All cases that make sense."""
     cases = []
-    for (name, model), peer, step, atoms in itertools.product(
-        options.models, options.peers, STEPS, options.atoms
+    sizes = options.sizes or itertools.product(options.atoms, options.batch)
+    for (name, model), peer, step, (atoms, batch) in itertools.product(
+        options.models, options.peers, STEPS, list(sizes)
     ):
         for_jax = model.endswith(".nqx")
         if for_jax != (peer in JAX_PEERS):
@@ -50,9 +51,7 @@ def grid(options: argparse.Namespace) -> list[dict]:
         has_engines = peer in ("pft", "pft_framework") and step == "hvp"
         engines = options.engines if has_engines else ["-"]
         probes = options.probes if peer in OURS and step == "hvp" else [1]
-        for engine, n_probes, batch in itertools.product(
-            engines, probes, options.batch
-        ):
+        for engine, n_probes in itertools.product(engines, probes):
             cases.append(
                 {
                     "peer": peer, "name": name, "model": model, "step": step,
@@ -64,6 +63,12 @@ def grid(options: argparse.Namespace) -> list[dict]:
                 }
             )  # fmt: skip
     return cases
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``64`` or ``80x16``: atoms, and structures of a batch."""
+    atoms, _, batch = text.partition("x")
+    return int(atoms), int(batch or 1)
 
 
 def measure(cases: list[dict], timeout: float) -> Iterator[dict]:
@@ -144,6 +149,12 @@ def main() -> None:
     parser.add_argument("--atoms", nargs="+", type=int, default=list(REPEATS))
     parser.add_argument("--probes", nargs="+", type=int, default=[1])
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=parse_size,
+        help="ATOMS or ATOMSxBATCH, in place of --atoms and --batch",
+    )
     parser.add_argument(
         "--engines", nargs="+", default=["forward_over_reverse", "reverse_over_reverse"]
     )

@@ -1,6 +1,10 @@
-"""The configuration of a tiny Nequix network."""
+"""A tiny random Nequix network."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+import torch
 
 
 ELEMENTS = [11, 14, 17]
@@ -22,3 +26,17 @@ CONFIG = {
     "layer_norm": True,
     "index_weights": False,
 }
+
+
+def write_model(path: Path, **options) -> None:
+    from pft_lightning.backends.nequix import files
+
+    config = {**CONFIG, **options}
+    network = files.build(config, path)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        for i, number in enumerate(config["atomic_numbers"]):
+            network.atom_energies[i] = config["atom_energies"][str(number)]
+    files.write(path, config, network)

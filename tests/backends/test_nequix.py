@@ -30,7 +30,7 @@ from pft_lightning.testing import (
 
 
 try:
-    from pft_lightning.backends.nequix import files as nequix_files
+    import pft_lightning.backends.nequix.files  # noqa: F401
 except (ImportError, BackendUnavailableError) as error:
     pytest.skip(f"no e3nn for Nequix: {error}", allow_module_level=True)
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Nequix, JAX, torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import assert_same_as  # noqa: E402
-from nequix_models import CONFIG, ELEMENTS  # noqa: E402
+from nequix_models import CONFIG, write_model  # noqa: E402
 
 
 # Harmonics of a higher degree than the features, degrees left out, no norm.
@@ -55,18 +55,6 @@ needs_nequix = pytest.mark.skipif(
     not all(importlib.util.find_spec(n) for n in ("nequix", "jax", "e3nn_jax")),
     reason="Nequix itself, which imports JAX, is not installed here",
 )
-
-
-def write_model(path: Path, **options) -> None:
-    config = {**CONFIG, **options}
-    network = nequix_files.build(config, path)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        for i, number in enumerate(ELEMENTS):
-            network.atom_energies[i] = config["atom_energies"][str(number)]
-    nequix_files.write(path, config, network)
 
 
 @pytest.fixture(scope="session")

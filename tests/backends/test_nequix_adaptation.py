@@ -21,7 +21,7 @@ except (ImportError, BackendUnavailableError) as error:
 sys.path.insert(0, str(Path(__file__).parent))
 
 from adapted import ADAPTATIONS, check_adapted, coverage, randomise
-from test_nequix import write_model
+from nequix_models import write_model
 
 
 @pytest.fixture(scope="session")
