@@ -23,7 +23,10 @@ nox.options.reuse_existing_virtualenvs = True
 # CPU build is wanted: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 TORCH = "torch==2.13.0"
 
-TESTING = ["pytest>=8", "pytest-xdist>=3.6"]
+# Triton comes with the builds of torch for GPUs; its interpreter needs none.
+TRITON = "triton>=3.6; platform_system == 'Linux'"
+
+TESTING = ["pytest>=8", "pytest-xdist>=3.6", TRITON]
 
 # Tests that need a framework; everything else is tested once, in `core`.
 FRAMEWORK_TESTS = [

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+
+# Read when Triton is imported, as torch may do.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +23,7 @@ from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 
 from pft_lightning.graphs import build_batch, build_data, build_graph
+from pft_lightning.kernels import contraction
 from pft_lightning.physics.force_constants import from_phonopy
 from pft_lightning.testing import PairPotential
 
@@ -25,12 +31,26 @@ from pft_lightning.testing import PairPotential
 # Helpers of several folders: import commands.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from interpreted import Twins
+
+
 # Tests compare to rounding; the order of sums must not depend on the machine's load.
 torch.set_num_threads(1)
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 CUTOFF = 4.0
 ELEMENTS = (3, 9, 11, 12, 8, 17, 14)
+
+
+@pytest.fixture
+def twins(monkeypatch) -> Twins:
+    """All sums of a test are computed in C and, as on a GPU, in Triton."""
+    pytest.importorskip("triton", reason="no Triton here: pip install triton")
+    from pft_lightning.kernels.gpu import calls
+
+    both = Twins(calls)
+    monkeypatch.setattr(contraction, "_compute_on", lambda device: both.contract)
+    return both
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from pft_lightning.errors import ShapeError
 from pft_lightning.kernels import host
 from pft_lightning.kernels.edges import Edges
+from pft_lightning.kernels.gpu.trial import find_contract
 from pft_lightning.kernels.layout import Layout
 from pft_lightning.kernels.sums import Role, Sum, renamed, still_pairs
 
@@ -20,7 +21,7 @@ def contract(
     roles: Sequence[Role],
     tensors: Sequence[torch.Tensor],
 ) -> torch.Tensor:
-    """Compute a sum of forms: in C, on a CPU.
+    """Compute a sum of forms: in C on a CPU, by Triton on a GPU.
 
     Args:
         layout: of the layer.
@@ -47,8 +48,12 @@ def contract(
     probes = [len(tensor) for tensor in needed if tensor.ndim == 3][:1]
     shape = (*probes, edges.lengths[each.slot], layout.widths[each.slot])
     out = torch.empty(shape, dtype=tensors[0].dtype, device=tensors[0].device)
-    host.contract(layout, edges, local, own, still, needed, out)
+    _compute_on(out.device)(layout, edges, local, own, still, needed, out)
     return out.sum(dim=0) if each.over_probes else out
+
+
+def _compute_on(device: torch.device) -> Callable[..., None]:
+    return host.contract if device.type == "cpu" else find_contract()
 
 
 def _check(

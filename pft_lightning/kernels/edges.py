@@ -84,17 +84,20 @@ class PairedEdges(Edges):
 def group_edges(centre: torch.Tensor, neighbour: torch.Tensor, n_atoms: int) -> Edges:
     """Group edges as they are; each has radial weights of its own.
 
+    Done on the CPU: what is on a GPU is waited for.
+
     Args:
         centre: (n_edges,), int64.
         neighbour: (n_edges,), int64.
         n_atoms: number of atoms.
     """
     # The compiled code takes addresses, of arrays without gaps.
-    receivers, senders = (x.long().contiguous() for x in (centre, neighbour))
+    receivers, senders = (x.cpu().long().contiguous() for x in (centre, neighbour))
     each = torch.arange(len(receivers) + 1)
     pair = each[:-1]
     by_atoms = _group(receivers.numpy(), n_atoms), _group(senders.numpy(), n_atoms)
-    return Edges(receivers, senders, pair, pair, (*by_atoms, (each, pair)))
+    edges = Edges(receivers, senders, pair, pair, (*by_atoms, (each, pair)))
+    return edges.to(centre.device)
 
 
 def pair_edges(
@@ -102,16 +105,18 @@ def pair_edges(
 ) -> PairedEdges:
     """Sort edges by centre and find the reverse of each.
 
+    Done on the CPU: what is on a GPU is waited for.
+
     Args:
         edge_index: (2, n_edges), int64, centre and neighbour.
         shifts: (n_edges, 3), int8, periodic image of the neighbour.
         n_atoms: number of atoms.
     """
-    centre, neighbour = edge_index.numpy().astype(np.int64)
+    centre, neighbour = edge_index.cpu().numpy().astype(np.int64)
     order = np.argsort(centre, kind="stable")
     centre, neighbour = centre[order], neighbour[order]
     _, first, pair = np.unique(
-        _pair_names(centre, neighbour, shifts.numpy()[order]),
+        _pair_names(centre, neighbour, shifts.cpu().numpy()[order]),
         return_index=True,
         return_inverse=True,
     )
@@ -120,7 +125,7 @@ def pair_edges(
         _group(neighbour, n_atoms),
         _group(pair, len(first)),
     )
-    return PairedEdges(
+    edges = PairedEdges(
         centre=torch.from_numpy(centre),
         neighbour=torch.from_numpy(neighbour),
         pair=torch.from_numpy(pair),
@@ -128,6 +133,7 @@ def pair_edges(
         groups=groups,
         order=torch.from_numpy(order),
     )
+    return edges.to(edge_index.device)
 
 
 def _pair_names(

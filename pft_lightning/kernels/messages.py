@@ -1,9 +1,10 @@
 """Messages of a convolution as one fused operation, differentiable at will.
 
-On a CPU most of the time of a Hessian step went into arrays with a row for each edge
-and component, which are long and used once. Here the product of couplings, features and
-radial weights is summed over neighbours as it is formed, in C (``messages.c``). So is
-every derivative of it: all are sums of one multilinear form with an argument left out.
+Most of the time of a Hessian step went into arrays with a row for each edge and
+component, which are long and used once. Here the product of couplings, features and
+radial weights is summed over neighbours as it is formed, in C on a CPU (``messages.c``)
+and in Triton on a GPU (``gpu``). So is every derivative of it: all are sums of one
+multilinear form with an argument left out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from pft_lightning.kernels.contraction import contract
 from pft_lightning.kernels.edges import Edges
+from pft_lightning.kernels.gpu.trial import is_usable
 from pft_lightning.kernels.interface import (
     COUPLING,
     FEATURE,
@@ -39,13 +41,15 @@ def can_fuse(dtype: torch.dtype, device: torch.device, degree: int) -> bool:
     Raises:
         KernelError: it was changed on one side only, C or Python.
     """
-    return (
-        dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
-        and 2 * degree + 1 <= MAX_M
-        and device.type == "cpu"
-        and load_messages() is not None
-    )
+    if (
+        dtype not in (torch.float32, torch.float64)
+        or torch.is_autocast_enabled(device.type)
+        or 2 * degree + 1 > MAX_M
+    ):
+        return False
+    if device.type == "cpu":
+        return load_messages() is not None
+    return device.type == "cuda" and is_usable(device, dtype)
 
 
 def messages(

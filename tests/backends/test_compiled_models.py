@@ -139,6 +139,38 @@ def test_compiled_messages_give_the_numbers_of_the_framework(
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-11 * max(scale, 1))
 
 
+@pytest.mark.parametrize("engine", ["forward_over_reverse", "reverse_over_reverse"])
+@pytest.mark.parametrize(
+    "name", ["nequix two degrees", "mace scale_shift", "nequip float64"]
+)
+def test_messages_of_a_gpu_give_the_numbers_of_those_in_c(
+    name, engine, make_model, twins, monkeypatch
+):
+    """A Hessian column and gradients of a step, of two atoms; Triton is interpreted."""
+    model = make_model(name)
+    pair = ase.Atoms("NaCl", positions=[[0.0, 0.0, 0.0], [1.5, 1.3, 1.1]])
+    batch = build_crystal_batch([pair], model.cutoff)
+    column = torch.zeros(2, 1, 3, dtype=torch.float64)
+    column[1, 0, 2] = 1.0
+
+    def step():
+        found = model.derivatives(batch, tangents=column, engine=engine)
+        values = [found.energy, found.forces, found.hvp]
+        loss = sum(value.square().sum() for value in values)
+        weights = list(model.parameters())
+        return values + list(torch.autograd.grad(loss, weights, materialize_grads=True))
+
+    triton = step()
+    assert set(twins.slots) == {0, 1, 2, 3}
+    monkeypatch.undo()
+    launches = len(twins.slots)
+    in_c = step()
+    assert len(twins.slots) == launches
+    for mine, other in zip(triton, in_c, strict=True):
+        scale = max(float(other.abs().max()), 1e-3)
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-13 * scale)
+
+
 @pytest.mark.parametrize(
     "name", ["nequix three degrees", "mace density_orders", "nequip float64"]
 )

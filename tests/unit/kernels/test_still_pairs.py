@@ -153,6 +153,14 @@ def test_gradients_of_a_column_are_central_differences(engine, left_out):
     torch.testing.assert_close(found, numeric / (2 * step), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_on_a_gpu_the_same_rows_are_left_out(engine, twins):
+    """In Triton, whose numbers in these rows are zeros as those of the C code are."""
+    gradients(parameters(1.3), engine)
+    assert set(twins.slots) == {0, 1, 2, 3}
+    assert 0 < twins.worst < 1e-15  # sums of at most six products
+
+
 def test_within_a_transform_of_the_caller_nothing_is_left_out(left_out):
     """There numbers of directions cannot be looked at; gradients are the same."""
     engine = "forward_over_reverse"  # the other one cannot be transformed

@@ -1,0 +1,1 @@
+"""Messages and their derivatives on a GPU, in Triton: the twin of ``messages.c``."""
