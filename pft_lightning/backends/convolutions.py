@@ -2,7 +2,7 @@
 
 Both frameworks let another module take features of atoms, harmonics and weights of
 edges, and give messages summed over neighbours (their CUDA kernels do). Here the
-compiled form of ``messages`` stands in on the CPU: e3nn's own code slices rows of all
+compiled form of ``messages`` stands in: e3nn's own code slices rows of all
 edges, and to fill up the gradient of each slice took most of a Hessian step.
 """
 
@@ -32,13 +32,19 @@ class FusedProduct:
         feature_shapes: (channels, components) of each representation of the features.
         degree: highest one of features and messages.
         layout: of the compiled form.
-        tables: ``coupling_table``, for each dtype.
+        tables: ``coupling_table``, for each dtype and device that it was asked for.
     """
 
     feature_shapes: tuple[tuple[int, int], ...]
     degree: int
     layout: Layout
-    tables: dict[torch.dtype, torch.Tensor]
+    tables: dict[tuple[torch.dtype, torch.device], torch.Tensor]
+
+    def need_table(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Have the table where it will be asked for, while no transform is active."""
+        if (dtype, device) not in self.tables:
+            exact = self.tables[torch.float64, torch.device("cpu")]
+            self.tables[dtype, device] = exact.to(device, dtype)
 
     def __call__(
         self,
@@ -123,7 +129,7 @@ def plan(product: Any) -> FusedProduct | None:
         feature_shapes=tuple((mul, irrep.dim) for mul, irrep in inputs),
         degree=max(irrep.l for _, irrep in [*inputs, *outputs]),
         layout=layout,
-        tables={dtype: table.to(dtype) for dtype in (torch.float32, torch.float64)},
+        tables={(table.dtype, table.device): table},
     )
 
 
@@ -173,7 +179,9 @@ class Convolutions:
                     product.layout.couplings, (None, None)
                 )
                 if couplings is None or harmonics is not edge_attr:
-                    couplings = edge_attr @ product.tables[edge_attr.dtype]
+                    couplings = (
+                        edge_attr @ product.tables[edge_attr.dtype, edge_attr.device]
+                    )
                     shared[product.layout.couplings] = edge_attr, couplings
                 return product(x, couplings, edge_weight, self.edges)
 
@@ -214,6 +222,8 @@ def find_convolutions(
     is_complete = len(fused) == len(plans) > 0
     if not is_complete or not can_fuse(dtype, receivers.device, degree):
         return None
+    for each in fused:
+        each.need_table(dtype, receivers.device)
     return Convolutions(group_edges(receivers, senders, n_atoms), fused)
 
 

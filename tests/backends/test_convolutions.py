@@ -73,7 +73,7 @@ def test_messages_are_those_of_e3nn():
     harmonics, weights = draw(7, product.irreps_in2.dim), draw(7, product.weight_numel)
     found = fused(
         features,
-        harmonics @ fused.tables[torch.float64],
+        harmonics @ fused.tables[torch.float64, centre.device],
         weights,
         group_edges(centre, neighbour, 3),
     )

@@ -19,7 +19,7 @@ def _add_couplings(
         product = tl.load(of_s, mask=in_c, other=0.0)
         product *= tl.load(of_w, mask=in_c, other=0.0)
         if i > 0 and TERMS[i] == TERMS[i - 3]:
-            value += product  # noqa: F821
+            value += product  # type: ignore[has-type]  # noqa: F821
         else:
             value = product
         if i + 3 == len(TERMS) or TERMS[i] != TERMS[min(i + 3, len(TERMS) - 3)]:
