@@ -42,8 +42,9 @@ class Edges:
     @property
     def lengths(self) -> tuple[int, int, int, int]:
         """Numbers of rows of couplings, features, weights and messages."""
-        n_atoms = len(self.groups[0][0]) - 1
-        return len(self.centre), n_atoms, len(self.first_of_pair), n_atoms
+        n_atoms = self.groups[0][0].shape[0] - 1
+        n_edges, n_pairs = self.centre.shape[0], self.first_of_pair.shape[0]
+        return n_edges, n_atoms, n_pairs, n_atoms
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Copy to a device; itself if it is there.

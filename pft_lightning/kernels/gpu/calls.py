@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pft_lightning.kernels.edges import Edges
 from pft_lightning.kernels.gpu.couplings import couplings
-from pft_lightning.kernels.gpu.tables import Tables, find_tables
+from pft_lightning.kernels.gpu.tables import find_tables
 from pft_lightning.kernels.gpu.vectors import vectors
 from pft_lightning.kernels.gpu.weights import weights
 from pft_lightning.kernels.interface import COUPLING, FEATURE, MESSAGE, WEIGHT
@@ -17,52 +18,68 @@ from pft_lightning.kernels.layout import Layout
 from pft_lightning.kernels.sums import Role, Sum
 
 
-# Of each slot the arguments of its terms, the one first whose values are shared.
-_ORDER = {
-    MESSAGE: (COUPLING, FEATURE, WEIGHT),
-    FEATURE: (COUPLING, MESSAGE, WEIGHT),
-    WEIGHT: (COUPLING, FEATURE, MESSAGE),
-    COUPLING: (MESSAGE, FEATURE, WEIGHT),
+# For each slot what its kernel calls the other arguments, in its order. In that of
+# features all goes the other way: x are the cotangents of messages.
+_READS = {
+    MESSAGE: {"K": COUPLING, "X": FEATURE, "W": WEIGHT},
+    FEATURE: {"K": COUPLING, "X": MESSAGE, "W": WEIGHT},
+    WEIGHT: {"K": COUPLING, "S": FEATURE, "G": MESSAGE},
+    COUPLING: {"S": FEATURE, "W": WEIGHT, "G": MESSAGE},
 }
 # A tile is the work of 32 threads.
 _OPTIONS = {"num_warps": 1}
 
 
-class _Arguments:
-    """The tensors of a sum by what they are, and its terms as constants.
+class _Terms(NamedTuple):
+    """A sum as a kernel has it.
 
-    Args:
-        each: the sum, with places in ``needed``.
-        roles: of these.
-        needed: the tensors.
+    Attributes:
+        places: for each argument that it reads, the tensors that stand for it.
+        constants: what it is compiled for.
     """
 
-    def __init__(
-        self, each: Sum, roles: Sequence[Role], needed: Sequence[torch.Tensor]
-    ) -> None:
-        in_terms = {i for term in each.terms for i in term}
-        places: list[list[int]] = [[], [], [], []]
-        for i, role in enumerate(roles):
-            if i in in_terms:
-                places[role.argument].append(i)
-        order = _ORDER[each.slot]
-        local = {i: n for found in places for n, i in enumerate(found)}
-        self.tensors = [tuple(needed[i] for i in found) for found in places]
-        self.probes = [tuple(int(x.ndim == 3) for x in found) for found in self.tensors]
-        self.sparse = [
-            tuple(n for n, i in enumerate(found) if roles[i].direction is not None)
-            for found in places
-        ]
-        terms = sorted(
-            tuple(local[term[role]] for role in order) for term in each.terms
-        )
-        moving = [
-            any(term[n] in self.sparse[role] for n, role in enumerate(order))
-            for term in terms
-        ]
-        kept = list(zip(terms, moving, strict=True))
-        self.everywhere = tuple(i for term, moves in kept if not moves for i in term)
-        self.moving = tuple(i for term, moves in kept if moves for i in term)
+    places: tuple[tuple[int, ...], ...]
+    constants: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=1024)
+def _find_terms(each: Sum, kinds: tuple[tuple[int, bool, int], ...]) -> _Terms:
+    """Sort the terms of a sum: those with the same first argument, and those that move.
+
+    Args:
+        each: the sum, with places in a list of tensors.
+        kinds: for each of these its argument, whether it came up along a direction,
+            and its number of axes.
+    """
+    reads = _READS[each.slot]
+    in_terms = {i for term in each.terms for i in term}
+    places = {
+        role: tuple(i for i in sorted(in_terms - {-1}) if kinds[i][0] == role)
+        for role in reads.values()
+    }
+    local = {i: n for found in places.values() for n, i in enumerate(found)}
+    sparse = {
+        role: tuple(n for n, i in enumerate(found) if kinds[i][1])
+        for role, found in places.items()
+    }
+    order = list(reads.values())
+    if each.slot == COUPLING:  # what terms have in common comes first
+        order = [MESSAGE, FEATURE, WEIGHT]
+    terms = sorted(tuple(local[term[role]] for role in order) for term in each.terms)
+    by_motion: dict[bool, list[int]] = {False: [], True: []}
+    for term in terms:
+        moves = any(n in sparse[role] for n, role in zip(term, order, strict=True))
+        by_motion[moves] += term
+    constants = {
+        "EVERYWHERE": tuple(by_motion[False]),
+        "MOVING": tuple(by_motion[True]),
+        **{f"SPARSE_{x}": sparse[reads[x]] for x in reads if x in "KW"},
+        **{
+            f"PROBES_{x}": tuple(int(kinds[i][2] == 3) for i in places[role])
+            for x, role in reads.items()
+        },
+    }
+    return _Terms(tuple(places.values()), constants)
 
 
 def contract(
@@ -85,114 +102,43 @@ def contract(
         needed: contiguous, (n_rows, row) or (n_probes, n_rows, row).
         out: to be written, the same way.
     """
-    tables = find_tables(layout, out.device)
-    slot = each.slot
+    slot, tables = each.slot, find_tables(layout, out.device)
+    n_rows, n_tiles = out.shape[-2], tables.tiles[slot].shape[0]
     if not each.terms or not tables.is_complete[slot]:
         out.zero_()
-    n_rows, n_tiles = out.shape[-2], len(tables.tiles[slot])
     if not each.terms or n_rows == 0:
         return
-    arguments = _Arguments(each, roles, needed)
-    grid = (n_rows * n_tiles, len(out) if out.ndim == 3 else 1)
-    own = needed[each.own] if each.own >= 0 and still is not None else None
-    launch = {WEIGHT: _launch_weights, COUPLING: _launch_couplings}.get(
-        slot, _launch_vectors
+    kinds = (
+        (role.argument, role.direction is not None, tensor.ndim)
+        for role, tensor in zip(roles, needed, strict=True)
     )
+    terms = _find_terms(each, tuple(kinds))
+    read = [tuple([needed[i] for i in found]) for found in terms.places]
+    constants = terms.constants
+    index: tuple[torch.Tensor, ...]
+    by_centre, by_neighbour, by_pair = edges.groups
+    if slot == MESSAGE:
+        kernel: Any = vectors
+        index = (tables.paths[slot], *by_centre, edges.neighbour, edges.pair)
+    elif slot == FEATURE:
+        kernel = vectors
+        index = (tables.paths[slot], *by_neighbour, edges.centre, edges.pair)
+    elif slot == COUPLING:
+        kernel = couplings
+        index = (tables.paths[slot], edges.neighbour, edges.pair, edges.centre)
+    else:
+        kernel = weights
+        own = needed[each.own] if still is not None else out
+        has_own = {"HAS_OWN": still is not None, "OWN_PROBES": int(own.ndim == 3)}
+        constants = constants | has_own
+        index = (own, by_pair[0] if still is None else still)
+        index += (*by_pair, edges.neighbour, edges.centre)
+    arguments = (*_READS[slot].values(), slot)
+    lengths = edges.lengths
     with torch.cuda.device_of(out):
-        launch(layout, edges, slot, tables, arguments, grid, out, own, still)
-
-
-def _launch_vectors(
-    layout: Layout,
-    edges: Edges,
-    slot: int,
-    tables: Tables,
-    arguments: _Arguments,
-    grid: tuple[int, int],
-    out: torch.Tensor,
-    *_: Any,
-) -> None:
-    by_centre, by_neighbour, _by_pair = edges.groups
-    # Messages go from neighbours to centres, their cotangents back.
-    other, (start, order), row = (
-        (FEATURE, by_centre, edges.neighbour)
-        if slot == MESSAGE
-        else (MESSAGE, by_neighbour, edges.centre)
-    )
-    roles = (COUPLING, other, WEIGHT)
-    k, x, w = (arguments.tensors[role] for role in roles)
-    lengths, widths = edges.lengths, layout.widths
-    vectors[grid](
-        out, k, x, w, tables.tiles[slot], tables.paths[slot],
-        start, order, row, edges.pair, len(tables.tiles[slot]),
-        *(lengths[role] for role in (*roles, slot)),
-        *(widths[role] for role in (*roles, slot)),
-        EVERYWHERE=arguments.everywhere, MOVING=arguments.moving,
-        SPARSE_K=arguments.sparse[COUPLING], SPARSE_W=arguments.sparse[WEIGHT],
-        **_probes(arguments, "KXW", roles),
-        WIDEST=tables.widest, CHANNELS=tables.channels, **_OPTIONS,
-    )  # fmt: skip
-
-
-def _launch_weights(
-    layout: Layout,
-    edges: Edges,
-    slot: int,
-    tables: Tables,
-    arguments: _Arguments,
-    grid: tuple[int, int],
-    out: torch.Tensor,
-    own: torch.Tensor | None,
-    still: torch.Tensor | None,
-) -> None:
-    roles = (COUPLING, FEATURE, MESSAGE)
-    k, s, g = (arguments.tensors[role] for role in roles)
-    lengths, widths = edges.lengths, layout.widths
-    start, order = edges.groups[2]
-    weights[grid](
-        out, k, s, g, out if own is None else own, order if still is None else still,
-        tables.tiles[slot], start, order, edges.neighbour, edges.centre,
-        len(tables.tiles[slot]),
-        *(lengths[role] for role in (*roles, slot)),
-        *(widths[role] for role in (*roles, slot)),
-        EVERYWHERE=arguments.everywhere, MOVING=arguments.moving,
-        SPARSE_K=arguments.sparse[COUPLING],
-        **_probes(arguments, "KSG", roles),
-        HAS_OWN=own is not None, OWN_PROBES=int(own is not None and own.ndim == 3),
-        WIDEST=tables.widest, CHANNELS=tables.channels, **_OPTIONS,
-    )  # fmt: skip
-
-
-def _launch_couplings(
-    layout: Layout,
-    edges: Edges,
-    slot: int,
-    tables: Tables,
-    arguments: _Arguments,
-    grid: tuple[int, int],
-    out: torch.Tensor,
-    *_: Any,
-) -> None:
-    roles = (FEATURE, WEIGHT, MESSAGE)
-    s, w, g = (arguments.tensors[role] for role in roles)
-    lengths, widths = edges.lengths, layout.widths
-    couplings[grid](
-        out, s, w, g, tables.tiles[slot], tables.paths[slot],
-        edges.neighbour, edges.pair, edges.centre, len(tables.tiles[slot]),
-        *(lengths[role] for role in (*roles, slot)),
-        *(widths[role] for role in (*roles, slot)),
-        EVERYWHERE=arguments.everywhere, MOVING=arguments.moving,
-        SPARSE_W=arguments.sparse[WEIGHT],
-        **_probes(arguments, "SWG", roles),
-        WIDEST=tables.widest, CHANNELS=tables.channels, **_OPTIONS,
-    )  # fmt: skip
-
-
-def _probes(
-    arguments: _Arguments, letters: str, roles: Sequence[int]
-) -> dict[str, tuple[int, ...]]:
-    """Of the tensors of each role, which have an axis of probes."""
-    return {
-        f"PROBES_{letter}": arguments.probes[role]
-        for letter, role in zip(letters, roles, strict=True)
-    }
+        kernel[n_rows * n_tiles, out.shape[0] if out.ndim == 3 else 1](
+            out, *read, tables.tiles[slot], *index, n_tiles,
+            *[lengths[role] for role in arguments],
+            *[layout.widths[role] for role in arguments],
+            WIDEST=tables.widest, CHANNELS=tables.channels, **constants, **_OPTIONS,
+        )  # fmt: skip

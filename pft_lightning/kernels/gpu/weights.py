@@ -84,7 +84,7 @@ def _weight_tile(
 
 @triton.jit(do_not_specialize=SIZES)
 def weights(
-    out, k, s, g, own, still, tiles, start, order, s_row, g_row, n_tiles,
+    out, k, s, g, tiles, own, still, start, order, s_row, g_row, n_tiles,
     k_rows, s_rows, g_rows, out_rows, k_width, s_width, g_width, out_width,
     EVERYWHERE: tl.constexpr, MOVING: tl.constexpr, SPARSE_K: tl.constexpr,
     PROBES_K: tl.constexpr, PROBES_S: tl.constexpr, PROBES_G: tl.constexpr,
