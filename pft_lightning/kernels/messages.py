@@ -42,14 +42,15 @@ def can_fuse(dtype: torch.dtype, device: torch.device, degree: int) -> bool:
         KernelError: it was changed on one side only, C or Python.
     """
     if (
-        dtype not in (torch.float32, torch.float64)
+        device.type not in ("cpu", "cuda")
+        or dtype not in (torch.float32, torch.float64)
         or torch.is_autocast_enabled(device.type)
         or 2 * degree + 1 > MAX_M
     ):
         return False
     if device.type == "cpu":
         return load_messages() is not None
-    return device.type == "cuda" and is_usable(device, dtype)
+    return is_usable(device, dtype)
 
 
 def messages(
