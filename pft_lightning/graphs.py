@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -131,13 +130,34 @@ def build_batch(structures: Sequence[Data]) -> Batch:
     return Batch.from_data_list(list(structures))
 
 
-def to_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
-    """Cast every floating-point field, on a shallow copy of the batch."""
-    cast = copy.copy(batch)
-    for name, value in batch.to_dict().items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            cast[name] = value.to(dtype)
-    return cast
+def edge_vectors(
+    batch: Batch, positions: torch.Tensor, cell: torch.Tensor
+) -> torch.Tensor:
+    """Vectors (n_edges, 3), Å, from each centre to its neighbour.
+
+    Args:
+        batch: neutral batch.
+        positions: (n_atoms, 3), Å.
+        cell: (n_structures, 3, 3), Å.
+    """
+    centre, neighbour = batch[keys.EDGE_INDEX]
+    per_edge = cell[batch[keys.STRUCTURE_INDEX][centre]]
+    shifts = batch[keys.EDGE_SHIFTS].to(positions.dtype)
+    offsets = torch.einsum("ea,eab->eb", shifts, per_edge)
+    return positions[neighbour] - positions[centre] + offsets
+
+
+def count_atoms(structure_index: torch.Tensor, n_structures: int) -> torch.Tensor:
+    """Number of atoms (n_structures,), int64.
+
+    Unlike ``torch.bincount`` it lets nobody wait for a GPU.
+
+    Args:
+        structure_index: (n_atoms,), int64, structure of each atom.
+        n_structures: number of structures.
+    """
+    ones = torch.ones_like(structure_index)
+    return ones.new_zeros(n_structures).index_add(0, structure_index, ones)
 
 
 def build_crystal_batch(

@@ -53,12 +53,29 @@ HEAD: Final = "head"
 # list of ForceConstants, one per structure (phonon batches only)
 FORCE_CONSTANTS: Final = "force_constants"
 
-# What ``EnergyModel.prepare`` adds for the compiled messages of one model, and only in
-# the copy of the batch that it makes; absent where the messages are not compiled.
-# Convolutions | the edges in the order of the products, and their plans
-CONVOLUTIONS: Final = "convolutions"
-# PairedEdges | the edges by centre, each beside the one in the other direction
+# (n_atoms, n_probes, 3) | float | 1 | directions that a training step takes, and
+# eV/Å² | products of the force constants with them (phonon batches of a training only)
+TANGENTS: Final = "tangents"
+TARGETS: Final = "targets"
+# list of str, one per structure | the draw that these are of
+DRAW: Final = "draw"
+# (n_structures,) | float | 1 | atoms of the cell divided by those of the calculated
+# supercell (phonon batches only)
+SHARE: Final = "share"
+
+# What an ``Arrangement`` adds for one model, and itself.
+# Arrangement | what was done, and for which model
+ARRANGEMENT: Final = "arrangement"
+# Edges | in the groups that the compiled messages work through; None without these
 SORTED_EDGES: Final = "sorted_edges"
+# NeighbourGroups | where the messages of Nequix are not compiled
+NEIGHBOUR_GROUPS: Final = "neighbour_groups"
+# (n_structures,) | int64 | output head that the structure belongs to; -1 for the one
+# that the model uses
+HEAD_INDEX: Final = "head_index"
+# What ``EnergyModel.prepare`` adds, in the copy of the batch that it makes.
+# Convolutions | what stands in for the tensor products; None without compiled messages
+CONVOLUTIONS: Final = "convolutions"
 
 # Sources of a training step: the keys of the dict of batches the loaders yield.
 PHONON: Final = "phonon"

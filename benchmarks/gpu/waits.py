@@ -34,15 +34,18 @@ ROOT = Path(__file__).parents[2]
 # Their results, or the sizes of these, are known when the device has computed them.
 _ASKS = re.compile(
     r"aten\.(_local_scalar_dense|nonzero|is_nonzero|masked_select|bincount|equal|"
-    r"_?unique\w*|repeat_interleave\.Tensor|_linalg_check_errors|lift_fresh)\b"
+    r"_?unique\w*|repeat_interleave\.Tensor|_linalg_check_errors)\b"
 )
 # Calls that copy between host and device and come back when that is done.
 _COPIES = {torch.Tensor.cpu: "cpu", torch.Tensor.numpy: "numpy"}
+_MAKERS = (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
 # Code that runs on the CPU alone: the loader, the compiled messages and the directions
-# that they look at, and checks of torch's that it leaves out on GPUs.
+# that they look at, checks of torch that it leaves out on GPUs, what was copied aside
+# for the host, and losses of the progress bar.
 _CPU_ONLY = re.compile(
     r"torch/utils/data/|kernels/(host|contraction|sums)\.py|physics/direction\.py|"
-    r"one_hot\(|step = _get_value\("
+    r"one_hot\(|step = _get_value\(|isfinite\(self\.values\)|"
+    r"metrics\[.pbar.\]"
 )
 _HERE = (str(Path(__file__)), str(Path(torch.__file__).parent), "<")
 
@@ -99,8 +102,7 @@ class _Operations(TorchDispatchMode):
         if masked and any(x is not None and x.dtype == torch.bool for x in args[1]):
             self._waits.add(f"{name} with a mask")
         elif _ASKS.match(name) and "output_size" not in (kwargs or {}):
-            made = name.startswith("aten.lift_fresh")
-            self._waits.add("numbers of the host" if made else name)
+            self._waits.add(name)
         return func(*args, **(kwargs or {}))
 
 
@@ -114,6 +116,8 @@ class _Calls(TorchFunctionMode):
     ) -> Any:
         if func in _COPIES:
             self._waits.add(_COPIES[func])
+        elif func in _MAKERS and not isinstance(args[-1], torch.Tensor):
+            self._waits.add("numbers of the host")
         result = func(*args, **(kwargs or {}))
         if func is torch.from_numpy:
             result._is_of_host = True

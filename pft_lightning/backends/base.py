@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,8 +13,11 @@ from ase.data import chemical_symbols
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.errors import CheckpointError, ConfigError, UnknownElementError
-from pft_lightning.graphs import to_dtype
+from pft_lightning.backends.arrangement import Arrangement
+from pft_lightning.errors import CheckpointError, ConfigError
+
+# Backends of other packages import it from here.
+from pft_lightning.graphs import edge_vectors as edge_vectors
 from pft_lightning.physics.hvp import compute_derivatives
 from pft_lightning.types import Derivatives, Engine
 
@@ -41,7 +45,6 @@ class EnergyModel(torch.nn.Module, ABC):
     name: str = "base"
     title: str = "base"
     radial_networks: tuple[str, ...] = ()
-    _known_elements: torch.Tensor
 
     def __init__(
         self,
@@ -54,9 +57,6 @@ class EnergyModel(torch.nn.Module, ABC):
         self.cutoff = float(cutoff)
         self.atomic_numbers = tuple(sorted(int(z) for z in atomic_numbers))
         self.head = head
-        known = torch.zeros(len(chemical_symbols), dtype=torch.bool)
-        known[list(self.atomic_numbers)] = True
-        self.register_buffer("_known_elements", known, persistent=False)
 
     @abstractmethod
     def energy(
@@ -203,47 +203,26 @@ class EnergyModel(torch.nn.Module, ABC):
             engine=engine,
         )
 
+    def arrangement(self) -> Arrangement:
+        """How batches are arranged for this model, as and where it is now."""
+        return Arrangement(self.name, self.cutoff, self.atomic_numbers)
+
     def prepare(self, batch: Batch) -> Batch:
-        """Copy of a batch in the model's dtype, checked, without longer edges.
+        """Copy of a batch in the model's dtype, arranged for it.
 
-        Graphs may be cached with a larger cutoff than the model's. Its envelope would
-        zero those edges, but they would cost time and memory.
-        """
-        self.check_elements(batch[keys.ATOMIC_NUMBERS], batch)
-        batch = to_dtype(batch, self.input_dtype)
-        return drop_edges(batch, edge_lengths(batch) < self.cutoff)
-
-    def check_elements(
-        self, atomic_numbers: torch.Tensor, batch: Batch | None = None
-    ) -> None:
-        """Raise unless the model knows every element.
-
-        Args:
-            atomic_numbers: (n_atoms,).
-            batch: where they come from, to name the structures in the message.
+        The host waits for no GPU where a loader has arranged the batch already.
 
         Raises:
-            UnknownElementError: naming the elements, and the structures if known.
+            UnknownElementError: a structure holds an element that the model lacks.
         """
-        known = self._known_elements
-        numbers = atomic_numbers.to(known.device)
-        in_table = (numbers > 0) & (numbers < len(known))
-        accepted = known[numbers.clamp(0, len(known) - 1)] & in_table
-        if bool(accepted.all()):
-            return
-        missing = sorted(set(numbers[~accepted].tolist()))
-        symbols = ", ".join(_symbol(z) for z in missing)
-        where = ""
-        if batch is not None and keys.NAME in batch:
-            structures = batch[keys.STRUCTURE_INDEX].to(known.device)[~accepted]
-            names = [batch[keys.NAME][i] for i in sorted(set(structures.tolist()))]
-            where = f" (structures: {', '.join(map(str, names[:5]))}"
-            where += ", …)" if len(names) > 5 else ")"
-        raise UnknownElementError(
-            f"the {self.name} model has no parameters for {symbols}{where}. It knows "
-            f"{', '.join(_symbol(z) for z in self.atomic_numbers)}. Leave these "
-            "structures out, or start from a model that covers them."
-        )
+        arrangement = self.arrangement()
+        prepared = copy.copy(batch)
+        if batch.get(keys.ARRANGEMENT) != arrangement:
+            device = batch[keys.POSITIONS].device
+            prepared = arrangement(prepared.to("cpu")).to(device)
+        for name in (keys.POSITIONS, keys.CELL):
+            prepared[name] = prepared[name].to(self.input_dtype)
+        return prepared
 
 
 def check_elements(path: Path, atomic_numbers: object) -> list[int]:
@@ -281,7 +260,9 @@ def structure_volumes(batch: Batch) -> torch.Tensor:
     """Volumes (n_structures,), Å³; 0 for structures that are not periodic."""
     cell = batch[keys.CELL].reshape(-1, 3, 3)
     periodic = batch[keys.PBC].reshape(-1, 3).any(dim=1)
-    return torch.where(periodic, torch.linalg.det(cell).abs(), 0.0)
+    # Not torch.linalg.det, which calls a library of its own on a GPU.
+    faces = torch.linalg.cross(cell[:, 1], cell[:, 2])
+    return torch.where(periodic, (cell[:, 0] * faces).sum(dim=1).abs(), 0.0)
 
 
 def apply_strain(
@@ -299,45 +280,6 @@ def apply_strain(
     per_atom = symmetric[batch[keys.STRUCTURE_INDEX]]
     moved = positions + torch.einsum("na,nab->nb", positions, per_atom)
     return moved, cell + cell @ symmetric
-
-
-def edge_vectors(
-    batch: Batch, positions: torch.Tensor, cell: torch.Tensor
-) -> torch.Tensor:
-    """Vectors (n_edges, 3), Å, from each centre to its neighbour."""
-    centre, neighbour = batch[keys.EDGE_INDEX]
-    per_edge = cell[batch[keys.STRUCTURE_INDEX][centre]]
-    shifts = batch[keys.EDGE_SHIFTS].to(positions.dtype)
-    offsets = torch.einsum("ea,eab->eb", shifts, per_edge)
-    return positions[neighbour] - positions[centre] + offsets
-
-
-@torch.no_grad()
-def edge_lengths(batch: Batch) -> torch.Tensor:
-    """Lengths (n_edges,), Å, at the positions and cells of the batch itself."""
-    cell = batch[keys.CELL].reshape(-1, 3, 3)
-    return edge_vectors(batch, batch[keys.POSITIONS], cell).norm(dim=1)
-
-
-def drop_edges(batch: Batch, keep: torch.Tensor) -> Batch:
-    """Shallow copy of a batch with some of its edges; itself if all are kept.
-
-    Args:
-        batch: neutral batch.
-        keep: (n_edges,), bool.
-    """
-    if bool(keep.all()):
-        return batch
-    batch = to_dtype(batch, batch[keys.POSITIONS].dtype)
-    batch[keys.EDGE_INDEX] = batch[keys.EDGE_INDEX][:, keep]
-    batch[keys.EDGE_SHIFTS] = batch[keys.EDGE_SHIFTS][keep]
-    return batch
-
-
-def _symbol(atomic_number: int) -> str:
-    if 0 < atomic_number < len(chemical_symbols):
-        return chemical_symbols[atomic_number]
-    return f"Z={atomic_number}"
 
 
 def check_model(model: object) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from pft_lightning.kernels.couplings import Coupling, coupling_table
-from pft_lightning.kernels.edges import Edges, group_edges
+from pft_lightning.kernels.edges import Edges
 from pft_lightning.kernels.layout import Layout, ProductPath, make_layout
 from pft_lightning.kernels.messages import can_fuse, messages
 
@@ -193,38 +193,32 @@ class Convolutions:
             yield
 
 
-def find_convolutions(
-    products: Sequence[Any],
-    dtype: torch.dtype,
-    receivers: torch.Tensor,
-    senders: torch.Tensor,
-    n_atoms: int,
-) -> Convolutions | None:
-    """Prepare the compiled form for a batch; None where it is not to be had.
+def find_products(
+    modules: Sequence[Any], dtype: torch.dtype, device: torch.device
+) -> tuple[FusedProduct, ...] | None:
+    """What stands in for tensor products; None where it is not to be had.
 
-    To be done before any transform of torch.func.
+    To be asked before any transform of torch.func.
 
     Args:
-        products: tensor products of the network.
+        modules: tensor products of the network.
         dtype: in which the network computes.
-        receivers: (n_edges,), int64, atoms that add the messages up.
-        senders: (n_edges,), int64, atoms whose features they have.
-        n_atoms: number of atoms.
+        device: of the network.
     """
-    if not can_fuse(dtype, receivers.device, 0):
+    if not can_fuse(dtype, device, 0):
         return None
-    for product in products:
-        if product not in _PLANS:
-            _PLANS[product] = plan(product)
-    plans = [_PLANS[product] for product in products]
+    for module in modules:
+        if module not in _PLANS:
+            _PLANS[module] = plan(module)
+    plans = [_PLANS[module] for module in modules]
     fused = tuple(each for each in plans if each is not None)
     degree = max((each.degree for each in fused), default=0)
     is_complete = len(fused) == len(plans) > 0
-    if not is_complete or not can_fuse(dtype, receivers.device, degree):
+    if not is_complete or not can_fuse(dtype, device, degree):
         return None
     for each in fused:
-        each.need_table(dtype, receivers.device)
-    return Convolutions(group_edges(receivers, senders, n_atoms), fused)
+        each.need_table(dtype, device)
+    return fused
 
 
 @contextlib.contextmanager

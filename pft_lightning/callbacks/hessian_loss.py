@@ -50,7 +50,7 @@ class HessianLoss(ProbeSchedule, Callback):
         pl_module.hessian_loss = self
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, PhononDataModule):
-            data.use_commensurate_cells(self.probe.commensurate_share)
+            data.use_draws(self.draws)
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

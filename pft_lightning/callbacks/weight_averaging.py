@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import lightning
 import torch
@@ -16,7 +16,7 @@ from pft_lightning.errors import ConfigError
 
 
 # (average, current, number of earlier updates) -> average
-_Average = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+_Average = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 class _TrainedAverage(AveragedModel):
@@ -25,6 +25,13 @@ class _TrainedAverage(AveragedModel):
     def __init__(self, module: lightning.LightningModule, average: _Average) -> None:
         super().__init__(module, device=module.device)
         self._average = average
+        # ``n_averaged``, which is on the device, as far as the host has counted.
+        self._n_averaged: int | None = None
+        self.follow(module)
+
+    def follow(self, module: lightning.LightningModule) -> None:
+        """Go to the device of the module."""
+        self.to(module.device)
         for averaged, current in zip(
             self.module.parameters(), module.parameters(), strict=True
         ):
@@ -34,15 +41,23 @@ class _TrainedAverage(AveragedModel):
     @torch.no_grad()
     def update_parameters(self, model: torch.nn.Module) -> None:
         """Add the present weights to the average."""
+        if self._n_averaged is None:
+            self._n_averaged = int(self.n_averaged)
         for averaged, current in zip(
             self.module.parameters(), model.parameters(), strict=True
         ):
             if current.requires_grad:
                 value = current.detach().to(averaged.device)
-                if self.n_averaged > 0:
-                    value = self._average(averaged, value, self.n_averaged)
+                if self._n_averaged > 0:
+                    value = self._average(averaged, value, self._n_averaged)
                 averaged.copy_(value)
         self.n_averaged += 1
+        self._n_averaged += 1
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Count anew from what a checkpoint says."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self._n_averaged = None
 
 
 class RampedEMA(WeightAveraging):
@@ -61,10 +76,10 @@ class RampedEMA(WeightAveraging):
             raise ConfigError(f"ema decay is {decay}; expected 0 <= decay < 1.")
 
         def average(
-            averaged: torch.Tensor, current: torch.Tensor, n_averaged: torch.Tensor
+            averaged: torch.Tensor, current: torch.Tensor, n_averaged: int
         ) -> torch.Tensor:
-            t = int(n_averaged)
-            return torch.lerp(current, averaged, min(decay, (1 + t) / (10 + t)))
+            ramp = (1 + n_averaged) / (10 + n_averaged)
+            return torch.lerp(current, averaged, min(decay, ramp))
 
         # Buffers are constants of the potential (element tables, scales): averaging
         # integers would fail, averaging equal floats can only add rounding.
@@ -80,6 +95,13 @@ class RampedEMA(WeightAveraging):
         """Start the average where training starts."""
         if stage == "fit":
             self._average_model = _TrainedAverage(pl_module, self._average)
+
+    def on_fit_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Average on the GPU that trains; the module was elsewhere at its setup."""
+        assert isinstance(self._average_model, _TrainedAverage)
+        self._average_model.follow(pl_module)
 
     def on_fit_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

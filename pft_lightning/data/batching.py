@@ -151,11 +151,13 @@ class BatchKey(NamedTuple):
         source: That it is of.
         structure: Its index in that source, or a filler.
         q_point: Number of the q-point whose commensurate cell is taken, or ``WHOLE``.
+        step: Of the training, at which tangents are drawn; None where none are.
     """
 
     source: str
     structure: int
     q_point: int = WHOLE
+    step: int | None = None
 
 
 class BatchStream:
@@ -223,14 +225,18 @@ class BatchStream:
             self._plan_epoch(epoch)
         return self._plan[position - self._starts[epoch]][self._rank]
 
-    def keys(self, source: str, position: int) -> list[BatchKey]:
+    def keys(
+        self, source: str, position: int, step: int | None = None
+    ) -> list[BatchKey]:
         """Return the same batch as keys, with the cell of every structure."""
         batch = self.batch(position)
         if self._cells is None:
-            return [BatchKey(source, index) for index in batch]
+            return [BatchKey(source, index, step=step) for index in batch]
         q_points = self._cells.q_points
         return [
-            BatchKey(source, index, int(q_points[index if index >= 0 else ~index]))
+            BatchKey(
+                source, index, int(q_points[index if index >= 0 else ~index]), step
+            )
             for index in batch
         ]
 
@@ -280,7 +286,7 @@ class InterleavedSampler(Sampler[list[BatchKey]]):
         cycle, offset = divmod(position, self._period)
         batch: list[BatchKey] = []
         if offset == 0:
-            batch += self._phonon.keys(keys.PHONON, cycle)
+            batch += self._phonon.keys(keys.PHONON, cycle, step=position)
         if self._upstream is not None and (offset > 0 or self._joint):
             nth = cycle if self._joint else cycle * (self._period - 1) + offset - 1
             batch += self._upstream.keys(keys.UPSTREAM, nth)

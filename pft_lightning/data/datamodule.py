@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import lightning
 import numpy as np
+import torch
 from ase.data import chemical_symbols
 from lightning.pytorch.utilities import rank_zero_warn
 from pydantic import Field
 from torch.utils.data import DataLoader
+from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.data.batching import (
@@ -32,6 +34,7 @@ from pft_lightning.data.loading import (
     cell_draws,
     describe_set,
     hold_out,
+    loader_options,
 )
 from pft_lightning.data.settings import PhononSource, UpstreamSource
 from pft_lightning.data.sources import Spec
@@ -39,6 +42,7 @@ from pft_lightning.data.store import PhononStore, cached_store, choose_cache
 from pft_lightning.data.upstream import UpstreamFrames
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.option_types import As, Given, Natural, Processes, Seed, Text, Words
+from pft_lightning.physics.probes import Draws
 
 
 Mode = Literal["alternate", "joint"]
@@ -68,7 +72,8 @@ class PhononDataModule(lightning.LightningDataModule):
             a batch of both.
         upstream_per_phonon: Upstream batches after each phonon batch; 0 is none.
         val_fraction: Share held out where a source has no validation set.
-        num_workers: Processes of each loader.
+        num_workers: Processes of each loader; null is none on the CPU and up to 8 where
+            a GPU computes.
         cache_dir: Folder where stores are built on first use; None is the user's cache.
         seed: Seed of permutations and splits.
     """
@@ -83,7 +88,7 @@ class PhononDataModule(lightning.LightningDataModule):
         mode: Mode = "alternate",
         upstream_per_phonon: Natural = 4,
         val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1,
-        num_workers: Processes = 0,
+        num_workers: Processes | None = None,
         cache_dir: Annotated[str | Path | None, As(_Folder)] = None,
         seed: Seed = 0,
     ) -> None:
@@ -112,7 +117,7 @@ class PhononDataModule(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = choose_cache(cache_dir, "data.cache_dir")
         self.seed = seed
-        self._commensurate_share = 0.0
+        self._draws: Draws | None = None
         self._train: dict[str, StructureSource] = {}
         self._val: dict[str, StructureSource] = {}
 
@@ -125,13 +130,13 @@ class PhononDataModule(lightning.LightningDataModule):
             for source, subset in subsets.items()
         }
 
-    def use_commensurate_cells(self, share: float) -> None:
-        """Give training structures in commensurate cells; validation keeps supercells.
+    def use_draws(self, draws: Draws) -> None:
+        """Give training structures with the tangents of their step (``HessianLoss``).
 
-        Args:
-            share: Of the draws that take such a cell (``HessianLoss`` knows).
+        They come in commensurate cells where the probe wants it; validation keeps
+        supercells.
         """
-        self._commensurate_share = share
+        self._draws = draws
 
     def prepare_data(self) -> None:
         """Build the stores that do not exist yet; Lightning calls it on one process."""
@@ -199,6 +204,15 @@ class PhononDataModule(lightning.LightningDataModule):
             )
         return model
 
+    def _arrangement(self) -> Callable[[Batch], Batch] | None:
+        """What makes batches ready for the model; None without a trainer's module."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        arrangement = getattr(getattr(module, "model", None), "arrangement", None)
+        return None if arrangement is None else arrangement()
+
+    def _loader_options(self) -> dict[str, Any]:
+        return loader_options(self.num_workers, self.trainer)
+
     def _cutoff(self) -> float:
         return self.cutoff if self.cutoff is not None else float(self._model().cutoff)
 
@@ -243,11 +257,13 @@ class PhononDataModule(lightning.LightningDataModule):
             joint=self.mode == "joint",
             position=self._position,
         )
+        options = self._loader_options()
         loader = TrainLoader(
-            Structures(self._train),
+            Structures(self._train, self._draws),
             batch_sampler=sampler,
-            collate_fn=Collate(),
-            num_workers=self.num_workers,
+            collate_fn=Collate(self._arrangement()),
+            persistent_workers=options["num_workers"] > 0,
+            **options,
         )
         loader.fingerprint = self._fingerprint(n_ranks)
         return loader
@@ -306,7 +322,8 @@ class PhononDataModule(lightning.LightningDataModule):
 
     def _cells(self, subset: StructureSource) -> Callable[[int], CellChoice] | None:
         assert isinstance(subset, PhononStore)
-        return cell_draws(subset, share=self._commensurate_share, seed=self.seed)
+        share = 0.0 if self._draws is None else self._draws.probe.commensurate_share
+        return cell_draws(subset, share=share, seed=self.seed)
 
     def _fingerprint(self, n_ranks: int) -> dict[str, Any]:
         return {
@@ -322,6 +339,15 @@ class PhononDataModule(lightning.LightningDataModule):
                 f"{source} training set": describe_set(subset.names)
                 for source, subset in self._train.items()
             },
+        }
+
+    def transfer_batch_to_device(
+        self, batch: Mapping[str, Batch], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Batch]:
+        """Copy a batch from pinned memory while the device computes."""
+        return {
+            source: structures.to(device, non_blocking=device.type == "cuda")
+            for source, structures in batch.items()
         }
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
@@ -348,8 +374,8 @@ class PhononDataModule(lightning.LightningDataModule):
                     batch_sampler=[
                         [BatchKey(source, i) for i in batch] for batch in batches
                     ],
-                    collate_fn=Collate(),
-                    num_workers=self.num_workers,
+                    collate_fn=Collate(self._arrangement()),
+                    **self._loader_options(),
                 )
             )
         return loaders

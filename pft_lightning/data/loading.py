@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import lightning
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -19,6 +21,12 @@ from pft_lightning.data.commensurate import WHOLE, CellChoice, CellSampler
 from pft_lightning.data.store.reading import PhononStore
 from pft_lightning.errors import ConfigError
 from pft_lightning.graphs import build_batch
+from pft_lightning.physics.probes import Draws
+
+
+# Processes that load for one GPU, where nobody says how many. Eight give it more than
+# it takes, whatever the cutoff.
+MOST_WORKERS = 8
 
 
 class StructureSource(Protocol):
@@ -46,10 +54,18 @@ class StructureSource(Protocol):
 
 
 class Structures(Dataset[Any]):
-    """Structures of several sources under one kind of key."""
+    """Structures of several sources under one kind of key.
 
-    def __init__(self, sources: dict[str, StructureSource]) -> None:
+    Args:
+        sources: By name.
+        draws: Tangents of the keys that name a step; none if left out.
+    """
+
+    def __init__(
+        self, sources: dict[str, StructureSource], draws: Draws | None = None
+    ) -> None:
         self._sources = sources
+        self._draws = draws
 
     def __getitem__(self, key: BatchKey) -> tuple[str, Data]:
         counted = key.structure >= 0
@@ -64,18 +80,40 @@ class Structures(Dataset[Any]):
         if not counted:
             for mask in (keys.ENERGY_MASK, keys.FORCES_MASK, keys.STRESS_MASK):
                 data[mask] = torch.zeros_like(data[mask])
+        if self._draws is not None and key.step is not None:
+            self._draw(data, self._draws, key.step)
         return key.source, data
+
+    @staticmethod
+    def _draw(data: Data, draws: Draws, step: int) -> None:
+        """Add the tangents of a step, and their products in float64."""
+        force_constants = data[keys.FORCE_CONSTANTS]
+        tangents = draws.tangents(force_constants, data[keys.NAME], step)
+        data[keys.TANGENTS] = torch.from_numpy(tangents)
+        data[keys.TARGETS] = torch.from_numpy(force_constants.multiply(tangents))
+        data[keys.DRAW] = draws.label(step)
 
 
 class Collate:
-    """Group the structures of one step by source; picklable for spawned workers."""
+    """Group the structures of one step by source; picklable for spawned workers.
+
+    Args:
+        arrangement: What is done to each batch for the model that is trained or
+            validated; nothing if left out.
+    """
+
+    def __init__(self, arrangement: Callable[[Batch], Batch] | None = None) -> None:
+        self._arrangement = arrangement
 
     def __call__(self, items: Sequence[tuple[str, Data]]) -> dict[str, Batch]:
         """Make one neutral batch of each source."""
         groups: dict[str, list[Data]] = {}
         for source, data in items:
             groups.setdefault(source, []).append(data)
-        return {source: build_batch(group) for source, group in groups.items()}
+        batches = {source: build_batch(group) for source, group in groups.items()}
+        if self._arrangement is None:
+            return batches
+        return {source: self._arrangement(batch) for source, batch in batches.items()}
 
 
 class TrainLoader(DataLoader[Any]):
@@ -169,6 +207,26 @@ def hold_out(
         structures.subset(sorted(order[n_val:].tolist())),
         structures.subset(sorted(order[:n_val].tolist())),
     )
+
+
+def loader_options(
+    num_workers: int | None, trainer: lightning.Trainer | None
+) -> dict[str, Any]:
+    """Arguments of a loader: who loads, and into which memory.
+
+    Args:
+        num_workers: Processes; None is none on the CPU, whose cores compute, and up to
+            ``MOST_WORKERS`` where a GPU computes.
+        trainer: That the batches are for.
+    """
+    on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+    if num_workers is None:
+        num_workers = 0
+        if on_gpu:
+            assert trainer is not None
+            cores = len(os.sched_getaffinity(0)) // trainer.num_devices
+            num_workers = min(MOST_WORKERS, max(1, cores - 1))
+    return {"num_workers": num_workers, "pin_memory": on_gpu}
 
 
 def count_structures(batch: Mapping[str, Batch]) -> int:

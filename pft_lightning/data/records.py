@@ -114,6 +114,8 @@ def to_data(record: StructureRecord, graph: Graph) -> Data:
     data[keys.HEAD] = str(record.info.get("head", ""))
     if record.force_constants is not None:
         data[keys.FORCE_CONSTANTS] = record.force_constants
+        share = record.force_constants.share
+        data[keys.SHARE] = torch.tensor([share], dtype=torch.float64)
     return data
 
 

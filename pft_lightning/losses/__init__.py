@@ -9,7 +9,12 @@ from pft_lightning.losses.energy_force_stress import (
 )
 from pft_lightning.losses.hvp import HvpTarget
 from pft_lightning.losses.plausibility import doubtful_labels
-from pft_lightning.losses.terms import TermSum, global_counts, global_mean
+from pft_lightning.losses.terms import (
+    TermSum,
+    global_counts,
+    global_mean,
+    mean_over_processes,
+)
 
 
 __all__ = [
@@ -22,5 +27,6 @@ __all__ = [
     "doubtful_labels",
     "global_counts",
     "global_mean",
+    "mean_over_processes",
     "residuals",
 ]

@@ -10,6 +10,7 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.errors import ConfigError
+from pft_lightning.graphs import count_atoms
 from pft_lightning.losses.terms import (
     TermSum,
     check_kind,
@@ -40,7 +41,7 @@ def residuals(
         eV/Å; stress (n_structures, 3, 3), eV/Å³.
     """
     dtype = derivatives.energy.dtype
-    atoms = torch.bincount(batch[keys.STRUCTURE_INDEX], minlength=batch.num_graphs)
+    atoms = count_atoms(batch[keys.STRUCTURE_INDEX], batch.num_graphs)
     # Subtract in the precision of the reference: total energies are large.
     energy = (derivatives.energy - batch[keys.ENERGY]) / atoms
     found = {"energy": (energy.to(dtype), batch[keys.ENERGY_MASK])}
@@ -68,7 +69,7 @@ def absolute_errors(
         rows = difference.abs().reshape(len(difference), -1).mean(dim=1)
         if quantity == "forces":
             total = rows.new_zeros(len(mask)).index_add(0, index, rows)
-            rows = total / torch.bincount(index, minlength=len(mask))
+            rows = total / count_atoms(index, len(mask))
         errors[f"{quantity}_mae"] = (rows, mask)
     return errors
 

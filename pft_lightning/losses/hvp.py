@@ -73,5 +73,8 @@ class HvpTarget:
 
 def _shares(batch: Batch) -> torch.Tensor:
     """Give the (n_structures,) shares of their supercells that the cells are."""
+    if keys.SHARE in batch:
+        given: torch.Tensor = batch[keys.SHARE]
+        return given
     shares = [constants.share for constants in batch[keys.FORCE_CONSTANTS]]
     return torch.tensor(shares, dtype=torch.float64, device=batch[keys.COUNTED].device)

@@ -15,6 +15,7 @@ import torch
 import torch.distributed
 
 from pft_lightning.errors import ConfigError, ShapeError
+from pft_lightning.graphs import count_atoms
 
 
 LossKind = Literal["mae", "l2", "mse", "huber"]
@@ -139,7 +140,7 @@ def term_count(
 def _counted_atoms(
     structure_index: torch.Tensor, n_structures: int, shares: torch.Tensor | None
 ) -> torch.Tensor:
-    atoms = torch.bincount(structure_index, minlength=n_structures)
+    atoms = count_atoms(structure_index, n_structures)
     return atoms if shares is None else atoms / shares
 
 
@@ -175,9 +176,27 @@ def global_counts(counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if not counts:
         return {}
     reduced = torch.stack([count.double() for count in counts.values()])
-    n_processes = 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        n_processes = torch.distributed.get_world_size()
-        torch.distributed.all_reduce(reduced)
+    n_processes = _sum_over_processes(reduced)
     safe = reduced.clamp(min=1) / n_processes
     return dict(zip(counts, safe, strict=True))
+
+
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """Average what each process has, as ``Strategy.reduce`` does, without a barrier.
+
+    A barrier would let the host wait for its GPU.
+
+    Args:
+        values: of this process, of the same shape on all of them.
+    """
+    reduced = values.clone()
+    n_processes = _sum_over_processes(reduced)
+    return reduced if n_processes == 1 else reduced / n_processes
+
+
+def _sum_over_processes(values: torch.Tensor) -> int:
+    """Put the sum over all processes in place; give their number."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1
+    torch.distributed.all_reduce(values)
+    return torch.distributed.get_world_size()

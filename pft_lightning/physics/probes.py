@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -69,6 +70,31 @@ class Probe(ABC):
         self, force_constants: ForceConstants, rng: np.random.Generator
     ) -> np.ndarray:
         """Draw tangents, (n_atoms, n_probes, 3), dimensionless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The tangents of a training; pickled into the processes of a loader.
+
+    Attributes:
+        probe: how they are drawn.
+        seed: of the draws.
+    """
+
+    probe: Probe
+    seed: int
+
+    def tangents(
+        self, force_constants: ForceConstants, name: str, step: int
+    ) -> np.ndarray:
+        """Draw those of a structure at a step, (n_atoms, n_probes, 3)."""
+        return self.probe.sample(
+            force_constants, probe_generator(self.seed, step, name)
+        )
+
+    def label(self, step: int) -> str:
+        """What the draw of one structure at a step depends on besides the structure."""
+        return f"step {step} of seed {self.seed}: {self.probe!r}"
 
 
 class ColumnProbe(Probe):

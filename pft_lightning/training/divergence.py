@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -10,55 +11,173 @@ import torch
 
 from pft_lightning import keys
 from pft_lightning.errors import DivergenceError
+from pft_lightning.losses.terms import mean_over_processes
 
 
 _MOST = 24  # names that a message lists
+_REMEDY = (
+    "The training ends here: the last checkpoint is kept, no model is written. Look at "
+    "the reference values of these structures, or lower optimizer.lr and start again "
+    "from the base model."
+)
 
 
-def check_loss(
-    module: lightning.LightningModule, loss: torch.Tensor, batch: Mapping[str, Any]
-) -> None:
-    """Stop all processes where the loss of one is NaN or infinite.
+class Divergence:
+    """Looks at the loss and the gradient of every step, before the optimiser does.
 
-    Args:
-        module: in training.
-        loss: of this process.
-        batch: of this process.
-
-    Raises:
-        DivergenceError: names the step and the structures.
-    """
-    # A sum with NaN or infinity is neither finite: all processes stop at once.
-    total = module.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
-    if bool(torch.isfinite(total)):
-        return
-    own = not bool(torch.isfinite(loss))
-    where = _describe(batch) if own else "a batch of another process"
-    raise DivergenceError(
-        f"the loss is {float(total)} {_step(module)}, of {where}. {_REMEDY}"
-    )
-
-
-def check_gradients(
-    module: lightning.LightningModule, batch: Mapping[str, Any]
-) -> None:
-    """Stop before the weights follow a gradient that is NaN or infinite.
+    To read a number from a GPU the host would wait until it has computed the whole
+    step. There the numbers are copied aside while the host goes on, and looked at with
+    those of the next step, or before anything is made of the weights: a checkpoint, a
+    validation, an end. The weights may follow a gradient that is not finite, but
+    nothing that is kept does.
 
     Args:
-        module: in training, after the gradients of all processes were averaged.
-        batch: of this process.
-
-    Raises:
-        DivergenceError: names the step and the structures.
+        deferred: look at a step with the next one; None does so on a GPU alone.
     """
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    largest = torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))
-    if bool(torch.isfinite(largest)):
-        return
-    raise DivergenceError(
-        f"the gradient is {float(largest)} {_step(module)}, of {_describe(batch)}. "
-        f"{_REMEDY}"
-    )
+
+    def __init__(self, *, deferred: bool | None = None) -> None:
+        self._deferred = deferred
+        self._unseen: _Numbers | None = None
+
+    def look(
+        self,
+        module: lightning.LightningModule,
+        loss: torch.Tensor,
+        batch: Mapping[str, Any],
+    ) -> None:
+        """Look at a step, or at the one before.
+
+        Args:
+            module: in training, after the gradients of all processes were averaged.
+            loss: of this process.
+            batch: of this process.
+
+        Raises:
+            DivergenceError: on all processes; names the step and the structures.
+        """
+        self.settle()
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        largest = torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))
+        loss = loss.detach()
+        # A sum with NaN or infinity is neither finite: all processes stop at once.
+        values = (mean_over_processes(loss), loss, largest.to(loss))
+        self._unseen = _Numbers.of(torch.stack(values), _step(module), batch)
+        on_gpu = loss.device.type == "cuda"
+        if not (on_gpu if self._deferred is None else self._deferred):
+            self.settle()
+
+    def settle(self) -> None:
+        """Look at what has not been looked at.
+
+        Raises:
+            DivergenceError: see ``look``. Again and again: the training is over.
+        """
+        if self._unseen is not None:
+            self._unseen.check()
+            self._unseen = None
+
+
+class StopsAtDivergence(lightning.LightningModule):
+    """A module whose training ends at the first number that is not finite.
+
+    Attributes:
+        divergence: who looks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.divergence = Divergence()
+        self._batch: Mapping[str, Any] = {}
+        self._step_loss = torch.zeros(())
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Remember the structures, for the message."""
+        self._batch = batch
+
+    def on_before_backward(self, loss: torch.Tensor) -> None:
+        """Remember the loss; it is looked at with the gradient."""
+        self._step_loss = loss.detach()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop at the first loss or gradient that is NaN or infinite.
+
+        Raises:
+            DivergenceError: on all processes.
+        """
+        self.divergence.look(self, self._step_loss, self._batch)
+
+    def on_validation_start(self) -> None:
+        """Stop before weights are validated that follow such a gradient.
+
+        Raises:
+            DivergenceError: on all processes.
+        """
+        self.divergence.settle()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stop before such weights are saved.
+
+        Raises:
+            DivergenceError: on all processes.
+        """
+        self.divergence.settle()
+
+    def on_train_end(self) -> None:
+        """Stop before such weights become a model.
+
+        Raises:
+            DivergenceError: on all processes.
+        """
+        self.divergence.settle()
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Of one step.
+
+    Attributes:
+        values: mean loss of all processes, own loss and largest gradient, on the host.
+        copied: tells when they have got there; None if they have.
+        step: which one it is.
+        batch: of this process.
+    """
+
+    values: torch.Tensor
+    copied: torch.cuda.Event | None
+    step: str
+    batch: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, values: torch.Tensor, step: str, batch: Mapping[str, Any]) -> _Numbers:
+        if values.device.type != "cuda":
+            return cls(values, None, step, batch)
+        host = torch.empty_like(values, device="cpu", pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        return cls(host, copied, step, batch)
+
+    def check(self) -> None:
+        if self.copied is not None:
+            self.copied.synchronize()
+        if bool(torch.isfinite(self.values).all()):
+            return
+        total, own, largest = self.values.tolist()
+        if not _is_finite(total):
+            where = "a batch of another process"
+            if not _is_finite(own):
+                where = _describe(self.batch)
+            raise DivergenceError(
+                f"the loss is {total} {self.step}, of {where}. {_REMEDY}"
+            )
+        raise DivergenceError(
+            f"the gradient is {largest} {self.step}, of {_describe(self.batch)}. "
+            f"{_REMEDY}"
+        )
+
+
+def _is_finite(number: float) -> bool:
+    return abs(number) < float("inf")
 
 
 def _describe(batch: Mapping[str, Any]) -> str:
@@ -66,13 +185,6 @@ def _describe(batch: Mapping[str, Any]) -> str:
         f"{source} structures {_names(structures)}"
         for source, structures in batch.items()
     )
-
-
-_REMEDY = (
-    "The training ends here: the last checkpoint is kept, no model is written. Look at "
-    "the reference values of these structures, or lower optimizer.lr and start again "
-    "from the base model."
-)
 
 
 def _step(module: lightning.LightningModule) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import lightning
@@ -15,38 +14,39 @@ from pft_lightning import keys
 from pft_lightning.errors import ConfigError
 from pft_lightning.losses import HvpTarget
 from pft_lightning.losses.terms import LossKind, check_kind
-from pft_lightning.physics.force_constants import ForceConstants
-from pft_lightning.physics.probes import ColumnProbe, Probe, probe_generator
+from pft_lightning.physics.probes import ColumnProbe, Draws, Probe
 
 
 Schedule = Literal["constant", "linear"]
 
 
 def probe_batch(
-    batch: Batch, sample: Callable[[ForceConstants, str], np.ndarray]
+    batch: Batch, draws: Draws, step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw tangents for each structure and multiply them with its force constants.
+    """Tangents of each structure and their products with its force constants.
+
+    Those that the loader made where they are of this step, else drawn here.
 
     Args:
         batch: Neutral batch with force constants.
-        sample: (force constants, name of the structure) -> (n_atoms, n_probes, 3);
-            the same number of probes for every structure.
+        draws: Of the training.
+        step: Optimiser steps taken so far.
 
     Returns:
         Tangents and Φ v, both (n_atoms, n_probes, 3), in float64 on the device of
         the batch. The product is taken in float64 whatever the model's dtype.
     """
+    names = batch[keys.NAME]
+    if batch.get(keys.DRAW) == [draws.label(step)] * len(names):
+        return batch[keys.TANGENTS], batch[keys.TARGETS]
     tangents, targets = [], []
-    for force_constants, name in zip(
-        batch[keys.FORCE_CONSTANTS], batch[keys.NAME], strict=True
-    ):
-        tangents.append(sample(force_constants, name))
+    for force_constants, name in zip(batch[keys.FORCE_CONSTANTS], names, strict=True):
+        tangents.append(draws.tangents(force_constants, name, step))
         targets.append(force_constants.multiply(tangents[-1]))
     device = batch[keys.POSITIONS].device
-    return (
-        torch.from_numpy(np.concatenate(tangents)).to(device),
-        torch.from_numpy(np.concatenate(targets)).to(device),
-    )
+    both = (torch.from_numpy(np.concatenate(part)) for part in (tangents, targets))
+    drawn, products = (part.to(device, non_blocking=True) for part in both)
+    return drawn, products
 
 
 def refuse_closures(trainer: lightning.Trainer) -> None:
@@ -142,6 +142,11 @@ class ProbeSchedule:
         """Phonon batches counted so far."""
         return self._phonon_steps
 
+    @property
+    def draws(self) -> Draws:
+        """The tangents of all steps."""
+        return Draws(self.probe, self.seed)
+
     def _count_step(self) -> bool:
         """Count one more phonon batch; tell whether the term is due with it."""
         due = self._phonon_steps % self.every_n_phonon_steps == 0 and self.weight > 0
@@ -149,12 +154,7 @@ class ProbeSchedule:
         return due
 
     def _draw(self, batch: Batch, step: int) -> HvpTarget:
-        tangents, targets = probe_batch(
-            batch,
-            lambda force_constants, name: self.probe.sample(
-                force_constants, probe_generator(self.seed, step, name)
-            ),
-        )
+        tangents, targets = probe_batch(batch, self.draws, step)
         return HvpTarget(
             tangents=tangents,
             targets=targets,

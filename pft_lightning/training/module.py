@@ -9,7 +9,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch_geometric.data import Batch
@@ -26,9 +25,10 @@ from pft_lightning.losses import (
     HvpTarget,
     TermSum,
     global_counts,
+    mean_over_processes,
 )
 from pft_lightning.losses.terms import Reduction
-from pft_lightning.training.divergence import check_gradients, check_loss
+from pft_lightning.training.divergence import StopsAtDivergence
 from pft_lightning.training.optimizers import (
     OptimizerFactory,
     SchedulerFactory,
@@ -77,7 +77,7 @@ class HvpTargetSource(Protocol):
         """Tangents and targets of one step, or None where the term is not due."""
 
 
-class PhononFineTuning(lightning.LightningModule):
+class PhononFineTuning(StopsAtDivergence):
     """Fine-tune any potential on force constants while co-training on its own data.
 
     A training batch is a dict of neutral batches by source (``keys.PHONON``,
@@ -165,7 +165,6 @@ class PhononFineTuning(lightning.LightningModule):
         # Weights that were just drawn can judge no data.
         judges = not isinstance(self.adaptation, Scratch)
         self._unjudged = {"training", "validation"} if judges else set()
-        self._batch: Mapping[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Fail before the first step where derivatives cannot be taken."""
@@ -281,8 +280,10 @@ class PhononFineTuning(lightning.LightningModule):
         size = count_structures(batch)
         source = "_".join(batch)
         values = torch.stack([step.loss, *step.terms.values()]).detach()
-        values = self.trainer.strategy.reduce(values, reduce_op="mean")
-        self.log(f"train/{source}_loss", values[0], batch_size=size, prog_bar=True)
+        values = mean_over_processes(values)
+        # To show a loss the progress bar would let the host wait for a GPU.
+        shown = values.device.type == "cpu"
+        self.log(f"train/{source}_loss", values[0], batch_size=size, prog_bar=shown)
         for name, value in zip(step.terms, values[1:], strict=True):
             self.log(f"train/{name}", value, batch_size=size)
         penalty = self.adaptation.penalty(self.model)
@@ -291,26 +292,6 @@ class PhononFineTuning(lightning.LightningModule):
         # The same on all processes, so that their mean is the penalty itself.
         self.log("train/penalty", penalty.detach(), batch_size=size)
         return step.loss + penalty
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Remember the structures, for the message of a divergence."""
-        self._batch = batch
-
-    def on_before_backward(self, loss: torch.Tensor) -> None:
-        """Stop at the first loss that is NaN or infinite.
-
-        Raises:
-            DivergenceError: On all processes.
-        """
-        check_loss(self, loss, self._batch)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before the weights follow a gradient that is NaN or infinite.
-
-        Raises:
-            DivergenceError: On all processes.
-        """
-        check_gradients(self, self._batch)
 
     def on_train_epoch_end(self) -> None:
         """Log how often batches were split, summed over all processes."""
@@ -381,6 +362,7 @@ class PhononFineTuning(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what is trained only, where anything is not."""
+        super().on_save_checkpoint(checkpoint)
         if any(not p.requires_grad for p in self.parameters()):
             reduce_checkpoint(checkpoint, self, repr(self.adaptation))
 

@@ -30,9 +30,9 @@ def test_unknown_elements_are_named(model, rattled):
     with pytest.raises(ConfigError, match=r"Fe, U \(structures: strange\).*Na, Cl"):
         model.derivatives(batch)
     with pytest.raises(ConfigError, match="Z=300"):
-        model.check_elements(torch.tensor([300]))
+        model.arrangement().check_elements(torch.tensor([300]))
     with pytest.raises(ConfigError, match="Z=-4"):
-        model.check_elements(torch.tensor([-4]))
+        model.arrangement().check_elements(torch.tensor([-4]))
 
 
 def test_preparing_leaves_the_batch_alone(model, rattled):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import urllib.error
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch._functorch.eager_transforms import enable_inplace_requires_grad
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
+from pft_lightning.backends.arrangement import Arrangement
 from pft_lightning.backends.base import (
     EnergyModel,
     apply_strain,
@@ -22,8 +24,9 @@ from pft_lightning.backends.base import (
 )
 from pft_lightning.backends.convolutions import (
     Convolutions,
+    FusedProduct,
     exchanged,
-    find_convolutions,
+    find_products,
 )
 from pft_lightning.backends.mace import check as mace_check
 from pft_lightning.backends.mace import files as mace_files
@@ -36,10 +39,43 @@ from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.reading.content import is_safetensors
 from pft_lightning.errors import CheckpointError, ConfigError
 from pft_lightning.files import write_atomically
+from pft_lightning.kernels.edges import group_edges
 from pft_lightning.physics.exact import contains_torchscript, exact_torchscript
 
 
-# Where a prepared batch holds its ``Convolutions``, if any.
+@dataclass(frozen=True, slots=True)
+class MACEArrangement(Arrangement):
+    """How batches are arranged for a MACE network.
+
+    Attributes:
+        heads: names of its output heads.
+        groups_edges: for the compiled messages.
+    """
+
+    heads: tuple[str, ...]
+    groups_edges: bool
+
+    def complete(self, batch: Batch) -> None:
+        """See ``Arrangement.complete``.
+
+        Raises:
+            ConfigError: a structure belongs to a head that the model lacks.
+        """
+        if len(self.heads) > 1 and keys.HEAD in batch:
+            batch[keys.HEAD_INDEX] = torch.tensor(self._head_indices(batch))
+        if self.groups_edges:
+            senders, receivers = batch[keys.EDGE_INDEX]  # as MACE calls them
+            batch[keys.SORTED_EDGES] = group_edges(receivers, senders, batch.num_nodes)
+
+    def _head_indices(self, batch: Batch) -> list[int]:
+        """Places of the heads that the structures name; -1 where they name none."""
+        for i, name in enumerate(batch[keys.HEAD]):
+            if name and name not in self.heads:
+                raise ConfigError(
+                    f"{batch[keys.NAME][i]} belongs to the head {name!r}; "
+                    f"the model has the heads {', '.join(self.heads)}."
+                )
+        return [self.heads.index(x) if x else -1 for x in batch[keys.HEAD]]
 
 
 class MACEModel(EnergyModel):
@@ -87,18 +123,29 @@ class MACEModel(EnergyModel):
         """See ``EnergyModel.remark_on``: other e3nn cannot open what one pickles."""
         return mace_usage.remark(path)
 
+    def arrangement(self) -> MACEArrangement:
+        """See ``EnergyModel.arrangement``."""
+        return MACEArrangement(
+            self.name,
+            self.cutoff,
+            self.atomic_numbers,
+            heads=self.heads,
+            groups_edges=self._products() is not None,
+        )
+
     def prepare(self, batch: Batch) -> Batch:
-        """See ``EnergyModel.prepare``; groups edges for the compiled messages."""
+        """See ``EnergyModel.prepare``."""
         batch = super().prepare(batch)
-        senders, receivers = batch[keys.EDGE_INDEX]  # as MACE calls them
-        batch[keys.CONVOLUTIONS] = find_convolutions(
-            [block.conv_tp for block in self.network.interactions],
-            self.dtype,
-            receivers,
-            senders,
-            batch.num_nodes,
+        products = self._products()
+        batch[keys.CONVOLUTIONS] = products and Convolutions(
+            batch[keys.SORTED_EDGES], products
         )
         return batch
+
+    def _products(self) -> tuple[FusedProduct, ...] | None:
+        """What stands in for the tensor products of the network, in their order."""
+        modules = [block.conv_tp for block in self.network.interactions]
+        return find_products(modules, self.dtype, self.device)
 
     def energy(
         self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
@@ -201,17 +248,11 @@ class MACEModel(EnergyModel):
 
     def _head_indices(self, batch: Batch, n_structures: int) -> torch.Tensor:
         """(n_structures,), of the heads that the structures name, else of ``head``."""
-        default = self._head_index()
-        indices = [default] * n_structures
-        if len(self.heads) > 1 and keys.HEAD in batch:
-            for i, name in enumerate(batch[keys.HEAD]):
-                if name and name not in self.heads:
-                    raise ConfigError(
-                        f"{batch[keys.NAME][i]} belongs to the head {name!r}; "
-                        f"the model has the heads {', '.join(self.heads)}."
-                    )
-                indices[i] = self.heads.index(name) if name else default
-        return torch.tensor(indices, device=batch[keys.STRUCTURE_INDEX].device)
+        default = torch.full(
+            (n_structures,), self._head_index(), device=batch[keys.CELL].device
+        )
+        named = batch.get(keys.HEAD_INDEX)
+        return default if named is None else torch.where(named < 0, default, named)
 
     def _head_index(self) -> int:
         return self.heads.index(self.head) if self.head in self.heads else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,17 +16,23 @@ from nequip.nn.embedding.utils import cutoff_str_to_fulldict
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
+from pft_lightning.backends.arrangement import Arrangement
 from pft_lightning.backends.base import (
     EnergyModel,
     apply_strain,
-    drop_edges,
-    edge_lengths,
     element_table,
 )
-from pft_lightning.backends.convolutions import exchanged, find_convolutions
+from pft_lightning.backends.convolutions import (
+    Convolutions,
+    FusedProduct,
+    exchanged,
+    find_products,
+)
 from pft_lightning.backends.nequip import files as nequip_files
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.graphs import count_atoms
+from pft_lightning.kernels.edges import group_edges
 from pft_lightning.physics.exact import (
     contains_torchscript,
     exact_torchscript,
@@ -33,7 +40,6 @@ from pft_lightning.physics.exact import (
 )
 
 
-# Where a prepared batch holds its ``Convolutions``, if any.
 _LAYER = re.compile(r"\blayer(\d+)_convnet$")
 _INPUTS = (
     AtomicDataDict.POSITIONS_KEY,
@@ -48,6 +54,36 @@ _INPUTS = (
     AtomicDataDict.LMP_MLIAP_DATA_KEY,
     AtomicDataDict.NUM_LOCAL_GHOST_NODES_KEY,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class NequIPArrangement(Arrangement):
+    """How batches are arranged for a NequIP network.
+
+    Attributes:
+        types: atomic numbers of its types, in order.
+        type_cutoffs: Å, of edges from a type to another; None where all are alike.
+        groups_edges: for the compiled messages.
+    """
+
+    types: tuple[int, ...]
+    type_cutoffs: tuple[tuple[float, ...], ...] | None
+    groups_edges: bool
+
+    def keeps(self, batch: Batch, lengths: torch.Tensor) -> torch.Tensor:
+        """See ``Arrangement.keeps``; cutoffs may depend on the pair of elements."""
+        keep = lengths < self.cutoff
+        if self.type_cutoffs is None:
+            return keep
+        types = element_table(self.types)[batch[keys.ATOMIC_NUMBERS]]
+        table = torch.tensor(self.type_cutoffs, dtype=torch.float64)
+        return keep & (lengths < table[tuple(types[batch[keys.EDGE_INDEX]])])
+
+    def complete(self, batch: Batch) -> None:
+        """See ``Arrangement.complete``."""
+        if self.groups_edges:
+            centre, neighbour = batch[keys.EDGE_INDEX]
+            batch[keys.SORTED_EDGES] = group_edges(centre, neighbour, batch.num_nodes)
 
 
 class NequIPModel(EnergyModel):
@@ -70,7 +106,6 @@ class NequIPModel(EnergyModel):
     radial_networks = ("*.edge_mlp.*",)
     network: Any
     _type_index: torch.Tensor
-    _type_cutoffs: torch.Tensor | None
 
     def __init__(self, network: Any, origin: nequip_files.Origin | None = None) -> None:
         metadata = network.metadata
@@ -99,13 +134,13 @@ class NequIPModel(EnergyModel):
             if getattr(module, "_nequip_custom_ops_libs", ())
         ]
         self.register_buffer("_type_index", element_table(numbers), persistent=False)
-        cutoffs = metadata.get("per_edge_type_cutoff")
-        if cutoffs is not None:
+        self._types = tuple(numbers)
+        self._type_cutoffs: tuple[tuple[float, ...], ...] | None = None
+        if (cutoffs := metadata.get("per_edge_type_cutoff")) is not None:
             table = cutoff_str_to_fulldict(cutoffs, symbols)
-            cutoffs = torch.tensor(
-                [[table[a][b] for b in symbols] for a in symbols], dtype=torch.float64
+            self._type_cutoffs = tuple(
+                tuple(float(table[a][b]) for b in symbols) for a in symbols
             )
-        self.register_buffer("_type_cutoffs", cutoffs, persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -128,22 +163,30 @@ class NequIPModel(EnergyModel):
         """See ``EnergyModel.export_suffixes``; a package cannot become a checkpoint."""
         return tuple(dict.fromkeys((self.file_suffix, nequip_files.PACKAGE_SUFFIX)))
 
+    def arrangement(self) -> NequIPArrangement:
+        """See ``EnergyModel.arrangement``."""
+        return NequIPArrangement(
+            self.name,
+            self.cutoff,
+            self.atomic_numbers,
+            types=self._types,
+            type_cutoffs=self._type_cutoffs,
+            groups_edges=self._products() is not None,
+        )
+
     def prepare(self, batch: Batch) -> Batch:
-        """See ``EnergyModel.prepare``; cutoffs may depend on the pair of elements."""
+        """See ``EnergyModel.prepare``."""
         batch = super().prepare(batch)
-        if self._type_cutoffs is not None:
-            types = self._type_index[batch[keys.ATOMIC_NUMBERS]]
-            cutoffs = self._type_cutoffs[tuple(types[batch[keys.EDGE_INDEX]])]
-            batch = drop_edges(batch, edge_lengths(batch) < cutoffs)
-        centre, neighbour = batch[keys.EDGE_INDEX]
-        batch[keys.CONVOLUTIONS] = find_convolutions(
-            [module.tp for module in _scattered_products(self.network)],
-            self.dtype,
-            centre,
-            neighbour,
-            batch.num_nodes,
+        products = self._products()
+        batch[keys.CONVOLUTIONS] = products and Convolutions(
+            batch[keys.SORTED_EDGES], products
         )
         return batch
+
+    def _products(self) -> tuple[FusedProduct, ...] | None:
+        """What stands in for the tensor products of the network, in their order."""
+        modules = [module.tp for module in _scattered_products(self.network)]
+        return find_products(modules, self.dtype, self.device)
 
     def energy(
         self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
@@ -159,9 +202,7 @@ class NequIPModel(EnergyModel):
             AtomicDataDict.EDGE_CELL_SHIFT_KEY: batch[keys.EDGE_SHIFTS].to(cell.dtype),
             AtomicDataDict.ATOM_TYPE_KEY: self._type_index[batch[keys.ATOMIC_NUMBERS]],
             AtomicDataDict.BATCH_KEY: structure,
-            AtomicDataDict.NUM_NODES_KEY: torch.bincount(
-                structure, minlength=n_structures
-            ),
+            AtomicDataDict.NUM_NODES_KEY: count_atoms(structure, n_structures),
         }
         convolutions = batch.get(keys.CONVOLUTIONS)
         with (

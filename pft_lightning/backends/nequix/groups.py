@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -35,39 +36,50 @@ class Neighbours:
     owner: torch.Tensor
 
 
+class NeighbourGroups(NamedTuple):
+    """Which edge is where in the groups; moves to a device with its batch.
+
+    Attributes:
+        edge: (n_groups * size,), int64, places in the list of edges; those of empty
+            places are one behind the last edge.
+        neighbour: (n_groups * size,), int64, ``index`` of ``Neighbours``.
+        owner: (n_groups,), int64, see ``Neighbours``.
+    """
+
+    edge: torch.Tensor
+    neighbour: torch.Tensor
+    owner: torch.Tensor
+
+    def arrange(self, vectors: torch.Tensor, cutoff: float) -> Neighbours:
+        """Put vectors of edges (n_edges, 3), Å, in their places."""
+        distant = vectors.new_full((1, 3), 2.0 * cutoff)
+        ordered = torch.cat([vectors, distant]).index_select(0, self.edge)
+        return Neighbours(ordered, self.neighbour, self.owner)
+
+
 def group_neighbours(
-    centre: torch.Tensor,
-    neighbour: torch.Tensor,
-    vectors: torch.Tensor,
-    n_atoms: int,
-    cutoff: float,
-) -> Neighbours:
+    centre: torch.Tensor, neighbour: torch.Tensor, n_atoms: int
+) -> NeighbourGroups:
     """Arrange edges in groups of one centre.
 
     Args:
-        centre: (n_edges,), int64.
+        centre: (n_edges,), int64, on the CPU.
         neighbour: (n_edges,), int64.
-        vectors: (n_edges, 3), Å.
         n_atoms: number of atoms.
-        cutoff: Å.
     """
-    n_edges, device = len(centre), centre.device
+    n_edges = len(centre)
     counts = torch.bincount(centre, minlength=n_atoms)
     n_groups = (counts + _GROUP_SIZE - 1) // _GROUP_SIZE
     order = torch.argsort(centre, stable=True)
     centre = centre[order]
-    rank = torch.arange(n_edges, device=device) - (counts.cumsum(0) - counts)[centre]
+    rank = torch.arange(n_edges) - (counts.cumsum(0) - counts)[centre]
     place = (n_groups.cumsum(0) - n_groups)[centre] * _GROUP_SIZE + rank
     owner = torch.repeat_interleave(n_groups)
     # Empty places point at one more vector, behind the last edge.
-    edge = torch.full((len(owner) * _GROUP_SIZE,), n_edges, device=device)
+    edge = torch.full((len(owner) * _GROUP_SIZE,), n_edges)
     edge[place] = order
-    distant = vectors.new_tensor([[2.0 * cutoff, 0.0, 0.0]])
-    return Neighbours(
-        vectors=torch.cat([vectors, distant]).index_select(0, edge),
-        index=torch.cat([neighbour, neighbour.new_zeros(1)])[edge],
-        owner=owner,
-    )
+    index = torch.cat([neighbour, neighbour.new_zeros(1)])[edge]
+    return NeighbourGroups(edge, index, owner)
 
 
 def grouped_messages(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
+from pft_lightning.backends.arrangement import Arrangement
 from pft_lightning.backends.base import (
     EnergyModel,
     apply_strain,
@@ -23,6 +25,27 @@ from pft_lightning.backends.parametrized import plain
 from pft_lightning.errors import ConfigError
 from pft_lightning.kernels.edges import MOST_ATOMS, pair_edges
 from pft_lightning.kernels.messages import can_fuse
+
+
+@dataclass(frozen=True, slots=True)
+class NequixArrangement(Arrangement):
+    """How batches are arranged for a Nequix network.
+
+    Attributes:
+        sorts_edges: for the compiled messages, where there are not too many atoms.
+    """
+
+    sorts_edges: bool
+
+    def complete(self, batch: Batch) -> None:
+        """See ``Arrangement.complete``."""
+        (centre, neighbour), n_atoms = batch[keys.EDGE_INDEX], batch.num_nodes
+        if self.sorts_edges and n_atoms <= MOST_ATOMS:
+            batch[keys.SORTED_EDGES] = pair_edges(
+                batch[keys.EDGE_INDEX], batch[keys.EDGE_SHIFTS], n_atoms
+            )
+        else:
+            batch[keys.NEIGHBOUR_GROUPS] = group_neighbours(centre, neighbour, n_atoms)
 
 
 class NequixModel(EnergyModel):
@@ -62,15 +85,14 @@ class NequixModel(EnergyModel):
         """See ``EnergyModel.export_suffixes``."""
         return (nequix_files.TORCH_SUFFIX, nequix_files.JAX_SUFFIX)
 
-    def prepare(self, batch: Batch) -> Batch:
-        """See ``EnergyModel.prepare``; sorts edges for the compiled messages."""
-        batch = super().prepare(batch)
-        few = batch.num_nodes <= MOST_ATOMS
-        if few and can_fuse(self.dtype, self.device, self.network.lmax):
-            batch[keys.SORTED_EDGES] = pair_edges(
-                batch[keys.EDGE_INDEX], batch[keys.EDGE_SHIFTS], batch.num_nodes
-            )
-        return batch
+    def arrangement(self) -> NequixArrangement:
+        """See ``EnergyModel.arrangement``."""
+        return NequixArrangement(
+            self.name,
+            self.cutoff,
+            self.atomic_numbers,
+            sorts_edges=can_fuse(self.dtype, self.device, self.network.lmax),
+        )
 
     def energy(
         self, batch: Batch, positions: torch.Tensor, strain: torch.Tensor
@@ -82,10 +104,7 @@ class NequixModel(EnergyModel):
         if (edges := batch.get(keys.SORTED_EDGES)) is not None:
             energies = self.network(species, vectors[edges.order], edges)
         else:
-            centre, neighbour = batch[keys.EDGE_INDEX]
-            groups = group_neighbours(
-                centre, neighbour, vectors, len(species), self.cutoff
-            )
+            groups = batch[keys.NEIGHBOUR_GROUPS].arrange(vectors, self.cutoff)
             energies = self.network(species, groups.vectors, groups)
         total = energies.new_zeros(strain.shape[0])
         return total.index_add(0, batch[keys.STRUCTURE_INDEX], energies)

@@ -127,20 +127,21 @@ class EpochSampler(Sampler[list[BatchKey]]):
         epoch, offset = divmod(position, len(self))
         if not self._alternates:
             batch = self._of_frames(epoch, offset)
-            return (
-                batch if self._phonons is None else batch + self._of_phonons(position)
-            )
+            if self._phonons is None:
+                return batch
+            return batch + self._of_phonons(position, position)
         cycle, place = divmod(offset, self._period)
         if place == 0:
-            return self._of_phonons(epoch * self._phonons_per_epoch + cycle)
+            nth = epoch * self._phonons_per_epoch + cycle
+            return self._of_phonons(nth, position)
         return self._of_frames(epoch, offset - cycle - 1)
 
     def _of_frames(self, epoch: int, position: int) -> list[BatchKey]:
         return [BatchKey(keys.UPSTREAM, i) for i in self._frames.batch(epoch, position)]
 
-    def _of_phonons(self, position: int) -> list[BatchKey]:
+    def _of_phonons(self, position: int, step: int) -> list[BatchKey]:
         assert self._phonons is not None
-        return self._phonons.keys(keys.PHONON, position)
+        return self._phonons.keys(keys.PHONON, position, step)
 
     def __iter__(self) -> Iterator[list[BatchKey]]:
         """Yield the remaining batches of the current epoch."""
@@ -153,10 +154,8 @@ class EpochSampler(Sampler[list[BatchKey]]):
 class _Items(Dataset[Any]):
     """Phonon structures in the neutral schema, frames as MACE's own graphs."""
 
-    def __init__(
-        self, phonons: dict[str, StructureSource], frames: Any, dtype: torch.dtype
-    ) -> None:
-        self._phonons = Structures(phonons)
+    def __init__(self, phonons: Structures, frames: Any, dtype: torch.dtype) -> None:
+        self._phonons = phonons
         self._frames = frames
         self._dtype = dtype
 
@@ -170,9 +169,9 @@ class _Items(Dataset[Any]):
 class _Collate:
     """Group the structures of one step; frames become a batch of MACE's."""
 
-    def __init__(self, frames: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, frames: Callable[[list[Any]], Any], phonons: Collate) -> None:
         self._frames = frames
-        self._phonons = Collate()
+        self._phonons = phonons
 
     def __call__(self, items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = self._phonons(
@@ -271,11 +270,14 @@ class MACEDataModule(PhononDataModule):
             joint=self.mode == "joint",
             position=self._position,
         )
+        options = self._loader_options()
+        structures = Structures(self._train, self._draws)
         loader = TrainLoader(
-            _Items(self._train, frames.dataset, self._dtype),
+            _Items(structures, frames.dataset, self._dtype),
             batch_sampler=sampler,
-            collate_fn=_Collate(frames.collate_fn),
-            num_workers=self.num_workers,
+            collate_fn=_Collate(frames.collate_fn, Collate(self._arrangement())),
+            persistent_workers=options["num_workers"] > 0,
+            **options,
         )
         loader.fingerprint = {
             **self._fingerprint(n_ranks),
@@ -299,12 +301,12 @@ class MACEDataModule(PhononDataModule):
             ]
             loaders.append(
                 DataLoader(
-                    _Items({}, loader.dataset, self._dtype),
+                    _Items(Structures({}), loader.dataset, self._dtype),
                     # An empty batch where there are too few: Lightning would let the
                     # process skip the validation, in which the others wait for it.
                     batch_sampler=batches or [[]],
-                    collate_fn=_Collate(loader.collate_fn),
-                    num_workers=self.num_workers,
+                    collate_fn=_Collate(loader.collate_fn, Collate()),
+                    **self._loader_options(),
                 )
             )
         return loaders

@@ -24,7 +24,7 @@ from pft_lightning.data.store import PhononStore, build_store
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.graphs import build_batch
 from pft_lightning.physics.force_constants import from_array
-from pft_lightning.physics.probes import ColumnProbe
+from pft_lightning.physics.probes import ColumnProbe, Draws
 from pft_lightning.physics.wave_probes import CommensurateProbe
 from pft_lightning.training.hessian import probe_batch
 from pft_lightning.training.module import PhononFineTuning
@@ -85,10 +85,7 @@ def test_a_potential_that_is_the_reference_meets_every_folded_target(store) -> N
             folded = fold_record(truth, q_point).force_constants
             data[keys.FORCE_CONSTANTS] = folded
             tangents, targets = probe_batch(
-                build_batch([data]),
-                lambda constants, name: CommensurateProbe(2).sample(
-                    constants, np.random.default_rng(0)
-                ),
+                build_batch([data]), Draws(CommensurateProbe(2), seed=0), step=0
             )
             found = potential.derivatives(build_batch([data]), tangents=tangents).hvp
             # Sums of some tens of terms of order 10 eV/Å².
@@ -208,7 +205,7 @@ def test_the_probe_of_a_training_decides_on_its_cells_and_validation_keeps_its_o
     store, data, probe, small
 ) -> None:
     # A data module may serve one training after the other.
-    data.use_commensurate_cells(0.5)
+    data.use_draws(Draws(CommensurateProbe(share=0.5), seed=0))
     train_with(probe, data)
     batches = [batch[keys.PHONON] for batch in data.train_dataloader()]
     shares = [c.share for batch in batches for c in batch[keys.FORCE_CONSTANTS]]
@@ -229,14 +226,17 @@ def test_a_resume_with_another_share_of_small_cells_is_refused() -> None:
 
 
 def test_workers_give_the_batches_of_the_main_process(data) -> None:
-    data.use_commensurate_cells(1.0)
+    data.use_draws(Draws(CommensurateProbe(), seed=0))
     data.setup("fit")
     expected = list(data.train_dataloader())
     data.num_workers = 1
     found = list(data.train_dataloader())
     assert len(found) == len(expected) > 0
     for one, other in zip(expected, found, strict=True):
-        for name in (keys.POSITIONS, keys.CELL, keys.EDGE_INDEX, keys.EDGE_SHIFTS):
+        for name in (
+            *(keys.POSITIONS, keys.CELL, keys.EDGE_INDEX, keys.EDGE_SHIFTS),
+            *(keys.TANGENTS, keys.TARGETS, keys.SHARE),
+        ):
             assert torch.equal(one[keys.PHONON][name], other[keys.PHONON][name])
 
 
