@@ -197,11 +197,15 @@ class Day:
             "checks": [vars(outcome) for outcome in self.outcomes],
         }
         _write(self._out / "gpu.json", json.dumps(record, indent=1) + "\n")
-        _write(self._out / "table.txt", self.table())
+        _write(self._out / "table.txt", self.table() + self.details())
 
     def table(self) -> str:
-        """All checks, and below them what they found."""
-        lines = [outcome.line for outcome in self.outcomes]
+        """All checks, a line each."""
+        return "".join(f"{outcome.line}\n" for outcome in self.outcomes)
+
+    def details(self) -> str:
+        """What the checks found."""
+        lines: list[str] = []
         for outcome in self.outcomes:
             if outcome.rows and outcome.name != "versions":
                 lines += ["", outcome.name, *(f"  {describe(r)}" for r in outcome.rows)]
@@ -267,6 +271,9 @@ def _work_folder(pack: Path) -> Iterator[Path]:
 
 def _preload() -> None:
     """Import what all checks need, before there is any of them."""
+    # Libraries ask whether there is a GPU. The driver must not be asked: it would not
+    # work in copies of this process.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     sys.path.insert(0, str(BENCHMARKS / "hvp_cost"))
     for name in PRELOADED:
         importlib.import_module(name)
@@ -300,7 +307,8 @@ def main() -> None:
         visit = Visit(options.device, options.pack.resolve(), work, rows, sizes)
         day = Day(visit, options.out, options.seconds, options.only, options.limits)
         day.run()
-    print(day.table())
+    print(day.details())
+    print(day.table())  # last, where the end of the output is all that is seen
     rows.unlink()
     sys.exit(any(o.status in ("exceeded", "failed", "stopped") for o in day.outcomes))
 

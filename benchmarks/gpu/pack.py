@@ -2,11 +2,11 @@
 
     python pack.py choose PHONONDB_PBESOL OUT [--train 250] [--val 24]
     python pack.py nequip FRAMES OUT.ckpt
-    python pack.py reference MODEL OUT.pt
+    python pack.py reference MODEL OUT
 
 ``choose`` copies sound materials, as ``benchmarks/paper`` picks them. ``nequip`` writes
 a random network of NequIP. ``reference`` writes what a step of a model gives on the CPU
-in double precision, by the operations of its framework.
+in double precision, by the operations of its framework: of both sizes of a visit.
 """
 
 from __future__ import annotations
@@ -62,13 +62,15 @@ def write_nequip(frames: Path, out: Path) -> None:
 
 
 def write_reference(model: Path, out: Path) -> None:
-    """Write the CPU's numbers for a model."""
+    """Write the CPU's numbers for a model into a folder."""
     os.environ["PFT_LIGHTNING_COMPILE"] = "0"
 
     from steps import compute
-    from visit import FULL
+    from visit import FULL, TINY
 
-    compute(model, None, out, dtype="float64", device="cpu", cells=FULL.cells)
+    for cells in (TINY.cells, FULL.cells):
+        target = out / f"{model.stem}-{cells}.pt"
+        compute(model, None, target, dtype="float64", device="cpu", cells=cells)
 
 
 def main() -> None:

@@ -70,9 +70,8 @@ rm -rf "$out/phonons" "$out/prepare"
 
 echo "numbers of the CPU"
 for model in "$out"/models/*; do
-  name=$(basename "${model%.*}")
   [ "${model##*.}" = nqx ] && continue
-  first benchmarks/gpu/pack.py reference "$model" "$out/reference/$name.pt" || true
+  first benchmarks/gpu/pack.py reference "$model" "$out/reference" || true
 done
 
 cp -r benchmarks/gpu benchmarks/hvp_cost "$out/code/"

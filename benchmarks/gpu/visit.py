@@ -142,8 +142,8 @@ class Visit:
         return self._packed("data", f"{name}.store", name, f"{name}.xyz*")
 
     def reference(self, name: str) -> Path | None:
-        """Numbers of the CPU for a model, if they were brought along."""
-        path = self.pack / "reference" / f"{name}.pt"
+        """Numbers of the CPU for a model and the cells, if they were brought along."""
+        path = self.pack / "reference" / f"{name}-{self.sizes.cells}.pt"
         return path if path.exists() else None
 
     def _packed(self, folder: str, *patterns: str) -> Path:
