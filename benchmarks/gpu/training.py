@@ -232,7 +232,7 @@ def pace(visit: Visit, n_workers: int) -> None:
         f"trainer.max_steps={visit.sizes.pace_steps}",
         f"+trainer.max_time=00:00:{seconds // 60:02d}:{seconds % 60:02d}",
         f"data.num_workers={n_workers}",
-        "trainer.limit_val_batches=1.0",
+        f"trainer.limit_val_batches={visit.sizes.validation}",
         "trust_config=true",
         "+callbacks.pace._target_=pace.Pace",
         f"+callbacks.pace.path={path}",

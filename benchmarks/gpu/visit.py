@@ -27,6 +27,7 @@ class Sizes:
         steps: of a short training; three checkpoints are written.
         pace_s: longest of each training whose pace is measured, s.
         pace_steps: the same in steps.
+        validation: batches of each validation there, or the share of all.
     """
 
     cells: int
@@ -38,6 +39,7 @@ class Sizes:
     steps: int
     pace_s: int
     pace_steps: int
+    validation: int | float
 
 
 FULL = Sizes(
@@ -50,6 +52,7 @@ FULL = Sizes(
     steps=12,
     pace_s=60,
     pace_steps=100_000,
+    validation=1.0,
 )
 TINY = Sizes(
     cells=1,
@@ -61,6 +64,7 @@ TINY = Sizes(
     steps=6,
     pace_s=60,
     pace_steps=3,
+    validation=1,
 )
 
 

@@ -32,6 +32,7 @@ from conftest import assert_same_as  # noqa: E402
 from nequip_models import (  # noqa: E402
     VARIANTS,
     package,
+    write_checkpoint,
     write_variants,
 )
 
@@ -137,6 +138,27 @@ def test_change_of_dtype(files, rattled):
     assert_same_as(Calculator(single), double, rattled, 1e-4)
     with pytest.raises(AssertionError):
         assert_same_as(Calculator(single), double, rattled, 1e-12)
+
+
+def test_a_copy_has_the_buffers_of_the_model(files, tmp_path, rattled):
+    # e3nn alone adds constants of products of a higher degree; Lightning's moving
+    # average pairs the buffers of both by their order.
+    path, frames = tmp_path / "degrees.ckpt", files["float64"].parent / "frames.xyz"
+    from pft_lightning.backends.nequip.files import nequip_state
+
+    with nequip_state():
+        write_checkpoint(path, frames, num_layers=3, l_max=2)
+    model = load_model(path)
+    twin = copy.deepcopy(copy.deepcopy(model))
+    for found in (model.named_buffers, model.named_parameters):
+        names = [name for name, _ in getattr(twin, found.__name__)()]
+        assert names == [name for name, _ in found()]
+    twin.load_state_dict(model.state_dict())
+    model.load_state_dict(twin.state_dict())
+    atoms = rattled.copy()
+    assert Calculator(twin).get_potential_energy(atoms) == pytest.approx(
+        Calculator(model).get_potential_energy(atoms), abs=1e-12
+    )
 
 
 def test_copies_and_pickles(files, rattled):

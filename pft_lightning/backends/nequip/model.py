@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,6 +142,21 @@ class NequIPModel(EnergyModel):
             self._type_cutoffs = tuple(
                 tuple(float(table[a][b]) for b in symbols) for a in symbols
             )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NequIPModel:
+        """Copy the compiled parts of e3nn's modules as they are.
+
+        e3nn pickles and traces them anew: constants become buffers that the model
+        does not have, and a moving average pairs the buffers of model and copy.
+        """
+        twin = self.__class__.__new__(self.__class__)
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        for name, module in self.named_modules():
+            if isinstance(module, torch.fx.GraphModule):
+                parent, _, child = name.rpartition(".")
+                setattr(twin.get_submodule(parent), child, copy.deepcopy(module, memo))
+        return twin
 
     @property
     def dtype(self) -> torch.dtype:
