@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from case import attempt
 from devices import prepare
 from exactness import FRAMEWORK
 from pace import count_waits
-from processes import start, wait
+from processes import Process, start, wait
 from run import grid, group, parse_size
 from steps import draw_tangents, load, silicon, take_step, time_step
 from torch.profiler import ProfilerActivity, profile
@@ -24,16 +25,30 @@ from pft_lightning.graphs import build_crystal_batch
 
 
 OURS = ("pft", "pft_framework")
+OF_PEER = 100  # s, for all cases of a peer and model
 # The targets: of our time in units of JAX's, and of a step with H v in units of one
 # without, in time and in memory.
-OF_PEER = 75  # s, for all cases of a peer and model
 OF_JAX, TIME_OF_EFS, MEMORY_OF_EFS = 0.5, 2.2, 3.0
 
 
 def measure(
-    visit: Visit, models: list[str], peers: tuple[str, ...], repeats: int
+    visit: Visit,
+    models: list[str],
+    peers: tuple[str, ...],
+    repeats: int,
+    *,
+    at_once: bool = False,
 ) -> list[dict[str, Any]]:
-    """Rows of ``hvp_cost``, reported as they come; a process for each peer."""
+    """Rows of ``hvp_cost``, reported as they come.
+
+    Args:
+        visit: where, and of which sizes.
+        models: names of their files.
+        peers: see ``hvp_cost``.
+        repeats: of a step.
+        at_once: start a process for each case, all together, in place of one for each
+            peer and model, one after another: for what is not timed.
+    """
     options = argparse.Namespace(
         models=[(n.partition(".")[0], str(visit.model(n))) for n in models],
         peers=peers,
@@ -45,15 +60,38 @@ def measure(
         device=visit.device,
         repeats=repeats,
     )
-    for number, cases in enumerate(group(grid(options), together=True)):
-        out = visit.work / f"{visit.check}-{number}.jsonl"
+    rows: list[dict[str, Any]] = []
+    groups = group(grid(options), together=not at_once)
+    for turn in [groups] if at_once else [[cases] for cases in groups]:
+        rows += _run(visit, turn, len(rows))
+    return rows
+
+
+def _run(
+    visit: Visit, groups: list[list[dict[str, Any]]], number: int
+) -> list[dict[str, Any]]:
+    """Rows of some groups, each in a process of its own, all at once."""
+    running: list[tuple[Process, list[dict[str, Any]], Path]] = []
+    for cases in groups:
+        out = visit.work / f"{visit.check}-{number + len(running)}.jsonl"
+        out.touch()
         process = start(_attempt, visit, cases, out, threads=visit.threads)
-        process.join(OF_PEER)
+        running.append((process, cases, out))
+    end = time.monotonic() + OF_PEER
+    rows: list[dict[str, Any]] = []
+    for process, cases, out in running:
+        process.join(max(0.0, end - time.monotonic()))
+        reason = "the process ended"
         if process.is_alive():
             process.kill()
             process.join()
-    found = sorted(visit.work.glob(f"{visit.check}-*.jsonl"))
-    return [json.loads(x) for path in found for x in path.read_text().splitlines()]
+            reason = f"not finished in {OF_PEER} s"
+        found = [json.loads(x) for x in out.read_text().splitlines()]
+        missing = [case | {"error": reason} for case in cases[len(found) :]]
+        for row in missing:
+            _report(visit, row)
+        rows += found + missing
+    return rows
 
 
 def _attempt(visit: Visit, cases: list[dict[str, Any]], out: Path) -> None:
@@ -68,7 +106,8 @@ def _attempt(visit: Visit, cases: list[dict[str, Any]], out: Path) -> None:
 
 def compile_jax(visit: Visit) -> None:
     """Fill JAX's cache of compiled steps while others compute."""
-    _check_errors(measure(visit, ["nequix.nqx"], ("nequix_jax",), repeats=1))
+    peers = ("nequix_jax",)
+    _check_errors(measure(visit, ["nequix.nqx"], peers, repeats=1, at_once=True))
 
 
 def cost(visit: Visit) -> None:
