@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ase
@@ -158,6 +159,28 @@ def count_atoms(structure_index: torch.Tensor, n_structures: int) -> torch.Tenso
     """
     ones = torch.ones_like(structure_index)
     return ones.new_zeros(n_structures).index_add(0, structure_index, ones)
+
+
+def map_tensors(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+    """Shallow copy of a batch with every tensor changed, in the order of its fields.
+
+    Args:
+        batch: also with what an arrangement adds: what has tensors has
+            ``map_tensors``.
+        change: gives what stands in the place of a tensor.
+
+    Raises:
+        TypeError: a field has tensors that cannot be reached.
+    """
+    changed = copy.copy(batch)
+    for name, value in batch.to_dict().items():
+        if isinstance(value, torch.Tensor):
+            changed[name] = change(value)
+        elif hasattr(value, "map_tensors"):
+            changed[name] = value.map_tensors(change)
+        elif hasattr(value, "to"):
+            raise TypeError(f"{name}: a {type(value).__name__} has no map_tensors.")
+    return changed
 
 
 def build_crystal_batch(

@@ -50,8 +50,15 @@ class Arrangement:
         Raises:
             UnknownElementError: a structure holds an element that the model lacks.
         """
+        return self.finish(self.trim(batch))
+
+    def trim(self, batch: Batch) -> Batch:
+        """Copy of a batch, checked, without longer edges; see ``__call__``."""
         self.check_elements(batch[keys.ATOMIC_NUMBERS], batch)
-        batch = drop_edges(batch, self.keeps(batch, edge_lengths(batch)))
+        return drop_edges(batch, self.keeps(batch, edge_lengths(batch)))
+
+    def finish(self, batch: Batch) -> Batch:
+        """The same batch with all that the model needs, where ``trim`` made it."""
         self.complete(batch)
         batch[keys.ARRANGEMENT] = self
         return batch

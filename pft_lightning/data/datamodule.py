@@ -27,6 +27,7 @@ from pft_lightning.data.batching import (
 )
 from pft_lightning.data.commensurate import CellChoice
 from pft_lightning.data.loading import (
+    Arrangement,
     Collate,
     Structures,
     StructureSource,
@@ -36,6 +37,7 @@ from pft_lightning.data.loading import (
     hold_out,
     loader_options,
 )
+from pft_lightning.data.padding import Padding
 from pft_lightning.data.settings import PhononSource, UpstreamSource
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.store import PhononStore, cached_store, choose_cache
@@ -204,11 +206,22 @@ class PhononDataModule(lightning.LightningDataModule):
             )
         return model
 
-    def _arrangement(self) -> Callable[[Batch], Batch] | None:
+    def _arrangement(self) -> Arrangement | None:
         """What makes batches ready for the model; None without a trainer's module."""
         module = None if self.trainer is None else self.trainer.lightning_module
         arrangement = getattr(getattr(module, "model", None), "arrangement", None)
         return None if arrangement is None else arrangement()
+
+    def _paddings(self) -> dict[str, Padding]:
+        """What fills training batches up, where steps are recorded for some sizes."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        arrangement = self._arrangement()
+        if arrangement is None or getattr(module, "replayed", None) is None:
+            return {}
+        return {
+            source: Padding(self._limits(source).structures, arrangement.cutoff)
+            for source in self._train
+        }
 
     def _loader_options(self) -> dict[str, Any]:
         return loader_options(self.num_workers, self.trainer)
@@ -261,7 +274,7 @@ class PhononDataModule(lightning.LightningDataModule):
         loader = TrainLoader(
             Structures(self._train, self._draws),
             batch_sampler=sampler,
-            collate_fn=Collate(self._arrangement()),
+            collate_fn=Collate(self._arrangement(), self._paddings()),
             persistent_workers=options["num_workers"] > 0,
             **options,
         )

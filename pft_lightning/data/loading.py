@@ -18,6 +18,7 @@ from typing_extensions import Self
 from pft_lightning import keys
 from pft_lightning.data.batching import BatchKey, filler
 from pft_lightning.data.commensurate import WHOLE, CellChoice, CellSampler
+from pft_lightning.data.padding import Padding
 from pft_lightning.data.store.reading import PhononStore
 from pft_lightning.errors import ConfigError
 from pft_lightning.graphs import build_batch
@@ -51,6 +52,18 @@ class StructureSource(Protocol):
 
     def select(self, allowed: Iterable[int]) -> tuple[Self, list[str]]:
         """Keep the structures of these elements; name those left out."""
+
+
+class Arrangement(Protocol):
+    """Makes batches ready for a model: ``backends.arrangement.Arrangement``."""
+
+    cutoff: float
+
+    def trim(self, batch: Batch) -> Batch:
+        """Copy of a batch, checked, with the edges that the model needs."""
+
+    def finish(self, batch: Batch) -> Batch:
+        """The same batch with all that the model needs beside it."""
 
 
 class Structures(Dataset[Any]):
@@ -100,10 +113,16 @@ class Collate:
     Args:
         arrangement: What is done to each batch for the model that is trained or
             validated; nothing if left out.
+        paddings: By source, what fills batches up to few sizes; none if left out.
     """
 
-    def __init__(self, arrangement: Callable[[Batch], Batch] | None = None) -> None:
+    def __init__(
+        self,
+        arrangement: Arrangement | None = None,
+        paddings: Mapping[str, Padding] | None = None,
+    ) -> None:
         self._arrangement = arrangement
+        self._paddings = dict(paddings or {})
 
     def __call__(self, items: Sequence[tuple[str, Data]]) -> dict[str, Batch]:
         """Make one neutral batch of each source."""
@@ -113,7 +132,16 @@ class Collate:
         batches = {source: build_batch(group) for source, group in groups.items()}
         if self._arrangement is None:
             return batches
-        return {source: self._arrangement(batch) for source, batch in batches.items()}
+        return {
+            source: self._arrange(self._arrangement, source, batch)
+            for source, batch in batches.items()
+        }
+
+    def _arrange(self, arrangement: Arrangement, source: str, batch: Batch) -> Batch:
+        trimmed = arrangement.trim(batch)
+        if (padding := self._paddings.get(source)) is not None:
+            trimmed = build_batch(padding(trimmed.to_data_list()))
+        return arrangement.finish(trimmed)
 
 
 class TrainLoader(DataLoader[Any]):

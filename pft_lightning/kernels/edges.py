@@ -55,13 +55,14 @@ class Edges:
         """
         if self.centre.device == torch.device(device):
             return self
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+        return self.map_tensors(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """Copy to memory from which a GPU reads by itself."""
-        return self._map(torch.Tensor.pin_memory)
+        return self.map_tensors(torch.Tensor.pin_memory)
 
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+    def map_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        """Copy with every tensor changed, in a fixed order."""
         changed: dict[str, Any] = {
             field.name: change(getattr(self, field.name))
             for field in dataclasses.fields(self)

@@ -187,6 +187,8 @@ class Train(Options):
     """Continue the run in hydra.run.dir from its last checkpoint."""
     engine: Engine | None = None
     """How Hessian-vector products are taken; null: the faster one on the device."""
+    cuda_graphs: bool = False
+    """True records the steps of a GPU for some sizes of batches and repeats them."""
     export: Literal["best", "last"] = "best"
     """Weights written at the end; the best are those of callbacks.best.monitor."""
     paths: Folder

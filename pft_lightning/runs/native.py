@@ -15,6 +15,7 @@ from pft_lightning.errors import CheckpointError
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.training.instantiation import instantiate
 from pft_lightning.training.module import PhononFineTuning
+from pft_lightning.training.replay import ReplayedSteps
 
 
 class NativeRun:
@@ -140,5 +141,9 @@ def _wrap(config: DictConfig, *parts: str) -> PhononFineTuning:
     # Another kind of run may have none.
     upstream = dict(config.loss.upstream or {})
     return PhononFineTuning(
-        model, upstream_weights=upstream, **loss_options(config), **made
+        model,
+        upstream_weights=upstream,
+        replayed=ReplayedSteps() if config.get("cuda_graphs") else None,
+        **loss_options(config),
+        **made,
     )

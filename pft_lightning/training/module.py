@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -36,7 +35,8 @@ from pft_lightning.training.optimizers import (
     make_optimizer,
     make_scheduler,
 )
-from pft_lightning.training.splitting import LocalStep, Work, run_step
+from pft_lightning.training.replay import ReplayedSteps
+from pft_lightning.training.splitting import LocalStep, Work, differentiate, run_step
 from pft_lightning.training.validation import (
     efs_errors,
     hvp_errors,
@@ -111,6 +111,7 @@ class PhononFineTuning(StopsAtDivergence):
         engine: How Hessian-vector products are differentiated; None is the faster way
             on the device.
         validation_seed: Of the fixed tangents of the validation.
+        replayed: Records the steps of a GPU and repeats them; none if left out.
 
     Attributes:
         memory_splits: How often a batch, or a part of one, was split because it did not
@@ -132,6 +133,7 @@ class PhononFineTuning(StopsAtDivergence):
         no_decay: Sequence[str] = (),
         engine: Engine | None = None,
         validation_seed: int = 0,
+        replayed: ReplayedSteps | None = None,
     ) -> None:
         super().__init__()
         check_model(model)
@@ -159,6 +161,7 @@ class PhononFineTuning(StopsAtDivergence):
         self._no_decay = no_decay
         self._engine = engine
         self._validation_seed = validation_seed
+        self.replayed = replayed
         self._sums = torch.zeros(len(METRICS), 2, dtype=torch.float64)
         self._splits = 0
         self.memory_splits = 0
@@ -172,6 +175,8 @@ class PhononFineTuning(StopsAtDivergence):
             # Which weights have a gradient differs between the two kinds of steps (a
             # constant energy shift has none from curvature), which plain DDP refuses.
             self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        if self.replayed is not None:
+            self.replayed.check(self.trainer.strategy.root_device)
         for loop in (
             self.trainer.validate_loop,
             self.trainer.fit_loop.epoch_loop.val_loop,
@@ -217,9 +222,11 @@ class PhononFineTuning(StopsAtDivergence):
             )
         step = run_step(
             work,
-            partial(self._terms, global_counts(counts)),
+            self._terms,
+            global_counts(counts),
             weights,
             [p for p in self.parameters() if p.requires_grad],
+            self.replayed or differentiate,
         )
         if step.n_splits and not self._splits:
             warnings.warn(_SPLIT, stacklevel=2)
@@ -227,7 +234,7 @@ class PhononFineTuning(StopsAtDivergence):
         return self._log_step(step, batch)
 
     def _terms(
-        self, counts: dict[str, torch.Tensor], work: Sequence[Work]
+        self, counts: Mapping[str, torch.Tensor], work: Sequence[Work]
     ) -> dict[str, torch.Tensor]:
         """What some of the structures of a step add to its means."""
         terms: dict[str, TermSum] = {}

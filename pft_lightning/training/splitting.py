@@ -8,9 +8,9 @@ in the same collective operations, once per step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch_geometric.data import Batch
@@ -20,6 +20,10 @@ from pft_lightning.backends.memory import free_memory, is_out_of_memory
 from pft_lightning.errors import DeviceMemoryError
 from pft_lightning.graphs import build_batch
 from pft_lightning.losses import HvpTarget
+
+
+# Of each parameter; None where nothing depends on it.
+Gradients = list[torch.Tensor | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,45 +78,93 @@ class LocalStep:
     n_splits: int
 
 
+class Evaluate(Protocol):
+    """Gives the terms of some of the work of a step."""
+
+    def __call__(
+        self, counts: Mapping[str, torch.Tensor], work: Sequence[Work]
+    ) -> dict[str, torch.Tensor]:
+        """Terms of two halves of the structures sum to those of the whole."""
+
+
+class Differentiate(Protocol):
+    """Gives the terms of some of the work of a step, and their weighted gradient."""
+
+    def __call__(
+        self,
+        work: Sequence[Work],
+        counts: Mapping[str, torch.Tensor],
+        weights: Mapping[str, float],
+        evaluate: Evaluate,
+        parameters: Sequence[torch.nn.Parameter],
+    ) -> tuple[dict[str, torch.Tensor], Gradients]:
+        """See ``differentiate``."""
+
+
+def differentiate(
+    work: Sequence[Work],
+    counts: Mapping[str, torch.Tensor],
+    weights: Mapping[str, float] | Mapping[str, torch.Tensor],
+    evaluate: Evaluate,
+    parameters: Sequence[torch.nn.Parameter],
+) -> tuple[dict[str, torch.Tensor], Gradients]:
+    """Terms, detached, and the gradient of their weighted sum, None where it has none.
+
+    Args:
+        work: of a step.
+        counts: that the sums of its terms are divided by.
+        weights: of the terms.
+        evaluate: gives the terms.
+        parameters: that are trained.
+    """
+    found = evaluate(counts, work)
+    loss = torch.stack([weights[name] * term for name, term in found.items()])
+    gradients = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+    terms = {name: term.detach() for name, term in found.items()}
+    return terms, list(gradients)
+
+
 def run_step(
     work: Sequence[Work],
-    evaluate: Callable[[Sequence[Work]], dict[str, torch.Tensor]],
-    weights: dict[str, float],
+    evaluate: Evaluate,
+    counts: Mapping[str, torch.Tensor],
+    weights: Mapping[str, float],
     parameters: Sequence[torch.nn.Parameter],
+    take_whole: Differentiate = differentiate,
 ) -> LocalStep:
     """Take the gradient of the weighted terms, in halves where memory runs out.
 
     Args:
         work: of all sources of the step.
-        evaluate: gives the terms of some of the work; those of two halves of the
-            structures must sum to those of the whole.
+        evaluate: gives the terms of some of the work.
+        counts: that the sums of terms are divided by.
         weights: of the terms.
         parameters: that are trained.
+        take_whole: takes the gradient of a step that is not split.
 
     Raises:
         DeviceMemoryError: a single structure does not fit; names it.
     """
     todo: list[Sequence[Work]] = [work]
     terms: dict[str, torch.Tensor] = {}
-    gradients: list[torch.Tensor | None] = [None] * len(parameters)
+    gradients: Gradients = [None] * len(parameters)
     n_splits = 0
     while todo:
         part = todo.pop(0)
         try:
-            found = evaluate(part)
-            loss = torch.stack([weights[name] * term for name, term in found.items()])
-            new = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+            by = differentiate if n_splits else take_whole
+            found, new = by(part, counts, weights, evaluate, parameters)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             smaller = _split(part, error)
         else:
             for name, term in found.items():
-                terms[name] = terms.get(name, 0) + term.detach()
+                terms[name] = terms.get(name, 0) + term
             gradients = list(map(_add, gradients, new))
             continue
         # Only here the traceback is gone, and with it the tensors that it kept alive.
-        found, loss, new = {}, torch.empty(0), ()
+        found, new = {}, []
         free_memory()
         todo = [*smaller, *todo]
         n_splits += 1
