@@ -149,18 +149,18 @@ def _rows(
 ) -> torch.Tensor:
     """Images of rows; or, back, rows from images."""
     width = widths[0] if back else widths[1]
-    flat = rows.reshape(-1, rows.shape[-1])
+    flat = _flat(rows)
     covered = sum(block.components * block.shape[not back] for block in blocks)
     make = flat.new_empty if covered == width else flat.new_zeros
     out = make(len(flat), width)
+    weights = weights.contiguous()
+    one, other = (_IMAGES, _ROWS) if back else (_ROWS, _IMAGES)
     for block in blocks:
-        one, other = (_IMAGES, _ROWS) if back else (_ROWS, _IMAGES)
-        matrix = _matrix(block, weights)
         image = _view(block, out, other)
         torch.baddbmm(
             image,
             _view(block, flat, one),
-            (matrix.mT if back else matrix).expand(block.components, -1, -1),
+            _matrices(block, weights, back),
             beta=0,
             alpha=block.scale,
             out=image,
@@ -168,42 +168,59 @@ def _rows(
     return out.view(*rows.shape[:-1], width)
 
 
-def _weights(blocks: _Blocks, rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def _weights(
+    blocks: _Blocks, rows: torch.Tensor, images: torch.Tensor
+) -> torch.Tensor:
     """Sum over rows of their products with images."""
     if rows.ndim != images.ndim:
         leading = torch.broadcast_shapes(rows.shape[:-1], images.shape[:-1])
         rows, images = (x.expand(*leading, x.shape[-1]) for x in (rows, images))
-    rows, images = (x.reshape(-1, x.shape[-1]) for x in (rows, images))
+    rows, images = _flat(rows), _flat(images)
     last = blocks[-1]
     out = rows.new_empty(last.weight + last.shape[0] * last.shape[1])
     for block in blocks:
-        matrix = _matrix(block, out)
-        one, other = _view(block, rows, _ROWS), _view(block, images, _IMAGES)
-        if block.components == 1:
-            torch.addmm(
-                matrix, one[0].mT, other[0], beta=0, alpha=block.scale, out=matrix
-            )
-        else:
-            product = torch.baddbmm(
-                matrix.expand(block.components, -1, -1),
-                one.mT,
-                other,
-                beta=0,
-                alpha=block.scale,
-            )
-            torch.sum(product, dim=0, out=matrix)
+        matrices = _matrices(block, out, False)
+        product = torch.baddbmm(
+            matrices,
+            _view(block, rows, _ROWS).mT,
+            _view(block, images, _IMAGES),
+            beta=0,
+            alpha=block.scale,
+            out=matrices if block.components == 1 else None,
+        )
+        if block.components > 1:
+            torch.sum(product, dim=0, out=matrices[0])
     return out
 
 
+def _flat(rows: torch.Tensor) -> torch.Tensor:
+    """(n, row), neighbours in a row next to each other in memory."""
+    if rows._is_zerotensor():
+        rows = torch.zeros(rows.shape, dtype=rows.dtype, device=rows.device)
+    flat = rows.reshape(-1, rows.shape[-1])
+    return flat if flat.stride(1) == 1 else flat.contiguous()
+
+
 def _view(block: Block, rows: torch.Tensor, role: int) -> torch.Tensor:
-    """(components, n, columns) of a block in its rows."""
+    """(components, n, columns) of a block in its rows.
+
+    One call in place of the three that cut, unflatten and transpose: there are some
+    thousand of these in a Hessian step.
+    """
     start = block.source if role == _ROWS else block.target
-    n, columns = block.components, block.shape[role == _IMAGES]
-    part = rows[:, start : start + n * columns]
-    return part.unflatten(1, (n, columns)).transpose(0, 1)
+    columns = block.shape[role == _IMAGES]
+    return rows.as_strided(
+        (block.components, len(rows), columns),
+        (columns, rows.stride(0), 1),
+        rows.storage_offset() + start,
+    )
 
 
-def _matrix(block: Block, weights: torch.Tensor) -> torch.Tensor:
-    """(columns in, columns out) of a block."""
+def _matrices(block: Block, weights: torch.Tensor, back: bool) -> torch.Tensor:
+    """(components, columns in, columns out), the same for all; or, back, transposed."""
     n_in, n_out = block.shape
-    return weights[block.weight : block.weight + n_in * n_out].view(n_in, n_out)
+    return weights.as_strided(
+        (block.components, n_out, n_in) if back else (block.components, n_in, n_out),
+        (0, 1, n_out) if back else (0, n_out, 1),
+        weights.storage_offset() + block.weight,
+    )
