@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from pft_lightning.backends.transposed import transpose_blocks
 from pft_lightning.kernels.couplings import Coupling, coupling_table
 from pft_lightning.kernels.edges import Edges
 from pft_lightning.kernels.layout import Layout, ProductPath, make_layout
@@ -61,25 +62,9 @@ class FusedProduct:
             weights: (n_edges, row of weights).
             edges: who sends to whom.
         """
-        sizes = [n * m for n, m in self.feature_shapes]
-        blocks = features.split(sizes, dim=1)
-        rows = torch.cat(
-            [
-                block.unflatten(1, shape).transpose(1, 2).flatten(1)
-                for block, shape in zip(blocks, self.feature_shapes, strict=True)
-            ],
-            dim=1,
-        )
+        rows = transpose_blocks(features, self.feature_shapes)
         received = messages(self.layout, edges, couplings, rows, weights)
-        shapes = self.layout.message_shapes
-        parts = received.split([m * n for m, n in shapes], dim=1)
-        return torch.cat(
-            [
-                part.unflatten(1, shape).transpose(1, 2).flatten(1)
-                for part, shape in zip(parts, shapes, strict=True)
-            ],
-            dim=1,
-        )
+        return transpose_blocks(received, self.layout.message_shapes)
 
 
 def plan(product: Any) -> FusedProduct | None:

@@ -168,9 +168,7 @@ def _rows(
     return out.view(*rows.shape[:-1], width)
 
 
-def _weights(
-    blocks: _Blocks, rows: torch.Tensor, images: torch.Tensor
-) -> torch.Tensor:
+def _weights(blocks: _Blocks, rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Sum over rows of their products with images."""
     if rows.ndim != images.ndim:
         leading = torch.broadcast_shapes(rows.shape[:-1], images.shape[:-1])
