@@ -16,13 +16,15 @@ try:
 
     from pft_lightning.backends.nequix import files as nequix_files
     from pft_lightning.backends.nequix import model as nequix
-    from pft_lightning.backends.nequix.activations import Normalise, ScaledSilu
     from pft_lightning.backends.nequix.blocks import Block, mix_blocks
-    from pft_lightning.backends.nequix.geometry import Harmonics, RadialBasis
+    from pft_lightning.backends.nequix.normalise import Normalise
+    from pft_lightning.backends.nequix.radial import RadialBasis
 except (ImportError, BackendUnavailableError) as error:
     pytest.skip(f"no e3nn for Nequix: {error}", allow_module_level=True)
 
 from pft_lightning.kernels import messages
+from pft_lightning.physics.harmonics import Harmonics
+from pft_lightning.physics.smooth import ScaledSilu
 
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +66,7 @@ FUNCTIONS = {
         5,
     ),
     "harmonics": (
-        Harmonics(4),
+        Harmonics(4, o3.spherical_harmonics),
         lambda x: o3.spherical_harmonics(
             list(range(5)),
             # e3nn divides in place, which vmap refuses.

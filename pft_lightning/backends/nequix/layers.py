@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch.nn.functional import silu
 
-from pft_lightning.backends.nequix.activations import Normalise, ScaledSilu
 from pft_lightning.backends.nequix.blocks import Block, mix_blocks
+from pft_lightning.backends.nequix.normalise import Normalise
 from pft_lightning.backends.nequix.paths import o3
+from pft_lightning.physics.smooth import ScaledSilu
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from pft_lightning.backends.nequix.geometry import Harmonics, RadialBasis
 from pft_lightning.backends.nequix.groups import Neighbours, grouped_messages
 from pft_lightning.backends.nequix.layers import (
     Gate,
@@ -31,6 +30,7 @@ from pft_lightning.backends.nequix.layers import (
     hidden_values,
 )
 from pft_lightning.backends.nequix.paths import find_paths, o3
+from pft_lightning.backends.nequix.radial import RadialBasis
 from pft_lightning.kernels.couplings import (
     Coupling,
     coupling_matrix,
@@ -39,6 +39,7 @@ from pft_lightning.kernels.couplings import (
 from pft_lightning.kernels.edges import PairedEdges
 from pft_lightning.kernels.layout import Layout, make_layout
 from pft_lightning.kernels.messages import WEIGHT, messages
+from pft_lightning.physics.harmonics import Harmonics
 
 
 class Convolution(torch.nn.Module):
@@ -160,7 +161,7 @@ class NequixNetwork(WithConstants):
         self.cutoff = float(cutoff)
         self.shift, self.scale = float(shift), float(scale)
         self.register_buffer("atom_energies", torch.zeros(n_species))
-        self._harmonics = Harmonics(lmax)
+        self._harmonics = Harmonics(lmax, o3.spherical_harmonics)
         self._basis = RadialBasis(
             self.cutoff, radial_basis_size, float(radial_polynomial_p)
         )

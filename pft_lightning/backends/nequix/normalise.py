@@ -1,4 +1,4 @@
-"""SiLU and division by a norm, with all their derivatives."""
+"""Division of rows by their norm, with all derivatives."""
 
 from __future__ import annotations
 
@@ -6,101 +6,9 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 
-from pft_lightning.backends.nequix.forms import Form, Known, Sum
-
-
-class ScaledSilu(Form):
-    """``factor * x * sigmoid(x)`` of each number.
-
-    Args:
-        factor: of the values.
-    """
-
-    def __init__(self, factor: float = 1.0) -> None:
-        self.factor = factor
-
-    def evaluate(
-        self,
-        known: Known,
-        spaces: Sequence[int],
-        sums: Sequence[Sum],
-        x: torch.Tensor,
-        tensors: Sequence[torch.Tensor],
-    ) -> list[torch.Tensor]:
-        """See ``Form.evaluate``."""
-        products: dict[tuple[int, ...], torch.Tensor] = {}
-
-        def multiplied(places: tuple[int, ...]) -> torch.Tensor:
-            if len(places) == 1:
-                return tensors[places[0]]
-            if places not in products:
-                products[places] = multiplied(places[:-1]) * tensors[places[-1]]
-            return products[places]
-
-        found = []
-        for each in sums:
-            total: torch.Tensor | None = None
-            for order, places in each.terms:
-                factor = self._derivative(order, x, known)
-                if not places:
-                    value = factor.detach()  # its own object: autograd marks it
-                    total = value if total is None else total + value
-                    continue
-                product = multiplied(tuple(sorted(places)))
-                total = (
-                    factor * product
-                    if total is None
-                    else torch.addcmul(total, factor, product)
-                )
-            assert total is not None
-            found.append(total)
-        return found
-
-    def _derivative(self, order: int, x: torch.Tensor, known: Known) -> torch.Tensor:
-        if ("silu", order) not in known:
-            sigmoid = self._sigmoid(order, x, known)
-            if order == 0:
-                value = x * sigmoid
-            elif order == 1:
-                value = torch.addcmul(self._sigmoid(0, x, known), x, sigmoid)
-            else:
-                before = self._sigmoid(order - 1, x, known)
-                value = torch.add(x * sigmoid, before, alpha=order)
-            known["silu", order] = value
-        return known["silu", order]
-
-    def _sigmoid(self, order: int, x: torch.Tensor, known: Known) -> torch.Tensor:
-        """Derivative of ``factor * sigmoid(x)``."""
-        if ("sigmoid",) not in known:
-            known["sigmoid",] = torch.sigmoid(x)
-        plain = known["sigmoid",]
-        if ("sigmoid", order) not in known:
-            if order == 0:
-                value = plain if self.factor == 1.0 else plain * self.factor
-            elif order == 1:
-                scaled = self._sigmoid(0, x, known)
-                value = torch.addcmul(scaled, scaled, plain, value=-1)
-            else:
-                highest, *others = _sigmoid_polynomial(order)
-                value = plain * highest + others[0]
-                for coefficient in others[1:]:
-                    value = value * plain + coefficient
-                value = value * self._sigmoid(1, x, known)
-            known["sigmoid", order] = value
-        return known["sigmoid", order]
-
-
-@functools.cache
-def _sigmoid_polynomial(order: int) -> list[float]:
-    """Derivative of the sigmoid over its first one, in powers of it, highest first."""
-    polynomial = np.polynomial.Polynomial([1.0])
-    step = np.polynomial.Polynomial([0.0, 1.0, -1.0])
-    for _ in range(order - 1):
-        polynomial = polynomial.deriv() * step + polynomial * step.deriv()
-    return [float(x) for x in polynomial.coef[::-1]]
+from pft_lightning.physics.forms import Form, Known, Sum
 
 
 class Normalise(Form):
