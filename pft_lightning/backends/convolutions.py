@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,9 +172,8 @@ class Convolutions:
 
             return forward
 
-        with _LOCK, contextlib.ExitStack() as stack:
-            for module, product in zip(modules, self.products, strict=True):
-                stack.enter_context(exchanged(module, "forward", replacement(product)))
+        forwards = map(replacement, self.products)
+        with exchanged_forwards(zip(modules, forwards, strict=True)):
             yield
 
 
@@ -204,6 +203,17 @@ def find_products(
     for each in fused:
         each.need_table(dtype, device)
     return fused
+
+
+@contextlib.contextmanager
+def exchanged_forwards(
+    forwards: Iterable[tuple[torch.nn.Module, Callable[..., torch.Tensor]]],
+) -> Iterator[None]:
+    """Let modules compute otherwise for a while; other threads wait."""
+    with _LOCK, contextlib.ExitStack() as stack:
+        for module, forward in forwards:
+            stack.enter_context(exchanged(module, "forward", forward))
+        yield
 
 
 @contextlib.contextmanager

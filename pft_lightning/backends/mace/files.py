@@ -21,12 +21,13 @@ import torch
 from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.errors import CheckpointError
 from pft_lightning.physics.exact import replace_layer_norms
+from pft_lightning.physics.harmonics import Harmonics
 
 
 with keep_global_state():
     import e3nn
     import mace.modules
-    from e3nn.o3 import SphericalHarmonics
+    from e3nn.o3 import SphericalHarmonics, spherical_harmonics
     from e3nn.util.codegen import CodeGenMixin
     from mace.modules.symmetric_contraction import EmptyParam
     from mace.tools.scripts_utils import extract_config_mace_model
@@ -227,36 +228,18 @@ def _remove_scripted_parts(network: torch.nn.Module) -> None:
 
 
 class EagerSphericalHarmonics(torch.nn.Module):
-    """e3nn's spherical harmonics, run by Python where e3nn 0.4.4 runs TorchScript.
+    """e3nn's spherical harmonics, which e3nn 0.4.4 runs in TorchScript.
 
     Args:
-        original: module to imitate.
+        original: of a MACE network, which takes those of all degrees, of directions.
     """
 
     def __init__(self, original: SphericalHarmonics) -> None:
         super().__init__()
         self._lmax = original._lmax  # read by MACE's description of a network
         self.irreps_out = original.irreps_out
-        self._attributes = {
-            k: v for k, v in original.__dict__.items() if not k.startswith("_modules")
-        }
+        self._form = Harmonics(original._lmax, spherical_harmonics)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Harmonics (n, (l_max + 1)²) of vectors (n, 3)."""
-        return _forward(types.SimpleNamespace(**self._attributes), vectors)
-
-
-def _spherical_harmonics_source() -> Any:
-    scripted = SphericalHarmonics.forward.__globals__["_spherical_harmonics"]
-    # torch.jit.script leaves the function it compiled here, for torch.compile.
-    return getattr(scripted, "_torchdynamo_inline", scripted)
-
-
-# e3nn's own method, with its scripted helper exchanged for the helper's source.
-_forward = types.FunctionType(
-    SphericalHarmonics.forward.__code__,
-    {
-        **SphericalHarmonics.forward.__globals__,
-        "_spherical_harmonics": _spherical_harmonics_source(),
-    },
-)
+        return self._form(vectors)

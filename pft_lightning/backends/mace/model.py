@@ -37,6 +37,7 @@ from pft_lightning.backends.mace import usage as mace_usage
 from pft_lightning.backends.mace.state import keep_global_state
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.reading.content import is_safetensors
+from pft_lightning.backends.replaced import derived_by_forms
 from pft_lightning.errors import CheckpointError, ConfigError
 from pft_lightning.files import write_atomically
 from pft_lightning.kernels.edges import group_edges
@@ -175,6 +176,7 @@ class MACEModel(EnergyModel):
         with (
             enable_inplace_requires_grad(True),
             exact_torchscript(self._scripted),
+            derived_by_forms(self.network),
             _compiled_messages(self.network, batch.get(keys.CONVOLUTIONS)),
         ):
             output = self.network(data, compute_force=False)

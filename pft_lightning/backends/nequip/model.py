@@ -31,6 +31,7 @@ from pft_lightning.backends.convolutions import (
 )
 from pft_lightning.backends.nequip import files as nequip_files
 from pft_lightning.backends.parametrized import plain
+from pft_lightning.backends.replaced import derived_by_forms
 from pft_lightning.errors import CheckpointError, ConfigError
 from pft_lightning.graphs import count_atoms
 from pft_lightning.kernels.edges import group_edges
@@ -224,6 +225,7 @@ class NequIPModel(EnergyModel):
         with (
             exact_torchscript(self._scripted),
             _without_kernels(self._accelerated),
+            derived_by_forms(self.network),
             contextlib.nullcontext()
             if convolutions is None
             else convolutions.stand_in(_scattered_products(self.network)),
