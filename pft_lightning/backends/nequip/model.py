@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from ase.data import atomic_numbers as numbers_by_symbol
+from e3nn.o3 import spherical_harmonics
 from nequip.data import AtomicDataDict
 from nequip.nn.embedding.utils import cutoff_str_to_fulldict
 from torch_geometric.data import Batch
@@ -225,7 +226,7 @@ class NequIPModel(EnergyModel):
         with (
             exact_torchscript(self._scripted),
             _without_kernels(self._accelerated),
-            derived_by_forms(self.network),
+            derived_by_forms(self.network, spherical_harmonics),
             contextlib.nullcontext()
             if convolutions is None
             else convolutions.stand_in(_scattered_products(self.network)),
