@@ -77,7 +77,8 @@ def _run(
         out.touch()
         process = start(_attempt, visit, cases, out, threads=visit.threads)
         running.append((process, cases, out))
-    end = time.monotonic() + OF_PEER
+    limit = OF_PEER * visit.patience
+    end = time.monotonic() + limit
     rows: list[dict[str, Any]] = []
     for process, cases, out in running:
         process.join(max(0.0, end - time.monotonic()))
@@ -85,7 +86,7 @@ def _run(
         if process.is_alive():
             process.kill()
             process.join()
-            reason = f"not finished in {OF_PEER} s"
+            reason = f"not finished in {limit:.0f} s"
         found = [json.loads(x) for x in out.read_text().splitlines()]
         missing = [case | {"error": reason} for case in cases[len(found) :]]
         for row in missing:

@@ -86,7 +86,6 @@ class Day:
         out: folder for the results.
         seconds: until the end.
         only: names of the checks to make; all by default.
-        limits: factor of all limits, for a slow machine.
     """
 
     def __init__(
@@ -95,11 +94,8 @@ class Day:
         out: Path,
         seconds: float,
         only: list[str] | None,
-        limits: float,
     ) -> None:
         from plan import CHECKS
-
-        self._limits = limits
 
         self._visit, self._out = visit, out
         self._begin = time.monotonic()
@@ -143,7 +139,9 @@ class Day:
         from processes import start
 
         outcome = next(o for o in self.outcomes if o.name == check.name)
-        outcome.limit = min(check.limit * self._limits, self._end - time.monotonic())
+        outcome.limit = min(
+            check.limit * self._visit.patience, self._end - time.monotonic()
+        )
         if outcome.limit < LEAST:
             outcome.reason = "no time left"
             self._keep()
@@ -296,6 +294,7 @@ def main() -> None:
         "--limits", type=float, default=1.0, help="factor of the limit of each check"
     )
     options = parser.parse_args()
+    options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     rows = options.out / "rows.jsonl"
     for path in (rows, options.out / "day.log"):
@@ -304,8 +303,9 @@ def main() -> None:
     sizes = TINY if options.tiny else FULL
     with _work_folder(options.pack.resolve()) as work:
         _preload()
-        visit = Visit(options.device, options.pack.resolve(), work, rows, sizes)
-        day = Day(visit, options.out, options.seconds, options.only, options.limits)
+        pack = options.pack.resolve()
+        visit = Visit(options.device, pack, work, rows, sizes, patience=options.limits)
+        day = Day(visit, options.out, options.seconds, options.only)
         day.run()
     print(day.details())
     print(day.table())  # last, where the end of the output is all that is seen

@@ -80,6 +80,7 @@ class Visit:
         sizes: how much work to do.
         check: name of the check that reports.
         threads: for what it computes on the CPU.
+        patience: factor of all limits, for a slow machine.
     """
 
     device: str
@@ -89,6 +90,7 @@ class Visit:
     sizes: Sizes
     check: str = ""
     threads: int = 1
+    patience: float = 1.0
 
     @property
     def on_gpu(self) -> bool:
