@@ -242,7 +242,8 @@ def _products(
     progress: bool,
 ) -> np.ndarray:
     """Multiply the Hessian with directions (n, n_atoms, 3), a few at a time."""
-    batch = build_batch([_structure(model, phonon)]).to(model.device)
+    arrange = model.arrangement()  # once for all passes
+    batch = arrange(build_batch([_structure(model, phonon)])).to(model.device)
 
     def multiply(some: np.ndarray) -> np.ndarray:
         with torch.no_grad():

@@ -96,6 +96,9 @@ class Trainer(_Arguments):
     """Passes over the phonon data; null: 200, or no limit where max_steps is set."""
     gradient_clip_val: AtLeastZero | None = 100.0
     """Largest norm of the gradient of all weights."""
+    deterministic: bool = False
+    """Sums in the same order on a GPU too, so that a resumed run ends with the same
+    bits; slower there."""
     log_every_n_steps: Natural = 10
     """Steps between two lines of the loggers."""
     check_val_every_n_epoch: Count | None = 1

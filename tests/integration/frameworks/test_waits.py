@@ -77,12 +77,13 @@ def module(request, tmp_path, world) -> PhononFineTuning:
     return PhononFineTuning(load_model(path, head=head))
 
 
-def train(module, world, *callbacks) -> None:
+def train(module, world, *callbacks, **options) -> None:
     data = PhononDataModule(
         PhononSource(world.phonons_train, world.phonons_val, batch_size=1),
         UpstreamSource(world.upstream_train, world.upstream_val, batch_size=2),
         mode="joint",
         cache_dir=world.base.parent / "cache",
+        **options,
     )
     trainer = lightning.Trainer(
         callbacks=[HessianLoss(GaussianProbe(2)), *callbacks],
@@ -97,8 +98,17 @@ def train(module, world, *callbacks) -> None:
         num_sanity_val_steps=0,
         limit_val_batches=0,
         gradient_clip_val=100.0,
+        deterministic=True,
     )
     trainer.fit(module, data)
+
+
+@pytest.fixture(autouse=True)
+def set_back(monkeypatch):
+    """What ``deterministic=True`` sets."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 class Batches(lightning.Callback):
@@ -132,3 +142,14 @@ def test_nor_does_it_where_nothing_is_compiled(
     counter = count_waits(first=1, steps=2)
     train(PhononFineTuning(load_model(path)), world, counter)
     assert dict(counter.waits.found) == {}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_leave_no_trace_in_the_weights(tmp_path, world):
+    found = []
+    for num_workers in (0, 2):
+        module = PhononFineTuning(load_model(write_pair(tmp_path, world)))
+        train(module, world, RampedEMA(), num_workers=num_workers)
+        found.append(module.state_dict())
+    for name, value in found[0].items():
+        assert torch.equal(found[1][name], value), name
