@@ -8,6 +8,7 @@ from functools import partial
 
 import cost
 import exactness
+import graphs
 import training
 from versions import versions
 from visit import Visit
@@ -46,6 +47,7 @@ CHECKS = (
     # Times.
     Check("cost", 180, cost.cost, alone=True),
     Check("launches", 40, cost.launches, alone=True),
+    Check("graphs", 40, graphs.graphs, alone=True),
     Check("pace_8", 110, partial(training.pace, n_workers=8), alone=True),
     # Trainings that are compared, not timed.
     Check("waits", 90, training.waits),
