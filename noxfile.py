@@ -23,10 +23,11 @@ nox.options.reuse_existing_virtualenvs = True
 # CPU build is wanted: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 TORCH = "torch==2.13.0"
 
-# Triton comes with the builds of torch for GPUs; its interpreter needs none.
-TRITON = "triton>=3.6; platform_system == 'Linux'"
+TESTING = ["pytest>=8", "pytest-xdist>=3.6"]
 
-TESTING = ["pytest>=8", "pytest-xdist>=3.6", TRITON]
+# Comes with the builds of torch for GPUs, each with its own. Its interpreter
+# and its compiler run without a GPU, beside the build of torch for CPUs.
+TRITON = "triton>=3.9; platform_system == 'Linux'"
 
 # Tests that need a framework; everything else is tested once, in `core`.
 FRAMEWORK_TESTS = [
@@ -89,25 +90,25 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def core(session: nox.Session) -> None:
     """Run with no backend installed, from a built wheel."""
-    install(session, ".", *TESTING)
+    install(session, ".", *TESTING, TRITON)
     run_tests(session, "tests")
 
 
 @nox.session
 def mace(session: nox.Session) -> None:
-    install(session, "-e", ".[mace]", *TESTING)
+    install(session, "-e", ".[mace]", *TESTING, TRITON)
     run_tests(session, *FRAMEWORK_TESTS)
 
 
 @nox.session
 def nequip(session: nox.Session) -> None:
-    install(session, "-e", ".[nequip]", *TESTING)
+    install(session, "-e", ".[nequip]", *TESTING, TRITON)
     run_tests(session, *FRAMEWORK_TESTS, "-k", "not nequix")
 
 
 @nox.session
 def nequix(session: nox.Session) -> None:
-    install(session, "-e", ".[nequix]", *TESTING, *NEQUIX_REQUIREMENTS)
+    install(session, "-e", ".[nequix]", *TESTING, TRITON, *NEQUIX_REQUIREMENTS)
     session.install("-q", "--no-deps", "nequix")
     run_tests(session, "tests/backends")
 

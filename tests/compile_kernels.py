@@ -51,7 +51,8 @@ class Recorded:
                 for name in names
             }
             values = {(names.index(name),): value for name, value in constants.items()}
-            key = (len(given["EVERYWHERE"]) + len(given["MOVING"]), str(values))
+            terms = (*given["EVERYWHERE"], *given["MOVING"])
+            key = (sum(place >= 0 for place in terms) // 3, str(values))
             self.variants[key] = signature, values
 
         return call
@@ -125,7 +126,7 @@ def main() -> None:
                         check=True,
                     ).stdout
                 spilled = re.findall(r"STACK:(\d+)", usage)
-                print("COMPILED", name, capability, key[0] // 3, *spilled, flush=True)
+                print("COMPILED", name, capability, key[0], *spilled, flush=True)
 
 
 if __name__ == "__main__":

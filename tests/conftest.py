@@ -45,7 +45,7 @@ ELEMENTS = (3, 9, 11, 12, 8, 17, 14)
 @pytest.fixture
 def twins(monkeypatch) -> Twins:
     """All sums of a test are computed in C and, as on a GPU, in Triton."""
-    pytest.importorskip("triton", reason="no Triton here: pip install triton")
+    pytest.importorskip("triton", "3.9", reason="no Triton here: pip install triton")
     from pft_lightning.kernels.gpu import calls
 
     both = Twins(calls)

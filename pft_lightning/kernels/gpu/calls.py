@@ -26,6 +26,8 @@ _READS = {
     WEIGHT: {"K": COUPLING, "S": FEATURE, "G": MESSAGE},
     COUPLING: {"S": FEATURE, "W": WEIGHT, "G": MESSAGE},
 }
+# After the last term, which so has no other beside it.
+_END = (-1, -1, -1)
 # A tile is the work of 32 threads.
 _OPTIONS = {"num_warps": 1}
 
@@ -71,8 +73,8 @@ def _find_terms(each: Sum, kinds: tuple[tuple[int, bool, int], ...]) -> _Terms:
         moves = any(n in sparse[role] for n, role in zip(term, order, strict=True))
         by_motion[moves] += term
     constants = {
-        "EVERYWHERE": tuple(by_motion[False]),
-        "MOVING": tuple(by_motion[True]),
+        "EVERYWHERE": (*by_motion[False], *_END) if by_motion[False] else (),
+        "MOVING": (*by_motion[True], *_END) if by_motion[True] else (),
         **{f"SPARSE_{x}": sparse[reads[x]] for x in reads if x in "KW"},
         **{
             f"PROBES_{x}": tuple(int(kinds[i][2] == 3) for i in places[role])

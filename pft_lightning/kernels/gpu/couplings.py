@@ -14,17 +14,18 @@ def _add_couplings(
 ):  # fmt: skip
     """Add to (components, channels): g[b, c] s[c] w[c], of one component of s."""
     for i in tl.static_range(0, len(TERMS), 3):
-        of_s = s[TERMS[i + 1]] + PROBES_S[TERMS[i + 1]] * s_shift + s_at
-        of_w = w[TERMS[i + 2]] + PROBES_W[TERMS[i + 2]] * w_shift + w_at
-        product = tl.load(of_s, mask=in_c, other=0.0)
-        product *= tl.load(of_w, mask=in_c, other=0.0)
-        if i > 0 and TERMS[i] == TERMS[i - 3]:
-            value += product  # type: ignore[has-type]  # noqa: F821
-        else:
-            value = product
-        if i + 3 == len(TERMS) or TERMS[i] != TERMS[min(i + 3, len(TERMS) - 3)]:
-            of_g = g[TERMS[i]] + PROBES_G[TERMS[i]] * g_shift + g_at
-            total += tl.load(of_g, mask=there, other=0.0) * value[None, :]
+        if TERMS[i] >= 0:
+            of_s = s[TERMS[i + 1]] + PROBES_S[TERMS[i + 1]] * s_shift + s_at
+            of_w = w[TERMS[i + 2]] + PROBES_W[TERMS[i + 2]] * w_shift + w_at
+            product = tl.load(of_s, mask=in_c, other=0.0)
+            product *= tl.load(of_w, mask=in_c, other=0.0)
+            if TERMS[i] == TERMS[i - 3]:
+                value += product  # type: ignore[has-type]  # noqa: F821
+            else:
+                value = product
+            if TERMS[i] != TERMS[i + 3]:
+                of_g = g[TERMS[i]] + PROBES_G[TERMS[i]] * g_shift + g_at
+                total += tl.load(of_g, mask=there, other=0.0) * value[None, :]
     return total
 
 

@@ -16,18 +16,19 @@ def _add_vectors(
     """Add an edge to (components, channels): sum over a of k[a, b] x[a, c] w[c]."""
     for a in range(m_in):
         for i in tl.static_range(0, len(TERMS), 3):
-            of_x = x[TERMS[i + 1]] + PROBES_X[TERMS[i + 1]] * x_shift + x_at
-            of_w = w[TERMS[i + 2]] + PROBES_W[TERMS[i + 2]] * w_shift + w_at
-            product = tl.load(of_x + a * x_step, mask=in_c, other=0.0)
-            product *= tl.load(of_w, mask=in_c, other=0.0)
-            if i > 0 and TERMS[i] == TERMS[i - 3]:
-                value += product  # type: ignore[has-type]  # noqa: F821
-            else:
-                value = product
-            if i + 3 == len(TERMS) or TERMS[i] != TERMS[min(i + 3, len(TERMS) - 3)]:
-                of_k = k[TERMS[i]] + PROBES_K[TERMS[i]] * k_shift + k_at
-                factor = tl.load(of_k + a * k_in, mask=in_b, other=0.0)
-                total += factor[:, None] * value[None, :]
+            if TERMS[i] >= 0:
+                of_x = x[TERMS[i + 1]] + PROBES_X[TERMS[i + 1]] * x_shift + x_at
+                of_w = w[TERMS[i + 2]] + PROBES_W[TERMS[i + 2]] * w_shift + w_at
+                product = tl.load(of_x + a * x_step, mask=in_c, other=0.0)
+                product *= tl.load(of_w, mask=in_c, other=0.0)
+                if TERMS[i] == TERMS[i - 3]:
+                    value += product  # type: ignore[has-type]  # noqa: F821
+                else:
+                    value = product
+                if TERMS[i] != TERMS[i + 3]:
+                    of_k = k[TERMS[i]] + PROBES_K[TERMS[i]] * k_shift + k_at
+                    factor = tl.load(of_k + a * k_in, mask=in_b, other=0.0)
+                    total += factor[:, None] * value[None, :]
     return total
 
 

@@ -20,14 +20,15 @@ def _add_weights(
 ):  # fmt: skip
     """Add an edge to (channels,): sum over a, b of k[a, b] s[a, c] g[b, c]."""
     for i in tl.static_range(0, len(TERMS), 3):
-        of_k = k[TERMS[i]] + PROBES_K[TERMS[i]] * k_shift + k_at
-        of_s = s[TERMS[i + 1]] + PROBES_S[TERMS[i + 1]] * s_shift + s_at
-        of_g = g[TERMS[i + 2]] + PROBES_G[TERMS[i + 2]] * g_shift + g_at
-        cotangent = tl.load(of_g, mask=there, other=0.0)
-        for a in range(m_in):
-            factor = tl.load(of_k + a * k_in, mask=in_b, other=0.0)
-            sent = tl.load(of_s + a * s_step, mask=in_c, other=0.0)
-            total += tl.sum(factor[:, None] * cotangent, axis=0) * sent
+        if TERMS[i] >= 0:
+            of_k = k[TERMS[i]] + PROBES_K[TERMS[i]] * k_shift + k_at
+            of_s = s[TERMS[i + 1]] + PROBES_S[TERMS[i + 1]] * s_shift + s_at
+            of_g = g[TERMS[i + 2]] + PROBES_G[TERMS[i + 2]] * g_shift + g_at
+            cotangent = tl.load(of_g, mask=there, other=0.0)
+            for a in range(m_in):
+                factor = tl.load(of_k + a * k_in, mask=in_b, other=0.0)
+                sent = tl.load(of_s + a * s_step, mask=in_c, other=0.0)
+                total += tl.sum(factor[:, None] * cotangent, axis=0) * sent
     return total
 
 

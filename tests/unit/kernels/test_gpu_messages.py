@@ -140,7 +140,7 @@ def test_probes_are_one_launch_and_the_numbers_of_one_after_another(twins):
 
 
 def test_kernels_compile_for_gpus_that_are_not_here_and_fit_their_registers():
-    pytest.importorskip("triton", reason="no Triton here: pip install triton")
+    pytest.importorskip("triton", "3.9", reason="no Triton here: pip install triton")
     script = Path(__file__).parents[2] / "compile_kernels.py"
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
@@ -171,7 +171,7 @@ def tried(monkeypatch):
 
 
 def test_a_device_is_used_if_a_trial_gives_the_right_numbers(tried):
-    pytest.importorskip("triton", reason="no Triton here: pip install triton")
+    pytest.importorskip("triton", "3.9", reason="no Triton here: pip install triton")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tried.is_usable(CPU, torch.float64)
