@@ -28,6 +28,7 @@ from pft_lightning.kernels.interface import (
 from pft_lightning.kernels.layout import Layout
 from pft_lightning.kernels.sums import Role, Sum, renamed
 from pft_lightning.physics.direction import current_direction
+from pft_lightning.physics.wanted import is_wanted
 
 
 def can_fuse(dtype: torch.dtype, device: torch.device, degree: int) -> bool:
@@ -110,7 +111,7 @@ class _Sums(torch.autograd.Function):
         ]
         sums: dict[int, Sum] = {}
         for place, (role, direction) in enumerate(ctx.roles):
-            if not _is_wanted(ctx, place):
+            if not is_wanted(ctx, 4, place):
                 continue
             terms = [
                 _replace(_replace(term, role, -1), each.slot, cotangent)
@@ -226,18 +227,3 @@ class _Collected:
 
 def _replace(term: tuple[int, ...], role: int, place: int) -> tuple[int, ...]:
     return (*term[:role], place, *term[role + 1 :])
-
-
-def _is_wanted(ctx: Any, place: int) -> bool:
-    """Whether the running backward pass needs the gradient of a tensor.
-
-    ``needs_input_grad`` also counts those that lead to the positions alone, which the
-    gradients to the weights have no use for.
-    """
-    if not ctx.needs_input_grad[4 + place]:
-        return False
-    node = ctx.next_functions[place][0]
-    # The question is not answered for leaves.
-    if node is None or node.name().endswith("AccumulateGrad"):
-        return True
-    return bool(torch._C._will_engine_execute_node(node))
