@@ -267,8 +267,8 @@ def default_engine(device: torch.device, n_probes: int) -> Engine:
     Reverse over reverse walks the graph once for each probe, forward over reverse once
     for all, at twice the number of operations. On the CPU, where the operations
     themselves take the time, the first is as fast or faster (``benchmarks/hvp_cost``;
-    up to 16 probes). On a GPU small operations take what the host needs to start them: for 1,
-    4 and 16 probes 33, 118 and 475 ms against 128, 151 and 198 ms.
+    up to 16 probes). On a GPU small operations take what the host needs to start them:
+    for 1, 4 and 16 probes 33, 118 and 475 ms against 128, 151 and 198 ms.
 
     Args:
         device: of the model.

@@ -5,10 +5,11 @@ probe. It goes through the edges of the row in their order, so that no two progr
 to one number and results have the same bits in every run.
 
 Terms are constants, in a flat tuple with three places each and three times -1 at its
-end, those with the same first tensor next to each other: ``EVERYWHERE`` those that any edge may have, ``MOVING`` those
-with a tangent of couplings or weights, which is zero at most edges along a column of
-the Hessian. ``SPARSE_K`` and ``SPARSE_W`` are the places of such tangents, and
-``PROBES_K`` etc. say of each tensor whether it has an axis of probes, 1 or 0.
+end, those with the same first tensor next to each other: ``EVERYWHERE`` those that any
+edge may have, ``MOVING`` those with a tangent of couplings or weights, which is zero at
+most edges along a column of the Hessian. ``SPARSE_K`` and ``SPARSE_W`` are the places
+of such tangents, and ``PROBES_K`` etc. say of each tensor whether it has an axis of
+probes, 1 or 0.
 """
 
 import triton
