@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import ase
@@ -178,9 +178,18 @@ def map_tensors(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) ->
             changed[name] = change(value)
         elif hasattr(value, "map_tensors"):
             changed[name] = value.map_tensors(change)
-        elif hasattr(value, "to"):
+        elif hasattr(value, "to") or _holds_tensors(value):
             raise TypeError(f"{name}: a {type(value).__name__} has no map_tensors.")
     return changed
+
+
+def _holds_tensors(value: object) -> bool:
+    """Whether a list, tuple or dict has tensors, which nobody would change."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    return isinstance(value, (list, tuple)) and any(
+        isinstance(item, torch.Tensor) or _holds_tensors(item) for item in value
+    )
 
 
 def build_crystal_batch(

@@ -38,6 +38,8 @@ def along(tangents: torch.Tensor) -> Iterator[None]:
     """Derivatives taken inside are along these directions.
 
     Nobody is told within a transform of torch.func, where they cannot be looked at.
+    Backward passes stay in this thread: those of a GPU run in one of their own, which
+    would know of no direction.
 
     Args:
         tangents: (n_atoms, n_probes, 3), all of the probes that are computed at once;
@@ -47,7 +49,8 @@ def along(tangents: torch.Tensor) -> Iterator[None]:
     direction = None if wrapped else Direction(tangents.detach())
     token = _CURRENT.set(direction)
     try:
-        yield
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
         _CURRENT.reset(token)
 

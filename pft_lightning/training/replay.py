@@ -53,7 +53,10 @@ class CudaRecorder:
                 step()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads may go on, as the one that pins the memory of the next batches.
+        with torch.cuda.graph(
+            graph, pool=self._pool, capture_error_mode="thread_local"
+        ):
             outputs = step()
         self._pool = self._pool or graph.pool()
         return graph.replay, outputs
@@ -88,6 +91,10 @@ class ReplayedSteps:
     def __init__(self, recorder: Recorder | None = None) -> None:
         self._record = recorder or CudaRecorder()
         self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReplayedSteps:
+        """Records anew: a copy of the module (an average) has weights of its own."""
+        return ReplayedSteps(self._record)
 
     def check(self, device: torch.device) -> None:
         """Refuse a device that records nothing.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -126,3 +128,9 @@ def test_sizes_are_few_and_a_tenth_larger_than_needed():
     assert all(up >= n and up % 2 == 0 for n, up in enumerate(sizes, 100))
     spare = sum(up / n - 1 for n, up in enumerate(sizes, 100)) / len(sizes)
     assert spare < 0.12
+
+
+def test_a_copy_of_a_module_records_its_own_steps():
+    steps = ReplayedSteps(Rerun())
+    steps._recordings["some size"] = object()
+    assert copy.deepcopy(steps).n_recordings == 0

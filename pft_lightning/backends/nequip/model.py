@@ -225,8 +225,8 @@ class NequIPModel(EnergyModel):
         convolutions = batch.get(keys.CONVOLUTIONS)
         with (
             exact_torchscript(self._scripted),
-            _without_kernels(self._accelerated),
             derived_by_forms(self.network, spherical_harmonics),
+            _without_kernels(self._accelerated),
             contextlib.nullcontext()
             if convolutions is None
             else convolutions.stand_in(_scattered_products(self.network)),

@@ -6,7 +6,7 @@ atom is one matrix, so that messages are contracted while they are added up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,6 +49,12 @@ class NeighbourGroups(NamedTuple):
     edge: torch.Tensor
     neighbour: torch.Tensor
     owner: torch.Tensor
+
+    def map_tensors(
+        self, change: Callable[[torch.Tensor], torch.Tensor]
+    ) -> NeighbourGroups:
+        """Copy with every tensor changed, in a fixed order."""
+        return NeighbourGroups(*map(change, self))
 
     def arrange(self, vectors: torch.Tensor, cutoff: float) -> Neighbours:
         """Put vectors of edges (n_edges, 3), Å, in their places."""

@@ -7,6 +7,7 @@ import torch
 
 from pft_lightning.errors import ConfigError, NotDifferentiableError, ShapeError
 from pft_lightning.physics import hvp
+from pft_lightning.physics.direction import along
 from pft_lightning.physics.hvp import compute_derivatives, default_engine
 
 
@@ -238,3 +239,9 @@ def test_the_engine_is_chosen_by_device_and_number_of_probes(
 def test_unknown_engine(energy, positions):
     with pytest.raises(ConfigError, match="expected one of"):
         compute_derivatives(energy, positions, VOLUMES, engine="forward")
+
+
+def test_backward_passes_along_a_direction_stay_in_the_thread_that_knows_it():
+    with along(torch.ones(1, 1, 3)):
+        assert not torch._C._is_multithreading_enabled()
+    assert torch._C._is_multithreading_enabled()
