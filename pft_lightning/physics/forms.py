@@ -175,16 +175,38 @@ class _Sums(torch.autograd.Function):
         sums: tuple[Sum, ...],
         *tensors: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
+        dims = in_dims[4:]
+        known = known if dims[0] is None else {}
+        axes = {
+            tensor.ndim - (dim is not None)
+            for tensor, dim in zip(tensors, dims, strict=True)
+        }
+        if len(axes) > 1:
+            # Some have an axis of another vmap, which is not to meet the one of this.
+            each_one = [
+                _Sums.apply(
+                    form,
+                    {} if dims[0] is not None else known,
+                    spaces,
+                    sums,
+                    *(
+                        tensor if dim is None else tensor.select(dim, k)
+                        for tensor, dim in zip(tensors, dims, strict=True)
+                    ),
+                )
+                for k in range(info.batch_size)
+            ]
+            stacked = tuple(torch.stack(parts) for parts in zip(*each_one, strict=True))
+            return stacked, (0,) * len(stacked)
         moved = [
             tensor if dim is None else tensor.movedim(dim, 0)
-            for tensor, dim in zip(tensors, in_dims[4:], strict=True)
+            for tensor, dim in zip(tensors, dims, strict=True)
         ]
-        known = known if in_dims[4] is None else {}
         found = _Sums.apply(form, known, spaces, sums, *moved)
         # Sums that no mapped tensor is part of are the same for all.
         found = tuple(
             value.expand(info.batch_size, *value.shape)
-            if value.ndim < tensors[0].ndim + (in_dims[4] is None)
+            if value.ndim < tensors[0].ndim + (dims[0] is None)
             else value
             for value in found
         )

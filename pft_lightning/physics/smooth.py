@@ -152,13 +152,7 @@ class RowFunction(Form):
 
 
 def _contract(what: str, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """``torch.einsum`` of two tensors, either of which may have an axis in front."""
+    """``torch.einsum`` of two tensors, either of which may have axes in front."""
     inputs, output = what.split("->")
     first, second = inputs.split(",")
-    mapped = one.ndim > len(first), other.ndim > len(second)
-    first, second = (
-        "b" * is_mapped + axes
-        for is_mapped, axes in zip(mapped, (first, second), strict=True)
-    )
-    output = "b" * any(mapped) + output
-    return torch.einsum(f"{first},{second}->{output}", one, other)
+    return torch.einsum(f"...{first},...{second}->...{output}", one, other)

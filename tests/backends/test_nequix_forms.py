@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pft_lightning import keys
 from pft_lightning.errors import BackendUnavailableError
 
 
@@ -22,6 +23,7 @@ try:
 except (ImportError, BackendUnavailableError) as error:
     pytest.skip(f"no e3nn for Nequix: {error}", allow_module_level=True)
 
+from pft_lightning.graphs import map_tensors
 from pft_lightning.kernels import messages
 from pft_lightning.physics.harmonics import Harmonics
 from pft_lightning.physics.smooth import ScaledSilu
@@ -131,6 +133,46 @@ def test_probes_at_once_are_probes_one_by_one(name):
 
     for mine, other in zip(products(function), products(framework), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "blocks"])
+@pytest.mark.parametrize("outer", [torch.func.jacfwd, torch.func.jacrev])
+@pytest.mark.parametrize("inner", [torch.func.jacfwd, torch.func.jacrev])
+def test_derivatives_by_nested_transforms_are_those_of_autograd(name, outer, inner):
+    function, framework, columns = FUNCTIONS[name]
+    x = torch.linspace(0.3, 1.1, 2 * columns, dtype=torch.float64).view(2, columns)
+    weights = torch.ones(columns, dtype=torch.float64)
+    found, expected = (
+        outer(inner(lambda x, of=of: loss(of, x, weights)))(x)
+        for of in (function, framework)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-7, 1e-3])
+def test_third_derivatives_of_short_rows_stay_within_float32(size):
+    factors = torch.tensor([1.0, 2.0, 0.5, -1.0])
+
+    def third(dtype):
+        x = torch.full((1, 4), size, dtype=dtype, requires_grad=True)
+        value = Normalise(1e-12)(x).sum()
+        for _ in range(3):
+            (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+            value = (gradient * factors.to(dtype)).sum()
+        return value.double()
+
+    torch.testing.assert_close(
+        third(torch.float32), third(torch.float64), rtol=1e-4, atol=0
+    )
+
+
+def test_neighbours_without_compiled_messages_belong_to_the_tensors_of_a_batch():
+    """Those of the first batch would stay in a recorded step."""
+    arrangement = nequix.NequixArrangement("nequix", 4.0, (11, 17), sorts_edges=False)
+    batch = arrangement(crystals(4.0))
+    groups = map_tensors(batch, lambda x: x + 1)[keys.NEIGHBOUR_GROUPS]
+    for changed, before in zip(groups, batch[keys.NEIGHBOUR_GROUPS], strict=True):
+        assert torch.equal(changed, before + 1)
 
 
 @pytest.mark.skipif(

@@ -36,50 +36,39 @@ class Normalise(Form):
     ) -> list[torch.Tensor]:
         """See ``Form.evaluate``."""
         terms = tuple(tuple(term.places for term in each.terms) for each in sums)
-        where = x.dtype, x.device
-        orders = max(_ORDERS, *(len(places) + 2 for each in terms for places in each))
-        powers = self._powers(x, orders, known)
-        factors, weights = _contraction(terms, len(tensors), orders, *where)
+        factors, weights = _contraction(terms, len(tensors), x.dtype, x.device)
+        one, inverse = self._norm(x, known)
+        # Each row over the norm: its powers alone exceed the range of float32.
         rows = torch.stack(torch.broadcast_tensors(x, *tensors), dim=-2)
+        rows = rows * inverse[..., None]
         squares = (rows @ rows.mT).flatten(-2)
-        powers = powers.expand(*squares.shape[:-1], -1)
-        numbers = torch.cat([powers, squares], dim=-1)
+        numbers = torch.cat([one.expand(*squares.shape[:-1], 1), squares], dim=-1)
         chosen = numbers.index_select(-1, factors.flatten())
         products = chosen.unflatten(-1, factors.shape).prod(dim=-1)
         mixed = (products @ weights).unflatten(-1, (len(sums), rows.shape[-2]))
         return list((mixed @ rows).unbind(-2))
 
-    def _powers(self, x: torch.Tensor, orders: int, known: Known) -> torch.Tensor:
-        """A one, and powers of the square as in derivatives of its root."""
-        if orders not in known:
+    def _norm(self, x: torch.Tensor, known: Known) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ones, and one over the root of the square, (n, 1) each."""
+        if "inverse" not in known:
             square = (x[..., None, :] @ x[..., :, None])[..., 0] + self.eps
-            known[orders] = square ** _exponents(orders, x.dtype, x.device)
-        return known[orders]
-
-
-# Of derivatives of the root of the square, one included: all that a Hessian loss needs.
-_ORDERS = 5
-
-
-@functools.lru_cache(maxsize=64)
-def _exponents(orders: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    values = [0.0] + [0.5 - order for order in range(1, orders)]
-    return torch.tensor(values, dtype=dtype, device=device)
+            known["inverse"] = square.rsqrt()
+            known["one"] = torch.ones_like(square)
+        return known["one"], known["inverse"]
 
 
 @functools.lru_cache(maxsize=256)
 def _contraction(
     sums: tuple[tuple[tuple[int, ...], ...], ...],
     n_tensors: int,
-    orders: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which products of numbers there are, and what each adds to the rows of a sum.
 
     Returns:
-        (n_products, n_factors), int64, places of the numbers: ``orders`` powers, then
-        the products of rows (``x`` and the tensors); and (n_products, n_sums * n_rows).
+        (n_products, n_factors), int64, places of the numbers: a one, then the products
+        of rows (``x`` and the tensors); and (n_products, n_sums * n_rows).
     """
     n_rows = n_tensors + 1
     found: dict[tuple[int, ...], dict[int, float]] = {}
@@ -93,11 +82,11 @@ def _contraction(
                 dots = [a * n_rows + b for a, b in blocks if b != result]
                 (row,) = (a for a, b in blocks if b == result)
                 value = math.prod(2.0 * (0.5 - i) for i in range(len(blocks)))
-                key = len(blocks), *sorted(orders + dot for dot in dots)
+                key = tuple(sorted(1 + dot for dot in dots))
                 column = place * n_rows + row
                 columns = found.setdefault(key, {})
                 columns[column] = columns.get(column, 0.0) + value
-    n_factors = max(map(len, found))
+    n_factors = max(1, *map(len, found))
     factors = torch.zeros(len(found), n_factors, dtype=torch.int64)
     weights = torch.zeros(len(found), len(sums) * n_rows, dtype=dtype)
     for product, (key, columns) in enumerate(found.items()):
