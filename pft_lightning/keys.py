@@ -47,6 +47,8 @@ COUNTED: Final = "counted"
 
 # list of str, one per structure | where the structure comes from, unique in a source
 NAME: Final = "name"
+# That of structures that only fill a batch up to the size of others.
+PADDING: Final = "padding"
 # list of str, one per structure | output head that the reference belongs to; empty
 # where the source does not say, then the model's own
 HEAD: Final = "head"

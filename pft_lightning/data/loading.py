@@ -130,18 +130,35 @@ class Collate:
         for source, data in items:
             groups.setdefault(source, []).append(data)
         batches = {source: build_batch(group) for source, group in groups.items()}
-        if self._arrangement is None:
-            return batches
-        return {
-            source: self._arrange(self._arrangement, source, batch)
-            for source, batch in batches.items()
-        }
+        if self._arrangement is not None:
+            batches = {
+                source: self._arrange(self._arrangement, source, batch)
+                for source, batch in batches.items()
+            }
+        for batch in batches.values():
+            _share_tables(batch)
+        return batches
 
     def _arrange(self, arrangement: Arrangement, source: str, batch: Batch) -> Batch:
         trimmed = arrangement.trim(batch)
         if (padding := self._paddings.get(source)) is not None:
             trimmed = build_batch(padding(trimmed.to_data_list()))
         return arrangement.finish(trimmed)
+
+
+def _share_tables(batch: Batch) -> None:
+    """Let fields whose structures begin at the same places have one table of these.
+
+    Every tensor that another process has loaded is an open file until it is gone, and
+    with a table for each field some batches in advance exceed what is allowed (1024).
+    """
+    for name in ("_slice_dict", "_inc_dict"):
+        tables = getattr(batch, name)
+        known: dict[tuple[Any, ...], torch.Tensor] = {}
+        for field, table in tables.items():
+            if isinstance(table, torch.Tensor):
+                content = table.dtype, table.shape, *table.flatten().tolist()
+                tables[field] = known.setdefault(content, table)
 
 
 class TrainLoader(DataLoader[Any]):
@@ -258,5 +275,12 @@ def loader_options(
 
 
 def count_structures(batch: Mapping[str, Batch]) -> int:
-    """Count the structures of one step; what throughput is measured in."""
-    return sum(structures.num_graphs for structures in batch.values())
+    """Count the structures of one step; what throughput is measured in.
+
+    Those that only fill a batch up to the size of others do not count.
+    """
+    return sum(
+        structures.num_graphs
+        - list(getattr(structures, keys.NAME, ())).count(keys.PADDING)
+        for structures in batch.values()
+    )

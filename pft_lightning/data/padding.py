@@ -113,5 +113,5 @@ class Padding:
         data[keys.EDGE_SHIFTS] = torch.cat([image, -image]).to(
             first[keys.EDGE_SHIFTS].dtype
         )
-        data[keys.NAME] = "padding"
+        data[keys.NAME] = keys.PADDING
         return data

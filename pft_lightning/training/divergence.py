@@ -197,6 +197,7 @@ def _step(module: lightning.LightningModule) -> str:
 
 def _names(structures: Any) -> str:
     names = [str(name) for name in structures.to_dict().get(keys.NAME, ())]
+    names = [name for name in names if name != keys.PADDING]
     if not names:  # batches of MACE's own loader
         return f"({structures.num_graphs} of them)"
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
