@@ -45,7 +45,8 @@ class FusedProduct:
         """Have the table where it will be asked for, while no transform is active."""
         if (dtype, device) not in self.tables:
             exact = self.tables[torch.float64, torch.device("cpu")]
-            self.tables[dtype, device] = exact.to(device, dtype)
+            with torch.inference_mode(False):
+                self.tables[dtype, device] = exact.to(device, dtype)
 
     def __call__(
         self,
@@ -193,7 +194,8 @@ def find_products(
         return None
     for module in modules:
         if module not in _PLANS:
-            _PLANS[module] = plan(module)
+            with torch.inference_mode(False):  # tables serve trainings as well
+                _PLANS[module] = plan(module)
     plans = [_PLANS[module] for module in modules]
     fused = tuple(each for each in plans if each is not None)
     degree = max((each.degree for each in fused), default=0)

@@ -16,7 +16,7 @@ from ase.build import bulk
 
 from pft_lightning import keys
 from pft_lightning.backends.registry import load_model
-from pft_lightning.errors import BackendUnavailableError
+from pft_lightning.errors import BackendUnavailableError, NotDifferentiableError
 from pft_lightning.kernels import messages
 from pft_lightning.testing import (
     build_crystal_batch,
@@ -252,3 +252,12 @@ def test_autocast_takes_the_other_way(make_model):
     assert list(model.atomic_numbers) == ELEMENTS
     with torch.autocast("cpu"):
         assert torch.isfinite(model.derivatives(crystals(model.cutoff)).forces).all()
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_a_model_that_refused_inference_mode_computes_outside_of_it(name, make_model):
+    model = make_model(name)
+    batch = crystals(model.cutoff)
+    with torch.inference_mode(), pytest.raises(NotDifferentiableError):
+        model.derivatives(batch)
+    assert torch.isfinite(model.derivatives(batch).forces).all()
