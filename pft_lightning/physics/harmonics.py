@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -121,6 +123,15 @@ def _coefficients(solid: Solid, lmax: int, degree: int) -> np.ndarray:
     found = np.zeros(((lmax + 1) ** 2, lmax + 1, lmax + 1, lmax + 1))
     rows = np.arange(degree**2, (degree + 1) ** 2)
     for power, coefficients in zip(powers, solution, strict=True):
-        place = (rows, *power)
-        found[place] = coefficients
+        found[(rows, *power)] = [_exact(x) for x in coefficients]
     return found
+
+
+def _exact(coefficient: float) -> float:
+    """The root of a fraction that a fitted coefficient is.
+
+    A fit has other last bits where its arrays lie elsewhere in memory, and with it
+    every training that begins anew.
+    """
+    square = Fraction(coefficient**2).limit_denominator(10**6)
+    return math.copysign(math.sqrt(square), coefficient) if square else 0.0
