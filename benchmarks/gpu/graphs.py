@@ -53,10 +53,11 @@ def graphs(visit: Visit) -> None:
     def work(moved: int) -> list[Work]:
         # The same neighbours, other positions and another column.
         batch = build_crystal_batch([silicon(visit.sizes.cells)], model.cutoff)
-        batch[keys.POSITIONS] += 0.01 * moved * torch.sin(batch[keys.POSITIONS])
+        arranged = model.arrangement()(batch)
+        arranged[keys.POSITIONS] += 0.01 * moved * torch.sin(batch[keys.POSITIONS])
         column = torch.zeros(int(batch.num_nodes), 1, 3)
         column[moved, 0, moved] = 1.0
-        arranged = model.arrangement()(batch).to(visit.device)
+        arranged = arranged.to(visit.device)
         column = column.to(visit.device)
         return [Work("phonon", arranged, HvpTarget(column, 0 * column, 100.0))]
 

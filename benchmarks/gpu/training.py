@@ -126,7 +126,7 @@ def resume(visit: Visit, *, deterministic: bool) -> None:
     common = (
         f"trainer.max_steps={visit.sizes.steps}",
         f"callbacks.last.every_n_steps={visit.sizes.steps // 3}",
-        f"+trainer.deterministic={str(deterministic).lower()}",
+        f"trainer.deterministic={str(deterministic).lower()}",
     )
     whole = start_training(visit, "whole", *common)
     killed = start_training(visit, "killed", *common)

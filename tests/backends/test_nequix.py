@@ -219,6 +219,7 @@ def test_envelope_zeroes_edges_beyond_the_cutoff(files, rattled):
     energies = []
     for margin in (0.0, 1.5):
         batch = build_crystal_batch([rattled], model.cutoff + margin)
+        batch = model.arrangement().finish(batch)
         energies.append(model.energy(batch, batch.positions, strain))
     assert abs(float(energies[0] - energies[1])) < 1e-12
 
