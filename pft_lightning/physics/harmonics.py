@@ -80,8 +80,9 @@ def _table(
     present = np.nonzero(np.abs(flat).max(axis=0) > 1e-12)
     places = [(degree + 1) * axis + powers for axis, powers in enumerate(present)]
     columns = (slice(None), *present)
-    table = torch.from_numpy(flat[columns].T.copy())
-    return torch.from_numpy(np.concatenate(places)).to(device), table.to(device, dtype)
+    # Copied: numpy's memory begins anywhere, and products have other last bits then.
+    table = torch.tensor(flat[columns].T, dtype=dtype, device=device)
+    return torch.from_numpy(np.concatenate(places)).to(device), table
 
 
 @functools.cache
@@ -123,7 +124,8 @@ def _coefficients(solid: Solid, lmax: int, degree: int) -> np.ndarray:
     found = np.zeros(((lmax + 1) ** 2, lmax + 1, lmax + 1, lmax + 1))
     rows = np.arange(degree**2, (degree + 1) ** 2)
     for power, coefficients in zip(powers, solution, strict=True):
-        found[(rows, *power)] = [_exact(x) for x in coefficients]
+        place = (rows, *power)
+        found[place] = [_exact(x) for x in coefficients]
     return found
 
 
