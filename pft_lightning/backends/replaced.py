@@ -11,6 +11,7 @@ import torch
 
 from pft_lightning.backends.convolutions import exchanged_forwards
 from pft_lightning.physics.forms import Form
+from pft_lightning.physics.harmonics import Harmonics, Solid
 from pft_lightning.physics.smooth import ScaledSilu
 
 
@@ -20,21 +21,27 @@ _FOUND: weakref.WeakKeyDictionary[torch.nn.Module, list[tuple[Any, Form]]] = (
 
 
 @contextlib.contextmanager
-def derived_by_forms(network: torch.nn.Module) -> Iterator[None]:
-    """Let forms compute the activations of a network of e3nn.
+def derived_by_forms(
+    network: torch.nn.Module, solid: Solid | None = None
+) -> Iterator[None]:
+    """Let forms compute the activations and the harmonics of a network of e3nn.
 
     Args:
         network: to change while the context lasts.
+        solid: ``e3nn.o3.spherical_harmonics``; None leaves harmonics as they are.
     """
     if network not in _FOUND:
-        named = ((module, _form(module)) for module in network.modules())
+        named = ((module, _form(module, solid)) for module in network.modules())
         _FOUND[network] = [(module, form) for module, form in named if form is not None]
     with exchanged_forwards(_FOUND[network]):
         yield
 
 
-def _form(module: Any) -> Form | None:
-    """What computes the same; None for other modules."""
+def _form(module: Any, solid: Solid | None) -> Form | None:
+    """What computes the same; None for other modules.
+
+    Packages of NequIP bring classes of their own, so that only names can be compared.
+    """
     if isinstance(module, torch.jit.ScriptModule):
         return None
     name = type(module).__name__
@@ -43,4 +50,9 @@ def _form(module: Any) -> Form | None:
         is_silu = function is torch.nn.functional.silu
         if is_silu or type(function) is torch.nn.SiLU:
             return ScaledSilu(1.0 if module._is_id else module.cst)
+    if name == "SphericalHarmonics" and solid is not None:
+        degrees = list(range(module._lmax + 1))
+        kind = module._ls_list, module.normalize, module.normalization
+        if kind == (degrees, True, "component"):
+            return Harmonics(module._lmax, solid)
     return None

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from ase.data import atomic_numbers as numbers_by_symbol
+from e3nn.o3 import spherical_harmonics
 from nequip.data import AtomicDataDict
 from nequip.nn.embedding.utils import cutoff_str_to_fulldict
 from torch_geometric.data import Batch
@@ -31,6 +32,7 @@ from pft_lightning.backends.convolutions import (
 )
 from pft_lightning.backends.nequip import files as nequip_files
 from pft_lightning.backends.parametrized import plain
+from pft_lightning.backends.replaced import derived_by_forms
 from pft_lightning.errors import CheckpointError, ConfigError
 from pft_lightning.graphs import count_atoms
 from pft_lightning.kernels.edges import group_edges
@@ -223,6 +225,7 @@ class NequIPModel(EnergyModel):
         convolutions = batch.get(keys.CONVOLUTIONS)
         with (
             exact_torchscript(self._scripted),
+            derived_by_forms(self.network, spherical_harmonics),
             _without_kernels(self._accelerated),
             contextlib.nullcontext()
             if convolutions is None
