@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,6 +26,7 @@ except (ImportError, BackendUnavailableError) as error:
 
 from pft_lightning.graphs import map_tensors
 from pft_lightning.kernels import messages
+from pft_lightning.physics import harmonics
 from pft_lightning.physics.harmonics import Harmonics
 from pft_lightning.physics.smooth import ScaledSilu
 
@@ -202,3 +204,21 @@ def test_a_hessian_step_launches_at_most_2200_kernels():
         step()
     assert launches.operations["messages"] > 80
     assert launches.total <= 2200
+
+
+@pytest.mark.parametrize("degree", range(7))
+def test_coefficients_of_harmonics_have_the_same_bits_whatever_a_fit_gives(degree):
+    """A fit has other last bits in every process; a training must not."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(*args, **options):
+        values = o3.spherical_harmonics(*args, **options)
+        noise = torch.randn(values.shape, dtype=torch.float64, generator=generator)
+        return values * (1.0 + 1e-15 * noise)
+
+    first, second, plain = (
+        harmonics._coefficients(solid, degree, degree)
+        for solid in (noisy, noisy, o3.spherical_harmonics)
+    )
+    assert np.array_equal(first, second)
+    assert np.array_equal(first, plain)

@@ -80,5 +80,6 @@ def _envelope_table(
     factors *= 2.0 / cutoff ** (2 + order)
     for i in range(order):
         factors *= powers - i
-    table = torch.from_numpy(factors[:, None]).to(device, dtype)
-    return torch.from_numpy(powers - order).to(device, dtype), table
+    # Copied: numpy's memory begins anywhere, and products have other last bits then.
+    table = torch.tensor(factors[:, None], dtype=dtype, device=device)
+    return torch.tensor(powers - order, dtype=dtype, device=device), table
