@@ -142,5 +142,6 @@ def contract(
             out, *read, tables.tiles[slot], *index, n_tiles,
             *[lengths[role] for role in arguments],
             *[layout.widths[role] for role in arguments],
-            WIDEST=tables.widest, CHANNELS=tables.channels, **constants, **_OPTIONS,
+            WIDTHS=tables.widths, WIDEST=tables.widths[-1],
+            CHANNELS=tables.channels, **constants, **_OPTIONS,
         )  # fmt: skip

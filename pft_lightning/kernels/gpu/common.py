@@ -9,7 +9,7 @@ end, those with the same first tensor next to each other: ``EVERYWHERE`` those t
 edge may have, ``MOVING`` those with a tangent of couplings or weights, which is zero at
 most edges along a column of the Hessian. ``SPARSE_K`` and ``SPARSE_W`` are the places
 of such tangents, and ``PROBES_K`` etc. say of each tensor whether it has an axis of
-probes, 1 or 0.
+probes, 1 or 0. ``WIDTHS`` are the numbers of components that a tile is compiled for.
 """
 
 import triton

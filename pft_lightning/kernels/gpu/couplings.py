@@ -81,41 +81,18 @@ def couplings(
     s_rows, w_rows, g_rows, out_rows, s_width, w_width, g_width, out_width,
     EVERYWHERE: tl.constexpr, MOVING: tl.constexpr, SPARSE_W: tl.constexpr,
     PROBES_S: tl.constexpr, PROBES_W: tl.constexpr, PROBES_G: tl.constexpr,
-    WIDEST: tl.constexpr, CHANNELS: tl.constexpr,
+    WIDTHS: tl.constexpr, WIDEST: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The gradient to couplings: a program for each edge and kind, and each probe."""
     row = (tl.program_id(0) // n_tiles).to(tl.int64)
     probe = tl.program_id(1).to(tl.int64)
     tile = tiles + (tl.program_id(0) % n_tiles) * TILE
     m = tl.load(tile + 2)
-    if m == 1:
-        _coupling_tile(
-            out, s, w, g, tile, paths, s_row, pair, g_row, row, probe,
-            s_rows, w_rows, g_rows, out_rows, s_width, w_width, g_width, out_width,
-            EVERYWHERE, MOVING, SPARSE_W, PROBES_S, PROBES_W, PROBES_G,
-            1, CHANNELS,
-        )  # fmt: skip
-    elif m <= 4:
-        if WIDEST >= 4:
+    for i in tl.static_range(1, len(WIDTHS)):
+        if (m > WIDTHS[i - 1]) & (m <= WIDTHS[i]):
             _coupling_tile(
                 out, s, w, g, tile, paths, s_row, pair, g_row, row, probe,
                 s_rows, w_rows, g_rows, out_rows, s_width, w_width, g_width, out_width,
                 EVERYWHERE, MOVING, SPARSE_W, PROBES_S, PROBES_W, PROBES_G,
-                4, CHANNELS,
-            )  # fmt: skip
-    elif m <= 8:
-        if WIDEST >= 8:
-            _coupling_tile(
-                out, s, w, g, tile, paths, s_row, pair, g_row, row, probe,
-                s_rows, w_rows, g_rows, out_rows, s_width, w_width, g_width, out_width,
-                EVERYWHERE, MOVING, SPARSE_W, PROBES_S, PROBES_W, PROBES_G,
-                8, CHANNELS,
-            )  # fmt: skip
-    else:
-        if WIDEST >= 16:
-            _coupling_tile(
-                out, s, w, g, tile, paths, s_row, pair, g_row, row, probe,
-                s_rows, w_rows, g_rows, out_rows, s_width, w_width, g_width, out_width,
-                EVERYWHERE, MOVING, SPARSE_W, PROBES_S, PROBES_W, PROBES_G,
-                16, CHANNELS,
+                WIDTHS[i], CHANNELS,
             )  # fmt: skip

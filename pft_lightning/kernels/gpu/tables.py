@@ -15,6 +15,8 @@ from pft_lightning.kernels.layout import Layout
 
 # Channels of a tile: the largest of these that leaves no tile half empty.
 _BLOCKS = (128, 64, 32)
+# Powers of two up to MAX_M; two components are rare.
+_WIDTHS = (0, 1, 4, 8, 16)
 
 
 class Tables(NamedTuple):
@@ -22,7 +24,8 @@ class Tables(NamedTuple):
 
     Attributes:
         channels: of a tile, a power of two.
-        widest: components of the widest block, up to a power of two.
+        widths: components that tiles are compiled for, after a zero: the least that is
+            enough is taken for each.
         tiles: int32, for each slot a row for each tile of a row of what is written.
         paths: int32, for each slot what is added up in these tiles.
         is_complete: for each slot whether tiles are all of a row; features may have
@@ -30,7 +33,7 @@ class Tables(NamedTuple):
     """
 
     channels: int
-    widest: int
+    widths: tuple[int, ...]
     tiles: tuple[torch.Tensor, ...]
     paths: tuple[torch.Tensor, ...]
     is_complete: tuple[bool, ...]
@@ -63,7 +66,7 @@ def find_tables(layout: Layout, device: torch.device) -> Tables:
     }
     return Tables(
         channels=channels,
-        widest=1 << (widest - 1).bit_length(),
+        widths=_WIDTHS[: 1 + next(i for i, m in enumerate(_WIDTHS) if m >= widest)],
         tiles=tuple(_to(by_slot[slot][0], device) for slot in range(4)),
         paths=tuple(_to(by_slot[slot][1], device) for slot in range(4)),
         is_complete=tuple(covered[slot] == layout.widths[slot] for slot in range(4)),

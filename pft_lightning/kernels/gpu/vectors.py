@@ -90,7 +90,7 @@ def vectors(
     EVERYWHERE: tl.constexpr, MOVING: tl.constexpr,
     SPARSE_K: tl.constexpr, SPARSE_W: tl.constexpr,
     PROBES_K: tl.constexpr, PROBES_X: tl.constexpr, PROBES_W: tl.constexpr,
-    WIDEST: tl.constexpr, CHANNELS: tl.constexpr,
+    WIDTHS: tl.constexpr, WIDEST: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Messages, or with both sides exchanged the gradient to features.
 
@@ -100,34 +100,11 @@ def vectors(
     probe = tl.program_id(1).to(tl.int64)
     tile = tiles + (tl.program_id(0) % n_tiles) * TILE
     m = tl.load(tile + 2)
-    if m == 1:
-        _vector_tile(
-            out, k, x, w, tile, paths, start, order, x_row, pair, row, probe,
-            k_rows, x_rows, w_rows, out_rows, k_width, x_width, w_width, out_width,
-            EVERYWHERE, MOVING, SPARSE_K, SPARSE_W, PROBES_K, PROBES_X, PROBES_W,
-            1, WIDEST, CHANNELS,
-        )  # fmt: skip
-    elif m <= 4:
-        if WIDEST >= 4:
+    for i in tl.static_range(1, len(WIDTHS)):
+        if (m > WIDTHS[i - 1]) & (m <= WIDTHS[i]):
             _vector_tile(
                 out, k, x, w, tile, paths, start, order, x_row, pair, row, probe,
                 k_rows, x_rows, w_rows, out_rows, k_width, x_width, w_width, out_width,
                 EVERYWHERE, MOVING, SPARSE_K, SPARSE_W, PROBES_K, PROBES_X, PROBES_W,
-                4, WIDEST, CHANNELS,
-            )  # fmt: skip
-    elif m <= 8:
-        if WIDEST >= 8:
-            _vector_tile(
-                out, k, x, w, tile, paths, start, order, x_row, pair, row, probe,
-                k_rows, x_rows, w_rows, out_rows, k_width, x_width, w_width, out_width,
-                EVERYWHERE, MOVING, SPARSE_K, SPARSE_W, PROBES_K, PROBES_X, PROBES_W,
-                8, WIDEST, CHANNELS,
-            )  # fmt: skip
-    else:
-        if WIDEST >= 16:
-            _vector_tile(
-                out, k, x, w, tile, paths, start, order, x_row, pair, row, probe,
-                k_rows, x_rows, w_rows, out_rows, k_width, x_width, w_width, out_width,
-                EVERYWHERE, MOVING, SPARSE_K, SPARSE_W, PROBES_K, PROBES_X, PROBES_W,
-                16, WIDEST, CHANNELS,
+                WIDTHS[i], WIDEST, CHANNELS,
             )  # fmt: skip

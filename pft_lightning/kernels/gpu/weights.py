@@ -90,41 +90,18 @@ def weights(
     EVERYWHERE: tl.constexpr, MOVING: tl.constexpr, SPARSE_K: tl.constexpr,
     PROBES_K: tl.constexpr, PROBES_S: tl.constexpr, PROBES_G: tl.constexpr,
     HAS_OWN: tl.constexpr, OWN_PROBES: tl.constexpr,
-    WIDEST: tl.constexpr, CHANNELS: tl.constexpr,
+    WIDTHS: tl.constexpr, WIDEST: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The gradient to weights: a program for each pair and tile, and each probe."""
     row = (tl.program_id(0) // n_tiles).to(tl.int64)
     probe = tl.program_id(1).to(tl.int64)
     tile = tiles + (tl.program_id(0) % n_tiles) * WEIGHT_TILE
     m = tl.load(tile + 3)
-    if m == 1:
-        _weight_tile(
-            out, k, s, g, own, still, tile, start, order, s_row, g_row, row, probe,
-            k_rows, s_rows, g_rows, out_rows, k_width, s_width, g_width, out_width,
-            EVERYWHERE, MOVING, SPARSE_K, PROBES_K, PROBES_S, PROBES_G,
-            HAS_OWN, OWN_PROBES, 1, WIDEST, CHANNELS,
-        )  # fmt: skip
-    elif m <= 4:
-        if WIDEST >= 4:
+    for i in tl.static_range(1, len(WIDTHS)):
+        if (m > WIDTHS[i - 1]) & (m <= WIDTHS[i]):
             _weight_tile(
                 out, k, s, g, own, still, tile, start, order, s_row, g_row, row, probe,
                 k_rows, s_rows, g_rows, out_rows, k_width, s_width, g_width, out_width,
                 EVERYWHERE, MOVING, SPARSE_K, PROBES_K, PROBES_S, PROBES_G,
-                HAS_OWN, OWN_PROBES, 4, WIDEST, CHANNELS,
-            )  # fmt: skip
-    elif m <= 8:
-        if WIDEST >= 8:
-            _weight_tile(
-                out, k, s, g, own, still, tile, start, order, s_row, g_row, row, probe,
-                k_rows, s_rows, g_rows, out_rows, k_width, s_width, g_width, out_width,
-                EVERYWHERE, MOVING, SPARSE_K, PROBES_K, PROBES_S, PROBES_G,
-                HAS_OWN, OWN_PROBES, 8, WIDEST, CHANNELS,
-            )  # fmt: skip
-    else:
-        if WIDEST >= 16:
-            _weight_tile(
-                out, k, s, g, own, still, tile, start, order, s_row, g_row, row, probe,
-                k_rows, s_rows, g_rows, out_rows, k_width, s_width, g_width, out_width,
-                EVERYWHERE, MOVING, SPARSE_K, PROBES_K, PROBES_S, PROBES_G,
-                HAS_OWN, OWN_PROBES, 16, WIDEST, CHANNELS,
+                HAS_OWN, OWN_PROBES, WIDTHS[i], WIDEST, CHANNELS,
             )  # fmt: skip
