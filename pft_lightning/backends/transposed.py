@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from pft_lightning.physics.functions import Function
+
 
 _Shapes = tuple[tuple[int, int], ...]
 
@@ -24,7 +26,7 @@ def transpose_blocks(rows: torch.Tensor, shapes: _Shapes) -> torch.Tensor:
     return transposed
 
 
-class _Transposed(torch.autograd.Function):
+class _Transposed(Function):
     """A permutation of columns; its adjoint is its inverse, and reads as it does."""
 
     @staticmethod

@@ -10,6 +10,7 @@ multilinear form with an argument left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,12 @@ from pft_lightning.kernels.interface import (
 from pft_lightning.kernels.layout import Layout
 from pft_lightning.kernels.sums import Role, Sum, renamed
 from pft_lightning.physics.direction import current_direction
-from pft_lightning.physics.wanted import is_wanted
+from pft_lightning.physics.functions import (
+    Function,
+    apply_one_by_one,
+    is_wanted,
+    move_forward,
+)
 
 
 def can_fuse(dtype: torch.dtype, device: torch.device, degree: int) -> bool:
@@ -78,7 +84,7 @@ def messages(
     return received
 
 
-class _Sums(torch.autograd.Function):
+class _Sums(Function):
     """Several sums of forms of the same tensors.
 
     The derivatives of these are such sums again. What reaches one tensor in several
@@ -169,28 +175,12 @@ class _Sums(torch.autograd.Function):
             for tensor, dim in zip(tensors, dims, strict=True)
         ):
             # All probes at once, those with the same tensors for all but once.
-            in_front = [
-                tensor if dim is None else tensor.movedim(dim, 0)
-                for tensor, dim in zip(tensors, dims, strict=True)
-            ]
+            in_front = move_forward(tensors, dims)
             found = _Sums.apply(layout, edges, sums, roles, *in_front)
             return found, tuple(0 if each.ndim == 3 else None for each in found)
-        # Within another vmap: one after another.
-        each_one = [
-            _Sums.apply(
-                layout,
-                edges,
-                sums,
-                roles,
-                *(
-                    tensor if dim is None else tensor.select(dim, k)
-                    for tensor, dim in zip(tensors, dims, strict=True)
-                ),
-            )
-            for k in range(info.batch_size)
-        ]
-        stacked = tuple(torch.stack(parts) for parts in zip(*each_one, strict=True))
-        return stacked, (0,) * len(stacked)
+        # Within another vmap.
+        call = partial(_Sums.apply, layout, edges, sums, roles)
+        return apply_one_by_one(call, tensors, dims)
 
 
 class _Collected:

@@ -15,7 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pft_lightning.physics.wanted import is_wanted
+from pft_lightning.physics.functions import (
+    Function,
+    apply_one_by_one,
+    is_wanted,
+    move_forward,
+)
 
 
 # Spaces that tensors belong to: that of the arguments of a function (and directions in
@@ -91,7 +96,7 @@ class Form(ABC):
         return value
 
 
-class _Sums(torch.autograd.Function):
+class _Sums(Function):
     """Several sums of terms of one function at the same argument."""
 
     @staticmethod
@@ -176,32 +181,21 @@ class _Sums(torch.autograd.Function):
         *tensors: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
         dims = in_dims[4:]
-        known = known if dims[0] is None else {}
         axes = {
             tensor.ndim - (dim is not None)
             for tensor, dim in zip(tensors, dims, strict=True)
         }
         if len(axes) > 1:
             # Some have an axis of another vmap, which is not to meet the one of this.
-            each_one = [
-                _Sums.apply(
-                    form,
-                    {} if dims[0] is not None else known,
-                    spaces,
-                    sums,
-                    *(
-                        tensor if dim is None else tensor.select(dim, k)
-                        for tensor, dim in zip(tensors, dims, strict=True)
-                    ),
-                )
-                for k in range(info.batch_size)
-            ]
-            stacked = tuple(torch.stack(parts) for parts in zip(*each_one, strict=True))
-            return stacked, (0,) * len(stacked)
-        moved = [
-            tensor if dim is None else tensor.movedim(dim, 0)
-            for tensor, dim in zip(tensors, dims, strict=True)
-        ]
+            return apply_one_by_one(
+                lambda *one: _Sums.apply(
+                    form, known if dims[0] is None else {}, spaces, sums, *one
+                ),
+                tensors,
+                dims,
+            )
+        moved = move_forward(tensors, dims)
+        known = known if dims[0] is None else {}
         found = _Sums.apply(form, known, spaces, sums, *moved)
         # Sums that no mapped tensor is part of are the same for all.
         found = tuple(

@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 
-from pft_lightning.physics.wanted import is_wanted
+from pft_lightning.physics.functions import (
+    Function,
+    apply_one_by_one,
+    is_wanted,
+    move_forward,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ def mix_blocks(
     return images
 
 
-class _Mixed(torch.autograd.Function):
+class _Mixed(Function):
     """One argument of the form from the two others, in their order.
 
     One matrix product for each block, without copies of blocks and without sums of
@@ -115,25 +120,13 @@ class _Mixed(torch.autograd.Function):
             if dim is not None
         }
         if slot != _WEIGHTS and _WEIGHTS not in mapped:
-            moved = [
-                tensor if dim is None else tensor.movedim(dim, 0)
-                for tensor, dim in zip(tensors, dims, strict=True)
-            ]
+            moved = move_forward(tensors, dims)
             return _Mixed.apply(blocks, widths, slot, *moved), 0
         # Weights of each: nobody maps over them but to compare.
-        found = [
-            _Mixed.apply(
-                blocks,
-                widths,
-                slot,
-                *(
-                    tensor if dim is None else tensor.select(dim, k)
-                    for tensor, dim in zip(tensors, dims, strict=True)
-                ),
-            )
-            for k in range(info.batch_size)
-        ]
-        return torch.stack(found), 0
+        (found,), (dim,) = apply_one_by_one(
+            lambda *one: (_Mixed.apply(blocks, widths, slot, *one),), tensors, dims
+        )
+        return found, dim
 
 
 def _others(slot: int) -> tuple[int, ...]:
