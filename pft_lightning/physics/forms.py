@@ -9,6 +9,7 @@ does not depend on the tensors is computed once in a step.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -120,55 +121,24 @@ class _Sums(Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
         x, *tensors = ctx.saved_tensors
-        collected = _Collected(ctx, x, tensors)
-        added = [
-            collected.add(cotangent, each.space)
-            for cotangent, each in zip(cotangents, ctx.sums, strict=True)
-        ]
-        sums: dict[int, Sum] = {}
-        for place in range(-1, len(tensors)):
-            if not is_wanted(ctx, 4, place + 1):
-                continue
-            terms = tuple(
-                derived
-                for cotangent, each in zip(added, ctx.sums, strict=True)
-                if cotangent >= 0
-                for term in each.terms
-                for derived in _derived(term, place, cotangent)
-            )
-            if terms:
-                space = ARGUMENT if place < 0 else ctx.spaces[place]
-                sums[place] = Sum(space, terms)
-        found = dict(zip(sums, collected.apply(tuple(sums.values())), strict=True))
-        gradients = [
-            found[i].sum_to_size(tensor.shape) if i in found else None
-            for i, tensor in enumerate((x, *tensors), -1)
-        ]
+        call = _gradients(
+            ctx.spaces,
+            ctx.sums,
+            tuple(cotangent is not None for cotangent in cotangents),
+            tuple(is_wanted(ctx, 4, place) for place in range(1 + len(tensors))),
+        )
+        gradients: list[torch.Tensor | None] = [None] * (1 + len(tensors))
+        found = _apply(ctx, call, x, (*tensors, *cotangents))
+        for place, value in zip(call.reached, found, strict=True):
+            gradients[place] = value.sum_to_size(ctx.saved_tensors[place].shape)
         return None, None, None, None, *gradients
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[torch.Tensor, ...]:
         x, *tensors = ctx.saved_tensors
-        collected = _Collected(ctx, x, tensors)
-        spaces = (ARGUMENT, *ctx.spaces)
-        added = [
-            collected.add(tangent, space)
-            for tangent, space in zip(tangents[4:], spaces, strict=True)
-        ]
-        sums = tuple(
-            Sum(
-                each.space,
-                tuple(
-                    derived
-                    for place, tangent in enumerate(added, -1)
-                    if tangent >= 0
-                    for term in each.terms
-                    for derived in _derived(term, place, tangent)
-                ),
-            )
-            for each in ctx.sums
-        )
-        return collected.apply(sums)
+        given = tuple(tangent is not None for tangent in tangents[4:])
+        call = _tangents(ctx.spaces, ctx.sums, given)
+        return _apply(ctx, call, x, (*tensors, *tangents[4:]))
 
     @staticmethod
     def vmap(
@@ -207,49 +177,64 @@ class _Sums(Function):
         return found, (0,) * len(found)
 
 
-class _Collected:
-    """The tensors of a call, to which others are added."""
+class _Call(NamedTuple):
+    """Sums of old tensors and new ones.
 
-    def __init__(
-        self, ctx: Any, x: torch.Tensor, tensors: Sequence[torch.Tensor]
-    ) -> None:
-        self.form, self.known, self.x = ctx.form, ctx.known, x
-        self.tensors, self.spaces = list(tensors), list(ctx.spaces)
+    Attributes:
+        reached: place of the argument (0) or tensor that each sum is the gradient of.
+        spaces: of the tensors.
+        sums: to compute.
+    """
 
-    def add(self, tensor: torch.Tensor | None, space: int) -> int:
-        """Add a tangent or cotangent and return its place; -1 for none."""
-        if tensor is None:
-            return -1
-        self.tensors.append(tensor)
-        self.spaces.append(space)
-        return len(self.tensors) - 1
+    reached: tuple[int, ...]
+    spaces: tuple[int, ...]
+    sums: tuple[Sum, ...]
 
-    def apply(self, sums: tuple[Sum, ...]) -> tuple[torch.Tensor, ...]:
-        """Compute sums, with the tensors that they name and no others."""
-        if not sums:
-            return ()
-        if self.form.separate and len(sums) > 1:
-            return tuple(value for each in sums for value in self.apply((each,)))
-        named = sorted({i for each in sums for term in each.terms for i in term.places})
-        new = {old: place for place, old in enumerate(named)}
-        renamed = tuple(
-            Sum(
-                each.space,
-                tuple(
-                    Term(t.order, tuple(new[i] for i in t.places)) for t in each.terms
-                ),
-            )
-            for each in sums
+
+# What to compute is found out once, not in each step: this is most of the work of a
+# call with few atoms.
+@functools.lru_cache(maxsize=4096)
+def _gradients(
+    spaces: tuple[int, ...],
+    sums: tuple[Sum, ...],
+    given: tuple[bool, ...],
+    wanted: tuple[bool, ...],
+) -> _Call:
+    """Gradients from cotangents, which come after the tensors."""
+    found: dict[int, Sum] = {}
+    for place, space in enumerate((ARGUMENT, *spaces)):
+        terms = tuple(
+            derived
+            for i, each in enumerate(sums)
+            if given[i]
+            for term in each.terms
+            for derived in _derived(term, place - 1, len(spaces) + i)
         )
-        found: tuple[torch.Tensor, ...] = _Sums.apply(
-            self.form,
-            self.known,
-            tuple(self.spaces[i] for i in named),
-            renamed,
-            self.x,
-            *(self.tensors[i] for i in named),
+        if wanted[place] and terms:
+            found[place] = Sum(space, terms)
+    more = (each.space for each in sums)
+    return _Call(tuple(found), (*spaces, *more), tuple(found.values()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _tangents(
+    spaces: tuple[int, ...], sums: tuple[Sum, ...], given: tuple[bool, ...]
+) -> _Call:
+    """Tangents of sums from those of argument and tensors, which come after these."""
+    found = tuple(
+        Sum(
+            each.space,
+            tuple(
+                derived
+                for place, is_given in enumerate(given)
+                if is_given
+                for term in each.terms
+                for derived in _derived(term, place - 1, len(spaces) + place)
+            ),
         )
-        return found
+        for each in sums
+    )
+    return _Call((), (*spaces, ARGUMENT, *spaces), found)
 
 
 def _derived(term: Term, place: int, other: int) -> list[Term]:
@@ -261,3 +246,33 @@ def _derived(term: Term, place: int, other: int) -> list[Term]:
         for i, each in enumerate(term.places)
         if each == place
     ]
+
+
+@functools.lru_cache(maxsize=4096)
+def _named(sums: tuple[Sum, ...]) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
+    """The places that sums name, and the sums with places among these."""
+    named = sorted({i for each in sums for term in each.terms for i in term.places})
+    new = {old: place for place, old in enumerate(named)}
+    renamed = tuple(
+        Sum(
+            each.space,
+            tuple(Term(t.order, tuple(new[i] for i in t.places)) for t in each.terms),
+        )
+        for each in sums
+    )
+    return tuple(named), renamed
+
+
+def _apply(
+    ctx: Any, call: _Call, x: torch.Tensor, tensors: Sequence[torch.Tensor | None]
+) -> tuple[torch.Tensor, ...]:
+    """Compute sums, with the tensors that they name and no others."""
+    if not call.sums:
+        return ()
+    found: tuple[torch.Tensor, ...] = ()
+    for group in ((each,) for each in call.sums) if ctx.form.separate else (call.sums,):
+        named, sums = _named(group)
+        spaces = tuple(call.spaces[i] for i in named)
+        some = (tensors[i] for i in named)
+        found += _Sums.apply(ctx.form, ctx.known, spaces, sums, x, *some)
+    return found

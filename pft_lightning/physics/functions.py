@@ -21,7 +21,7 @@ class Function(torch.autograd.Function):
         if torch._C._are_functorch_transforms_active():
             return super().apply(*inputs)
         inputs = torch._functorch.utils.unwrap_dead_wrappers(inputs)
-        return super(torch.autograd.Function, cls).apply(*inputs)
+        return super(torch.autograd.Function, cls).apply(*inputs)  # type: ignore[misc]
 
 
 def is_wanted(ctx: Any, settings: int, place: int) -> bool:

@@ -149,15 +149,8 @@ def _rows(
     weights = weights.contiguous()
     one, other = (_IMAGES, _ROWS) if back else (_ROWS, _IMAGES)
     for block in blocks:
-        image = _view(block, out, other)
-        torch.baddbmm(
-            image,
-            _view(block, flat, one),
-            _matrices(block, weights, back),
-            beta=0,
-            alpha=block.scale,
-            out=image,
-        )
+        left, right = _view(block, flat, one), _matrices(block, weights, back)
+        _multiply(block, _view(block, out, other), left, right)
     return out.view(*rows.shape[:-1], width)
 
 
@@ -171,15 +164,10 @@ def _weights(blocks: _Blocks, rows: torch.Tensor, images: torch.Tensor) -> torch
     out = rows.new_empty(last.weight + last.shape[0] * last.shape[1])
     for block in blocks:
         matrices = _matrices(block, out, False)
-        product = torch.baddbmm(
-            matrices,
-            _view(block, rows, _ROWS).mT,
-            _view(block, images, _IMAGES),
-            beta=0,
-            alpha=block.scale,
-            out=matrices if block.components == 1 else None,
-        )
-        if block.components > 1:
+        left, right = _view(block, rows, _ROWS).mT, _view(block, images, _IMAGES)
+        several = block.components > 1
+        product = _multiply(block, matrices, left, right, keep=several)
+        if several:
             torch.sum(product, dim=0, out=matrices[0])
     return out
 
@@ -192,26 +180,44 @@ def _flat(rows: torch.Tensor) -> torch.Tensor:
     return flat if flat.stride(1) == 1 else flat.contiguous()
 
 
+def _multiply(
+    block: Block,
+    onto: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    *,
+    keep: bool = False,
+) -> torch.Tensor:
+    """Products of a block's matrices, one for each component, written onto others.
+
+    With keep they are given alone, and the others stay as they are.
+    """
+    form = torch.addmm if block.components == 1 else torch.baddbmm
+    out = None if keep else onto
+    return form(onto, left, right, beta=0, alpha=block.scale, out=out)
+
+
 def _view(block: Block, rows: torch.Tensor, role: int) -> torch.Tensor:
-    """(components, n, columns) of a block in its rows.
+    """(components, n, columns) of a block in its rows; of one component a matrix.
 
     One call in place of the three that cut, unflatten and transpose: there are some
     thousand of these in a Hessian step.
     """
     start = block.source if role == _ROWS else block.target
     columns = block.shape[role == _IMAGES]
+    one = block.components == 1
     return rows.as_strided(
-        (block.components, len(rows), columns),
-        (columns, rows.stride(0), 1),
+        (len(rows), columns) if one else (block.components, len(rows), columns),
+        (rows.stride(0), 1) if one else (columns, rows.stride(0), 1),
         rows.storage_offset() + start,
     )
 
 
 def _matrices(block: Block, weights: torch.Tensor, back: bool) -> torch.Tensor:
-    """(components, columns in, columns out), the same for all; or, back, transposed."""
+    """(columns in, columns out), again for each component; or, back, transposed."""
     n_in, n_out = block.shape
-    return weights.as_strided(
-        (block.components, n_out, n_in) if back else (block.components, n_in, n_out),
-        (0, 1, n_out) if back else (0, n_out, 1),
-        weights.storage_offset() + block.weight,
-    )
+    shape: tuple[int, ...] = (n_out, n_in) if back else (n_in, n_out)
+    stride: tuple[int, ...] = (1, n_out) if back else (n_out, 1)
+    if block.components > 1:
+        shape, stride = (block.components, *shape), (0, *stride)
+    return weights.as_strided(shape, stride, weights.storage_offset() + block.weight)
