@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pft_lightning.data.readers.names import (
+    is_calculation_folder,
     is_force_file,
     is_material_folder,
     is_phonon_source,
     is_store,
+    is_structure_source,
 )
 from pft_lightning.errors import ConfigError, DataFormatError
 
@@ -35,6 +37,7 @@ _EXPECTED = {
     "FORCE_SETS or FORCE_CONSTANTS (of phono3py: phono3py_disp.yaml and FORCES_FC2 or "
     "FORCES_FC3), .aselmdb files or stores",
     "upstream": f"files that end in {', '.join(UPSTREAM_SUFFIXES)}",
+    "structure": "CIF, POSCAR or extended XYZ files, or phonopy yaml files",
 }
 
 # Reasons shown in an error.
@@ -50,7 +53,7 @@ _SPECIAL = {
     stat.S_IFBLK: "a device",
 }
 
-Kind = Literal["phonons", "upstream"]
+Kind = Literal["phonons", "upstream", "structure"]
 Spec = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -168,6 +171,13 @@ def _denied(path: Path, error: OSError) -> str:
     return f"{printable(path)}: cannot be read ({why}). Check its permissions."
 
 
+_WANTED = {
+    "phonons": is_phonon_source,
+    "upstream": is_upstream_source,
+    "structure": is_structure_source,
+}
+
+
 class _Search:
     """Sources found so far, and what was passed on the way."""
 
@@ -200,12 +210,18 @@ class _Search:
                 return self._take(path) if self._kind == "phonons" else 0
             if self._kind == "phonons" and is_force_file(path):
                 path = path.parent  # where its cells are
-            if self._kind == "phonons" and is_material_folder(path):
+            if self._is_one_source(path):
                 reason = _special_file(path)
                 return self._skip(path, reason) if reason else self._take(path)
             return self._walk(path) if path.is_dir() else self._take(path)
         except OSError as error:
             return self._skip(path, _denied(path, error))
+
+    def _is_one_source(self, path: Path) -> bool:
+        """Tell whether a folder is read as one."""
+        if self._kind == "structure":
+            return is_calculation_folder(path)
+        return self._kind == "phonons" and is_material_folder(path)
 
     def _take(self, path: Path) -> int:
         if not self._was_met(path):
@@ -229,12 +245,14 @@ class _Search:
 
     def _children(self, folder: Path) -> Iterator[Path]:
         """Give what in a folder may be data, or a folder with data."""
-        wanted = is_phonon_source if self._kind == "phonons" else is_upstream_source
+        wanted = _WANTED[self._kind]
         paths = sorted(folder.iterdir())
         is_complete = any(path.name.startswith("phonopy_params.yaml") for path in paths)
         for path in paths:
             if path.name.startswith("."):
                 continue
+            if path.name == "POSCAR" and (folder / "CONTCAR").is_file():
+                continue  # what VASP was started with, before it relaxed
             if is_complete and path.name.startswith(_INPUT_FILES):
                 # Earlier files of the same calculation, without forces.
                 continue

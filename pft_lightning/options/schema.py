@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from pft_lightning.backends.registry import backend_names
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.records import MAX_ENERGY, MAX_FORCE, MAX_STRESS
+from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.losses.terms import LossKind, Reduction
 from pft_lightning.option_types import (
@@ -37,7 +38,6 @@ from pft_lightning.option_types import (
     Words,
 )
 from pft_lightning.options.blocks import block_of
-from pft_lightning.preparation.crystals import read_supercells
 from pft_lightning.preparation.distill import distill
 from pft_lightning.preparation.rattle import RattleOptions
 from pft_lightning.types import Engine
@@ -68,13 +68,13 @@ if TYPE_CHECKING:
         """Made of ``RattleOptions``."""
 
     class Distill(Options):
-        """Made of ``read_supercells`` and ``distill``."""
+        """Made of ``SupercellOptions`` and ``distill``."""
 
 else:
     ReadOptions = block_of(PhononReadOptions, closed=True)
     ProtocolOptions = block_of(Protocol, closed=True)
     Rattle = block_of(RattleOptions, closed=True)
-    Distill = block_of(read_supercells, distill, closed=True)
+    Distill = block_of(SupercellOptions, distill, closed=True)
 
 
 class Model(Options):

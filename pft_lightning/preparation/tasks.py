@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.backends.registry import load_model
+from pft_lightning.data.crystals import read_structures, read_supercells
 from pft_lightning.data.store import PrepareReport, build_store
+from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import ConfigError
-from pft_lightning.preparation.crystals import (
-    XYZ_SUFFIXES,
-    read_structures,
-    read_supercells,
-    write_structures,
-)
 from pft_lightning.preparation.distill import distill
 from pft_lightning.preparation.pseudolabel import pseudolabel
 from pft_lightning.preparation.rattle import RattleOptions, rattle
+from pft_lightning.preparation.structures import XYZ_SUFFIXES, write_structures
 
 
 def prepare_store(config: DictConfig) -> PrepareReport:
@@ -73,11 +71,10 @@ def prepare_pseudolabels(config: DictConfig) -> None:
 def prepare_teacher_phonons(config: DictConfig) -> None:
     """Write the force constants of a model in given crystals."""
     options: Any = OmegaConf.to_container(config.distill, resolve=True)
-    supercells = read_supercells(
-        _structures(config),
-        supercell_matrix=options.pop("supercell_matrix"),
-        max_atoms=options.pop("max_atoms"),
+    supercell = SupercellOptions(
+        **{field.name: options.pop(field.name) for field in fields(SupercellOptions)}
     )
+    supercells = read_supercells(_structures(config), supercell)
     computed = distill(_load(config), supercells, Path(config.out), **options)
     print(
         f"{config.out}: force constants of {computed} materials computed by "

@@ -29,9 +29,11 @@ from pft_lightning.data.readers.force_files import (
 )
 from pft_lightning.data.readers.names import (
     BORN_FILE,
+    CELL_FILES,
     FORCE_FILES,
     PHONO3PY_CELL_FILES,
     PHONO3PY_FORCE_FILES,
+    UNIT_CELL_FILES,
     find_file,
 )
 from pft_lightning.data.readers.options import PhononReadOptions, reading
@@ -54,11 +56,6 @@ from pft_lightning.data.readers.poscar import read_poscar
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import DataFormatError
 from pft_lightning.units import UnitSystem, unit_system
-
-
-# Files that hold the cells, best first.
-_CELL_FILES = ("phonopy_disp.yaml", "phonopy_params.yaml", "phonopy.yaml")
-_UNIT_CELL_FILES = ("POSCAR-unitcell", "POSCAR", "POSCAR-primitive")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +95,7 @@ def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
     file, is_phono3py = _force_file(path)
     with reading(path):
         cells = _read_cells(
-            path, options, PHONO3PY_CELL_FILES if is_phono3py else _CELL_FILES
+            path, options, PHONO3PY_CELL_FILES if is_phono3py else CELL_FILES
         )
     phonon = cells.phonon
     with reading(file):
@@ -117,11 +114,7 @@ def read_folder(path: Path, options: PhononReadOptions) -> StructureRecord:
             phonon.dataset = dataset  # type: ignore[assignment]
         else:
             phonon = _with_force_constants(cells, file)
-    nac_params, note = cells.charges
-    born = find_file(path, BORN_FILE)
-    if born is not None:
-        with reading(born):
-            nac_params, note = charges_of_file(born, phonon, phonon.symmetry.tolerance)
+    nac_params, note = _charges(path, cells, phonon)
     with reading(file):
         return build_record(
             phonon,
@@ -146,14 +139,25 @@ def _force_file(path: Path) -> tuple[Path, bool]:
     )
 
 
-def read_cells(path: Path, options: PhononReadOptions) -> tuple[Phonopy, UnitSystem]:
-    """Read the cells of a folder, without forces, and their units.
+def read_cells(
+    path: Path, options: PhononReadOptions
+) -> tuple[Phonopy, UnitSystem, dict[str, np.ndarray] | None]:
+    """Read the cells of a folder, without forces, their units and Born charges.
 
     Raises:
         DataFormatError: names the file, the value and what to do.
     """
-    cells = _read_cells(path, options, (*_CELL_FILES, *PHONO3PY_CELL_FILES))
-    return cells.phonon, cells.units
+    cells = _read_cells(path, options, (*CELL_FILES, *PHONO3PY_CELL_FILES))
+    return cells.phonon, cells.units, _charges(path, cells, cells.phonon)[0]
+
+
+def _charges(path: Path, cells: _Cells, phonon: Phonopy) -> BornCharges:
+    """Born charges of BORN in a folder, else of its yaml file."""
+    born = find_file(path, BORN_FILE)
+    if born is None:
+        return cells.charges
+    with reading(born):
+        return charges_of_file(born, phonon, phonon.symmetry.tolerance)
 
 
 def _read_cells(
@@ -215,7 +219,7 @@ def _cells_of_poscars(path: Path, options: PhononReadOptions) -> _Cells:
     supercell_file = find_file(path, "SPOSCAR")
     supercell = None if supercell_file is None else read_poscar(supercell_file)
     unit_cell, used = None, ""
-    for name in _UNIT_CELL_FILES:
+    for name in UNIT_CELL_FILES:
         file = find_file(path, name)
         if file is not None:
             unit_cell, used = read_poscar(file), file.name

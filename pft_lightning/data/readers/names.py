@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ FORCE_FILES = (
 PHONO3PY_FORCE_FILES = ("FORCES_FC2", "FORCES_FC3")
 PHONO3PY_CELL_FILES = ("phono3py_disp.yaml", "phono3py.yaml")
 
+# Files of a folder that hold its cells, best first.
+CELL_FILES = ("phonopy_disp.yaml", "phonopy_params.yaml", "phonopy.yaml")
+UNIT_CELL_FILES = ("POSCAR-unitcell", "POSCAR", "POSCAR-primitive")
+
 # Names that phonopy gives to any material: the folder then says which one it is.
 GENERIC_NAMES = (
     "phonopy",
@@ -36,6 +41,10 @@ GENERIC_NAMES = (
     "phono3py_params",
     "phono3py_disp",
 )
+
+# Endings of other files with crystals, and the supercells that are none of their own.
+_CRYSTALS = (".cif", ".vasp", ".poscar", ".xyz", ".extxyz")
+_DISPLACED = re.compile(r"POSCAR-\d+(\.|$)")
 
 # Born charges, as phonopy names the file.
 BORN_FILE = "BORN"
@@ -78,6 +87,39 @@ def is_material_folder(path: Path) -> bool:
         and any(find_file(path, name) for name in PHONO3PY_CELL_FILES)
         and find_file(path, "phono3py_params.yaml") is None
     )
+
+
+def is_calculation_folder(path: Path) -> bool:
+    """Tell whether a folder has the cells of one calculation, forces or not."""
+    if not path.is_dir():
+        return False
+    if is_material_folder(path):
+        return True
+    if any(find_file(path, name) for name in (*CELL_FILES, *PHONO3PY_CELL_FILES)):
+        return True
+    return find_file(path, "SPOSCAR") is not None and any(
+        find_file(path, name) for name in UNIT_CELL_FILES
+    )
+
+
+def is_structure_source(path: Path) -> bool:
+    """Tell whether a path in a folder looks like a crystal, or several."""
+    if path.is_dir():
+        return is_calculation_folder(path)
+    if path.name in NOT_SOURCES:
+        return False
+    endings = tuple(end + packed for end in _CRYSTALS for packed in ("", *COMPRESSED))
+    return path.name.endswith((*SUFFIXES, *endings)) or (
+        is_poscar(path) and not _DISPLACED.match(path.name)
+    )
+
+
+def is_poscar(path: Path) -> bool:
+    """Tell whether a file is in VASP's format by its name, compressed or not."""
+    name = path.name
+    for packed in COMPRESSED:
+        name = name.removesuffix(packed)
+    return name.startswith(("POSCAR", "CONTCAR")) or name.endswith((".vasp", ".poscar"))
 
 
 def find_file(folder: Path, name: str) -> Path | None:

@@ -13,12 +13,12 @@ from phonopy import Phonopy
 from phonopy.file_IO import write_FORCE_CONSTANTS
 from phonopy.interface.vasp import write_vasp
 
+from pft_lightning.data.crystals import read_structures, read_supercells
 from pft_lightning.data.readers import read_phonon
 from pft_lightning.data.sources import find_sources
 from pft_lightning.data.store import build_store
 from pft_lightning.data.store.report import PrepareReport
 from pft_lightning.errors import DataFormatError
-from pft_lightning.preparation.crystals import read_structures, read_supercells
 
 
 CHARGES = {"Na": 1.1, "Cl": -1.1}

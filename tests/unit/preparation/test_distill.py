@@ -12,9 +12,10 @@ from ase.build import bulk
 from commands import run_command
 
 import pft_lightning as pft
+from pft_lightning.data.crystals import read_supercells
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.readers.registry import read_entry
-from pft_lightning.preparation.crystals import read_supercells
+from pft_lightning.data.supercells import SupercellOptions
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -91,14 +92,16 @@ def test_a_student_trained_on_the_folder_nears_its_teacher(world, tmp_path):
 
 def test_a_crystal_gets_the_supercell_that_phonopy_estimates(tmp_path):
     ase.io.write(tmp_path / "NaCl.cif", bulk("NaCl", "rocksalt", 5.6))
-    ((name, phonon),) = read_supercells(str(tmp_path / "NaCl.cif"), max_atoms=100)
+    ((name, phonon),) = read_supercells(
+        tmp_path / "NaCl.cif", SupercellOptions(max_atoms=100)
+    )
     assert name == "NaCl"
     # Twice the cubic cell of eight atoms; three times it would have 216.
     assert len(phonon.supercell) == 64
     assert np.allclose(phonon.supercell.cell, 11.2 * np.eye(3), atol=1e-6)
     assert len(phonon.primitive) == 2
     ((_, phonon),) = read_supercells(
-        str(tmp_path / "NaCl.cif"), supercell_matrix=[1, 2, 3]
+        tmp_path / "NaCl.cif", SupercellOptions(supercell_matrix=[1, 2, 3])
     )
     assert phonon.supercell_matrix.tolist() == [[1, 0, 0], [0, 2, 0], [0, 0, 3]]
 

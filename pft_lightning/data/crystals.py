@@ -1,0 +1,283 @@
+"""Crystals of any format: structures, and the supercells of their phonons."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import ase
+import ase.io
+from phonopy import Phonopy
+from phonopy.structure.atoms import PhonopyAtoms
+
+from pft_lightning.data.cells import PhononCells
+from pft_lightning.data.readers.born import charges_beside, charges_of_content
+from pft_lightning.data.readers.cif import is_cif, read_cif
+from pft_lightning.data.readers.content import parse_content
+from pft_lightning.data.readers.folder import read_cells
+from pft_lightning.data.readers.names import SUFFIXES, is_poscar
+from pft_lightning.data.readers.options import PhononReadOptions, reading
+from pft_lightning.data.readers.phonopy import (
+    build_phonopy,
+    cells_with_charges,
+    choose_symprec,
+    declared_units,
+    load_content,
+    material_name,
+)
+from pft_lightning.data.readers.poscar import read_poscar
+from pft_lightning.data.readers.targets import structure_record
+from pft_lightning.data.readers.xyz import is_xyz, read_frames
+from pft_lightning.data.records import validate
+from pft_lightning.data.sources import Spec, find_sources, skip_lines
+from pft_lightning.data.supercells import SupercellOptions, build_supercell
+from pft_lightning.errors import DataFormatError
+from pft_lightning.files import COMPRESSED
+from pft_lightning.units import unit_system
+
+
+# What phonopy files hold beside their cells.
+_FORCES: Final = ("displacements", "dataset", "force_constants", "displacement_pairs")
+
+# Names that VASP gives to any crystal: the folder then says which one it is.
+_GENERIC: Final = ("POSCAR", "CONTCAR")
+
+_OPTIONS: Final = PhononReadOptions()
+_SUPERCELL: Final = SupercellOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Crystal:
+    """One crystal of a source.
+
+    Attributes:
+        name: of the crystal; not unique.
+        source: where it comes from, for messages.
+        path: file or folder; None where nothing is there that can be opened.
+        index: number in the file.
+        read: gives the supercell, in eV and Å, without force constants and with Born
+            charges if known; raises DataFormatError where it cannot be used.
+    """
+
+    name: str
+    source: str
+    path: Path | None
+    index: int
+    read: Callable[[], Phonopy]
+
+
+def read_structures(spec: Spec) -> Iterator[ase.Atoms]:
+    """All structures of files, folders, globs or a list of them, in that order.
+
+    What cannot be read is skipped; a warning at the end counts and names it.
+
+    Args:
+        spec: of files that ASE reads (CIF, POSCAR, extended XYZ, ...) or phonopy
+            yaml files and folders, of which the unit cell is taken.
+
+    Raises:
+        DataFormatError: an entry matches nothing, or no structure can be read.
+    """
+    found = find_sources(spec, kind="structure")
+    skipped = list(found.skipped)
+    count = 0
+    for path in found.paths:
+        with _skipping(str(path), skipped):
+            for where, atoms in _read(path):
+                if isinstance(atoms, DataFormatError):
+                    skipped.append((where, str(atoms)))
+                    continue
+                count += 1
+                yield atoms
+    _report(skipped, count)
+
+
+def read_supercells(
+    spec: Spec, supercell: SupercellOptions = _SUPERCELL
+) -> Iterator[tuple[str, Phonopy]]:
+    """Name and supercell of every crystal, in eV and Å, without force constants.
+
+    What cannot be read is skipped; a warning at the end counts and names it.
+
+    Args:
+        spec: as of ``read_structures``. Phonopy files bring their own supercell.
+        supercell: of the crystals of other files.
+
+    Raises:
+        DataFormatError: an entry matches nothing, or no structure can be read.
+    """
+    skipped: list[tuple[str, str]] = []
+    count = 0
+    for crystal in list_crystals(spec, supercell):
+        with _skipping(crystal.source, skipped):
+            phonon = crystal.read()
+            count += 1
+            yield crystal.name, phonon
+    _report(skipped, count)
+
+
+def list_crystals(
+    spec: Spec,
+    supercell: SupercellOptions = _SUPERCELL,
+    options: PhononReadOptions = _OPTIONS,
+) -> list[Crystal]:
+    """List crystals; each that cannot be used says why when it is read.
+
+    Args:
+        spec: as of ``read_structures``.
+        supercell: of the crystals of files that have none.
+        options: units and tolerance of the symmetry search.
+
+    Raises:
+        DataFormatError: an entry matches nothing, or nothing can be opened.
+    """
+    found = find_sources(spec, kind="structure")
+    crystals = [
+        Crystal(Path(source).stem, source, None, 0, partial(_fail, reason))
+        for source, reason in found.skipped
+    ]
+    for path in found.paths:
+        if _is_phonon_source(path):
+            name = path.absolute().name if path.is_dir() else material_name(path)
+            read = partial(_read_cells, path, supercell, options)
+            crystals.append(Crystal(name, str(path), path, 0, read))
+        else:
+            crystals += _of_structures(path, supercell, options)
+    return crystals
+
+
+def _of_structures(
+    path: Path, supercell: SupercellOptions, options: PhononReadOptions
+) -> Iterator[Crystal]:
+    name = crystal_name(path)
+    symprec = choose_symprec(None, options, path)
+    try:
+        with reading(path):
+            structures = list(_read(path))
+    except DataFormatError as error:
+        yield Crystal(name, str(path), path, 0, partial(_fail, str(error)))
+        return
+    for index, (where, atoms) in enumerate(structures):
+        read = (
+            partial(_fail, str(atoms))
+            if isinstance(atoms, DataFormatError)
+            else partial(build_supercell, atoms, supercell, where, symprec)
+        )
+        alone = len(structures) == 1
+        own = name if alone else f"{name}-{index}"
+        yield Crystal(own, str(path) if alone else where, path, index, read)
+
+
+def crystal_name(path: Path) -> str:
+    """Name a crystal by its file, or by its folder where the file's name is generic.
+
+    >>> crystal_name(Path("a/mp-149.cif")), crystal_name(Path("Si/POSCAR"))
+    ('mp-149', 'Si')
+    """
+    name = path.name
+    for packed in COMPRESSED:
+        name = name.removesuffix(packed)
+    if name in _GENERIC:
+        return path.absolute().parent.name or name
+    return Path(name).stem
+
+
+def _fail(reason: str) -> Phonopy:
+    raise DataFormatError(reason)
+
+
+@contextmanager
+def _skipping(source: str, skipped: list[tuple[str, str]]) -> Iterator[None]:
+    """Note a file that cannot be read, and go on."""
+    try:
+        with reading(Path(source)):
+            yield
+    except DataFormatError as error:
+        skipped.append((source, str(error)))
+
+
+def _report(skipped: list[tuple[str, str]], count: int) -> None:
+    if skipped and not count:
+        reasons = "\n".join(skip_lines(skipped, most=5)[1:])
+        raise DataFormatError(f"no structure can be read:\n{reasons}")
+    if skipped:
+        warnings.warn("\n".join(skip_lines(skipped)), stacklevel=3)
+
+
+def _read(path: Path) -> Iterator[tuple[str, ase.Atoms | DataFormatError]]:
+    """Give place and structure of all in a file; one that is bad is an error."""
+    for index, atoms in _read_all(path):
+        where = f"{path}, structure {index}"
+        try:
+            if isinstance(atoms, DataFormatError):
+                raise atoms
+            validate(structure_record(atoms, where))
+        except DataFormatError as error:
+            yield where, error
+        else:
+            yield where, atoms
+
+
+def _read_all(path: Path) -> Iterator[tuple[int, ase.Atoms | DataFormatError]]:
+    if _is_phonon_source(path):
+        yield 0, _to_ase(_load(path, _OPTIONS)[0].to_phonopy().unitcell)
+    elif is_xyz(path):
+        yield from read_frames(path)
+    elif is_cif(path):
+        yield from read_cif(path)
+    elif is_poscar(path):
+        # ASE guesses elements from the comment.
+        yield 0, _to_ase(read_poscar(path))
+    else:
+        yield from enumerate(ase.io.read(path, ":"))
+
+
+def _is_phonon_source(path: Path) -> bool:
+    return path.is_dir() or path.name.endswith(SUFFIXES)
+
+
+def _read_cells(
+    path: Path, supercell: SupercellOptions, options: PhononReadOptions
+) -> Phonopy:
+    with reading(path):
+        cells, is_alone = _load(path, options)
+        phonon = cells.to_phonopy()
+        if not is_alone:
+            return phonon
+        atoms = _to_ase(phonon.unitcell)
+        return build_supercell(atoms, supercell, str(path), cells.symprec)
+
+
+def _load(path: Path, options: PhononReadOptions) -> tuple[PhononCells, bool]:
+    """Cells of a phonopy file or folder without forces; tells if it is a unit cell."""
+    if path.is_dir():
+        phonon, units, nac_params = read_cells(path, options)
+        return PhononCells.of(phonon, units, nac_params), False
+    content = load_content(path)
+    # phonopy takes a crystal in a file that names no units for one of VASP.
+    code, _ = declared_units(content, path) or (options.units or "vasp", "")
+    units = unit_system(code)
+    cells: dict[str, Any] = {n: content[n] for n in content if n not in _FORCES}
+    parsed = parse_content(cells, units, path)
+    phonon = build_phonopy(parsed, units, path, options)
+    charges = cells_with_charges(parsed)
+    nac_params, _ = charges_of_content(content, charges, phonon, path)
+    if nac_params is None:
+        nac_params, _ = charges_beside(path, phonon)
+    is_alone = content.get("supercell_matrix") is None
+    return PhononCells.of(phonon, units, nac_params), is_alone
+
+
+def _to_ase(cell: PhonopyAtoms) -> ase.Atoms:
+    return ase.Atoms(
+        numbers=cell.numbers,
+        scaled_positions=cell.scaled_positions,
+        cell=cell.cell,
+        masses=cell.masses,
+        pbc=True,
+    )
