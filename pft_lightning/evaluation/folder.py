@@ -5,6 +5,7 @@
 ``per_material.csv``         ``COLUMNS``, one row per material and model
 ``materials/<name>.json``    ``Record`` of a material; it says that the material is done
 ``materials/<name>.npz``     its phonon properties, see ``properties_io``
+``materials/<name>/``        force constants of a crystal, see ``phonopy_files``
 ``forgetting/<label>.json``  errors of a model on upstream frames
 ``report.html``              the page of ``plots.report``, with ``figures/*.png``
 ``command.txt``              the command, written by ``runs.folder``
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
@@ -93,6 +95,9 @@ FREE_ENERGY_ERROR: Final = error_of(FREE_ENERGY)
 HEAT_CAPACITY_ERROR: Final = error_of(HEAT_CAPACITY)
 DOS_ERROR: Final = "dos_error"
 
+# Of a crystal alone: the largest force on an atom where force constants are taken.
+MAX_FORCE: Final = "max_force"
+
 # What it took.
 VOLUME_RATIO: Final = "volume_ratio"
 RELAX_STEPS: Final = "relax_steps"
@@ -123,6 +128,14 @@ COLUMNS: Final = (
     *COST,
 )
 
+# Columns where there is no reference.
+CRYSTAL_COLUMNS: Final = (
+    *(NAME, FORMULA, N_ATOMS, N_PRIMITIVE, MODEL),
+    *(STATUS, ERROR),
+    *(MODEL_UNSTABLE, MIN_FREQUENCY, MAX_FREQUENCY, *THERMAL),
+    *(MAX_FORCE, *COST),
+)
+
 # Mean absolute errors on upstream frames, in a file of ``forgetting``.
 FORCES_MAE: Final = mae_of("forces")
 FORGETTING: Final = tuple(map(mae_of, QUANTITIES))
@@ -135,6 +148,7 @@ UNITS: Final[Mapping[str, str]] = {
     MAX_FREQUENCY: "THz",
     MIN_FREQUENCY: "THz",
     MAX_FREQUENCY_ERROR: "THz",
+    MAX_FORCE: "eV/Å",
     MAX_FREQUENCY_ERROR_K: "K",
     **{
         column: unit
@@ -221,14 +235,19 @@ class EvaluationFolder:
         self.report_file = self.path / REPORT_FILE
         self.command_file = self.path / COMMAND_FILE
         self.figures = self.path / "figures"
+        self.materials = self.path / "materials"
 
     def record_file(self, name: str) -> Path:
         """File with the record of a material."""
-        return self.path / "materials" / f"{name}.json"
+        return self.materials / f"{name}.json"
 
     def arrays_file(self, name: str) -> Path:
         """File with the phonon properties of a material."""
-        return self.path / "materials" / f"{name}.npz"
+        return self.materials / f"{name}.npz"
+
+    def phonopy_folder(self, name: str) -> Path:
+        """Folder with the files of a crystal that phonopy reads."""
+        return self.materials / name
 
     def forgetting_file(self, label: str) -> Path:
         """File with the errors of a model on upstream frames."""
@@ -240,7 +259,15 @@ class EvaluationFolder:
         """Write what a material gave, the record last, which says that it is done."""
         if properties:
             save_properties(self.arrays_file(record["name"]), properties)
+        self.write_record(record)
+
+    def write_record(self, record: Record) -> None:
+        """Write the record of a material whose other files are written."""
         write_json(self.record_file(record["name"]), record)
+
+    def has_arrays(self, name: str) -> bool:
+        """Tell whether the arrays of a material are there, by the form of the file."""
+        return zipfile.is_zipfile(self.arrays_file(name))
 
     def read_record(self, name: str) -> Record | None:
         """Read the record of a material; None where there is no whole one."""
@@ -278,14 +305,24 @@ class EvaluationFolder:
         errors = stored.get("errors") if stored.get("key") == key else None
         return errors if isinstance(errors, dict) else None
 
-    def write_totals(self, rows: Iterable[Row], summary: Summary) -> None:
+    def write_totals(
+        self,
+        rows: Iterable[Row],
+        summary: Summary,
+        columns: Sequence[str] = COLUMNS,
+    ) -> None:
         """Write ``per_material.csv`` and then ``metrics.json``.
+
+        Args:
+            rows: one per material and model.
+            summary: totals.
+            columns: of the table.
 
         Raises:
             StorageError: the disk is full, or the folder cannot be written.
         """
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore")
+        writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
         writer.writeheader()
         for row in rows:
             writer.writerow({k: "" if v is None else v for k, v in row.items()})

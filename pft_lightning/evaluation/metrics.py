@@ -77,28 +77,35 @@ def compare(
     difference = abs(model.max_frequency - reference.max_frequency)
     row[MAX_FREQUENCY_ERROR] = difference
     row[MAX_FREQUENCY_ERROR_K] = difference * kelvin_per_thz()
-    at = int(np.argmin(np.abs(reference.temperatures - protocol.temperature)))
+    ours, theirs = values_of(model, protocol), values_of(reference, protocol)
     for name in THERMAL:
-        ours, theirs = getattr(model, name), getattr(reference, name)
-        row[error_of(name)] = float(abs(ours[at] - theirs[at]))
-        row[curve_mae_of(name)] = float(np.abs(ours - theirs).mean())
-        row[name], row[reference_of(name)] = float(ours[at]), float(theirs[at])
+        row[error_of(name)] = abs(ours[name] - theirs[name])
+        curves = getattr(model, name), getattr(reference, name)
+        row[curve_mae_of(name)] = float(np.abs(curves[0] - curves[1]).mean())
     row[DOS_ERROR] = dos_error(model, reference)
     row[FREQUENCY_RATIO] = _mean_frequency(model) / _mean_frequency(reference)
-    threshold = -protocol.instability_threshold
-    for properties, lowest, highest, unstable in (
-        (model, MIN_FREQUENCY, MAX_FREQUENCY, MODEL_UNSTABLE),
-        (
-            reference,
-            reference_of(MIN_FREQUENCY),
-            reference_of(MAX_FREQUENCY),
-            REFERENCE_UNSTABLE,
-        ),
-    ):
-        row[lowest] = float(properties.mesh_frequencies.min())
-        row[highest] = properties.max_frequency
-        row[unstable] = row[lowest] < threshold
-    return row
+    unstable = theirs.pop(MODEL_UNSTABLE)
+    others = {reference_of(name): value for name, value in theirs.items()}
+    return {**row, **ours, **others, REFERENCE_UNSTABLE: unstable}
+
+
+def values_of(
+    properties: PhononProperties, protocol: Protocol
+) -> dict[str, float | bool]:
+    """What one set of phonon properties says, by column of a model.
+
+    Args:
+        properties: of a model.
+        protocol: temperature of the single values, threshold of instability.
+    """
+    at = int(np.argmin(np.abs(properties.temperatures - protocol.temperature)))
+    lowest = float(properties.mesh_frequencies.min())
+    return {
+        MIN_FREQUENCY: lowest,
+        MAX_FREQUENCY: properties.max_frequency,
+        MODEL_UNSTABLE: lowest < -protocol.instability_threshold,
+        **{name: float(getattr(properties, name)[at]) for name in THERMAL},
+    }
 
 
 def dos_error(model: PhononProperties, reference: PhononProperties) -> float:

@@ -209,6 +209,7 @@ def compute_phonons(
     *,
     max_atoms: int = 256,
     engine: Engine | None = None,
+    progress: bool = False,
 ) -> ModelPhonons:
     """Compute the phonons of a model in the supercell of a reference.
 
@@ -237,6 +238,7 @@ def compute_phonons(
         displacement=protocol.displacement,
         max_atoms=max_atoms,
         engine=engine,
+        progress=progress,
     )
     phonon.force_constants = found.compact
     return ModelPhonons(phonon, ratio, steps, found.n_products)

@@ -121,7 +121,7 @@ def list_materials(
     if isinstance(phonons, Phonopy):
         phonons = [phonons]
     if isinstance(phonons, Mapping):
-        return _unique([_of_phonopy(name, p) for name, p in phonons.items()])
+        return number_names([_of_phonopy(name, p) for name, p in phonons.items()])
     if isinstance(phonons, Sequence) and not isinstance(phonons, str):
         in_memory = [p for p in phonons if isinstance(p, Phonopy)]
         if in_memory and len(in_memory) != len(phonons):
@@ -129,12 +129,12 @@ def list_materials(
                 "phonons mixes Phonopy objects and paths; give one or the other."
             )
         if in_memory:
-            return _unique([_of_phonopy(p.unitcell.formula, p) for p in in_memory])
+            return number_names([_of_phonopy(p.unitcell.formula, p) for p in in_memory])
     sources = find_sources(phonons)  # type: ignore[arg-type]
     if sources.skipped:
         warnings.warn("\n".join(skip_lines(sources.skipped)), stacklevel=2)
     found = [material for path in sources.paths for material in _of_path(path, options)]
-    return _unique(found)
+    return number_names(found)
 
 
 def _of_phonopy(name: str, phonon: Phonopy) -> Material:
@@ -144,7 +144,7 @@ def _of_phonopy(name: str, phonon: Phonopy) -> Material:
     if phonon.force_constants is not None:
         found.update(phonon.force_constants.tobytes())
     return Material(
-        name=_file_name(name),
+        name=file_name(name),
         source="memory",
         fingerprint=found.hexdigest(),
         read=partial(take_reference, phonon),
@@ -160,12 +160,12 @@ def _of_path(path: Path, options: PhononReadOptions) -> list[Material]:
         fingerprint = digest([*state, None])
         return [
             Material(
-                _file_name(path.stem), str(path), fingerprint, partial(_fail, error)
+                file_name(path.stem), str(path), fingerprint, partial(_fail, error)
             )
         ]
     return [
         Material(
-            name=_file_name(entry_name(path, entry)),
+            name=file_name(entry_name(path, entry)),
             source=str(path) if entry is None else f"{path}, entry {entry}",
             fingerprint=digest([*state, entry]),
             read=partial(read_reference, path, entry, options),
@@ -178,11 +178,12 @@ def _fail(error: DataFormatError) -> Phonopy:
     raise error
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """Name of the files of a material, without letters that file systems refuse."""
     return re.sub(r"[^\w.()+=@,\- ]", "_", name).strip(". ") or "material"
 
 
-def _unique(materials: list[Material]) -> list[Material]:
+def number_names(materials: list[Material]) -> list[Material]:
     """Number the names that occur twice, upper and lower case being one."""
     seen: set[str] = set()
     found = []

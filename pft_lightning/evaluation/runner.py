@@ -16,11 +16,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from phonopy import Phonopy
-from tqdm import tqdm
 
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
@@ -28,12 +27,8 @@ from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.failures import check_failure, failed_row, is_lasting
 from pft_lightning.evaluation.folder import (
     ERROR,
-    FORMULA,
     MODEL,
-    N_ATOMS,
-    N_PRIMITIVE,
     N_PRODUCTS,
-    NAME,
     OK,
     REFERENCE,
     RELAX_STEPS,
@@ -54,7 +49,13 @@ from pft_lightning.evaluation.protocols import (
     compute_phonons,
     get_protocol,
 )
+from pft_lightning.evaluation.records import (
+    identify,
+    readable_record,
+    unreadable_record,
+)
 from pft_lightning.evaluation.reference import Material, Phonons, list_materials
+from pft_lightning.evaluation.sharing import compute_records
 from pft_lightning.evaluation.stored import find_finished, find_valid_results
 from pft_lightning.evaluation.summary import summarise_evaluation
 from pft_lightning.evaluation.task import Task, make_task
@@ -151,14 +152,19 @@ def _evaluate_materials(
         Records of all materials, in their order; and of those that this process
         computed the properties, where there is no folder.
     """
-    records = find_finished(folder, materials, task.keys_of)
-    # Nobody writes before everyone has seen what is there, so all share one list.
-    processes.barrier()
-    pending = [material for material in materials if material.name not in records]
-    computed, properties = _evaluate_share(pending, task, folder, progress)
-    for share in processes.gather(computed):
-        records.update(share)
-    return [records[material.name] for material in materials], properties
+    properties: dict[str, dict[str, PhononProperties]] = {}
+
+    def evaluate(material: Material) -> Record:
+        record, arrays = _evaluate(material, task, folder)
+        if folder is None:
+            properties[material.name] = arrays
+        else:
+            folder.write_material(record, arrays)
+        return record
+
+    finished = find_finished(folder, materials, task.keys_of)
+    records = compute_records(materials, finished, evaluate, progress=progress)
+    return records, properties
 
 
 def _measure_forgetting(
@@ -197,37 +203,6 @@ def _collect(
     )
 
 
-def _evaluate_share(
-    pending: list[Material],
-    task: Task,
-    folder: EvaluationFolder | None,
-    progress: bool,
-) -> tuple[dict[str, Record], dict[str, dict[str, PhononProperties]]]:
-    """Evaluate this process's share of the materials, and write it to a folder.
-
-    Returns:
-        Records; and properties where there is no folder.
-    """
-    rank, n_ranks = processes.rank()
-    computed: dict[str, Record] = {}
-    properties: dict[str, dict[str, PhononProperties]] = {}
-    mine = tqdm(
-        pending[rank::n_ranks],
-        desc="phonons",
-        unit="material",
-        disable=not (progress and rank == 0 and pending),
-    )
-    for material in mine:
-        mine.set_postfix_str(material.name, refresh=False)
-        record, arrays = _evaluate(material, task, folder)
-        if folder is None:
-            properties[material.name] = arrays
-        else:
-            folder.write_material(record, arrays)
-        computed[material.name] = record
-    return computed, properties
-
-
 def _evaluate(
     material: Material, task: Task, folder: EvaluationFolder | None
 ) -> tuple[Record, dict[str, PhononProperties]]:
@@ -235,19 +210,11 @@ def _evaluate(
     keys = task.keys_of(material)
     try:
         reference = material.read()
-        identity = {
-            NAME: material.name,
-            FORMULA: reference.unitcell.formula,
-            N_ATOMS: len(reference.supercell),
-            N_PRIMITIVE: len(reference.primitive),
-        }
+        identity = identify(material, reference)
         expected = compute_properties(reference, task.protocol)
     except Exception as error:
         check_failure(error)
-        failed = {NAME: material.name, **failed_row(error)}
-        models = {label: {**failed, MODEL: label} for label in task.models}
-        done = keys if is_lasting(error) else {}
-        return _record(material, failed, done, models), {}
+        return unreadable_record(material, error, keys, task.models), {}
     rows, properties = find_valid_results(folder, material, keys)
     passing = set()
     for label, model in task.models.items():
@@ -265,16 +232,8 @@ def _evaluate(
     # In the order of the call, whatever was there before.
     rows = {label: rows[label] for label in task.models}
     properties = {label: properties[label] for label in rows if label in properties}
-    whole = {**identity, STATUS: OK, ERROR: ""}
-    return _record(material, whole, done, rows), {REFERENCE: expected, **properties}
-
-
-def _record(
-    material: Material, identity: Row, keys: dict[str, str], models: dict[str, Row]
-) -> Record:
-    """Record of a material, with the columns that its rows share."""
-    source = {"name": material.name, "source": material.source}
-    return cast(Record, {**source, "keys": keys, **identity, "models": models})
+    record = readable_record(material, identity, done, rows)
+    return record, {REFERENCE: expected, **properties}
 
 
 def _compare(

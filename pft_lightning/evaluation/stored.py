@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 
 from pft_lightning.errors import DataFormatError
@@ -22,6 +21,8 @@ def find_finished(
     folder: EvaluationFolder | None,
     materials: Iterable[Material],
     keys_of: Callable[[Material], Mapping[str, str]],
+    *,
+    is_whole: Callable[[Record], bool] | None = None,
 ) -> dict[str, Record]:
     """Read the records of materials that were done before, with the same settings.
 
@@ -29,19 +30,26 @@ def find_finished(
         folder: of the evaluation; None has no results.
         materials: to look for.
         keys_of: gives what the results of each model on a material depend on.
+        is_whole: tells whether the files of a material are there that belong to its
+            record; by default its arrays.
 
     Returns:
         Records by the name of the material.
     """
     records: dict[str, Record] = {}
-    for material in [] if folder is None else materials:
-        assert folder is not None
+    if folder is None:
+        return records
+    if is_whole is None:
+
+        def is_whole(record: Record) -> bool:
+            return folder.has_arrays(record["name"])
+
+    for material in materials:
         record = folder.read_record(material.name)
         if record is None:
             continue
         done = keys_of(material).items() <= record["keys"].items()
-        arrays = folder.arrays_file(material.name)
-        if done and (record["status"] == FAILED or zipfile.is_zipfile(arrays)):
+        if done and (record["status"] == FAILED or is_whole(record)):
             records[material.name] = record
     return records
 

@@ -11,6 +11,7 @@ from pft_lightning.evaluation.folder import (
     MODEL,
     NAME,
     STATUS,
+    Counts,
     Failure,
     Record,
     Row,
@@ -38,19 +39,7 @@ def summarise_evaluation(
         forgetting: errors on upstream frames by label; None where nobody asked.
         versions: of libraries.
     """
-    failed = [row for row in rows if row[STATUS] == FAILED]
-    unreadable = [r["name"] for r in records if r["status"] == FAILED]
-    failures: list[Failure] = [
-        {"name": row[NAME], "model": row[MODEL], "error": row[ERROR]}
-        for row in failed
-        if row[NAME] not in unreadable
-    ]
-    # A material that cannot be read fails for no model in particular.
-    failures += [
-        {"name": r["name"], "model": None, "error": r["error"], "source": r["source"]}
-        for r in records
-        if r["status"] == FAILED
-    ]
+    counts, failures = count_failures(rows, labels, records)
     for label, errors in (forgetting or {}).items():
         if "error" in errors:
             failures.append(
@@ -59,13 +48,7 @@ def summarise_evaluation(
     return {
         "protocol": describe(protocol),
         "versions": dict(versions or {}),
-        "counts": {
-            "materials": len(records),
-            "unreadable": len(unreadable),
-            "failed": {
-                label: sum(row[MODEL] == label for row in failed) for label in labels
-            },
-        },
+        "counts": counts,
         "models": {
             label: summarise((r for r in rows if r[MODEL] == label), protocol)
             for label in labels
@@ -73,3 +56,36 @@ def summarise_evaluation(
         "forgetting": forgetting or {},
         "failures": failures,
     }
+
+
+def count_failures(
+    rows: list[Row], labels: list[str], records: list[Record]
+) -> tuple[Counts, list[Failure]]:
+    """Count materials and failures, and name the latter.
+
+    Args:
+        rows: one per material and model.
+        labels: of the models.
+        records: of the materials, in the order of the call.
+    """
+    failed = [row for row in rows if row[STATUS] == FAILED]
+    unreadable = [record for record in records if record["status"] == FAILED]
+    names = {record["name"] for record in unreadable}
+    failures: list[Failure] = [
+        {"name": row[NAME], "model": row[MODEL], "error": row[ERROR]}
+        for row in failed
+        if row[NAME] not in names
+    ]
+    # A material that cannot be read fails for no model in particular.
+    failures += [
+        {"name": r["name"], "model": None, "error": r["error"], "source": r["source"]}
+        for r in unreadable
+    ]
+    counts: Counts = {
+        "materials": len(records),
+        "unreadable": len(unreadable),
+        "failed": {
+            label: sum(row[MODEL] == label for row in failed) for label in labels
+        },
+    }
+    return counts, failures

@@ -58,7 +58,8 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         purpose=(
             "Compare phonons, thermal properties and errors on upstream frames of "
-            "potentials with DFT; writes tables, figures and a report."
+            "potentials with DFT, with a report; or write the force constants of a "
+            "potential for phonopy."
         ),
         examples=(
             (
@@ -71,14 +72,15 @@ COMMANDS: dict[str, Command] = {
                 "upstream='${pft_example:upstream_val.xyz.xz}'",
             ),
             (
-                "two potentials side by side",
-                f"{_MODEL} compare.again.checkpoint='${{pft_example:base.model}}' "
-                "phonons='${pft_example:phonons/val/Si-1.015.yaml.xz}'",
+                "force constants, bands and thermal properties of a crystal alone",
+                f"task=force_constants {_MODEL} protocol=mdr_analytic "
+                "structures='${pft_example:phonons/val/Si-1.015.yaml.xz}'",
             ),
         ),
         needs=(
             "nothing to evaluate: give model.checkpoint=FILE, of the potential, and "
-            "phonons=PATH, of the DFT phonons."
+            "phonons=PATH, of the DFT phonons (or task=force_constants and "
+            "structures=PATH, of crystals)."
         ),
     ),
     "prepare": Command(

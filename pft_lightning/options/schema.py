@@ -10,6 +10,7 @@ from pft_lightning.backends.registry import backend_names
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.records import MAX_ENERGY, MAX_FORCE, MAX_STRESS
 from pft_lightning.data.supercells import SupercellOptions
+from pft_lightning.evaluation.crystals import compute_crystals
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.losses.terms import LossKind, Reduction
 from pft_lightning.option_types import (
@@ -70,11 +71,15 @@ if TYPE_CHECKING:
     class Distill(Options):
         """Made of ``SupercellOptions`` and ``distill``."""
 
+    class CrystalOptions(Options):
+        """Made of ``SupercellOptions`` and ``compute_crystals``."""
+
 else:
     ReadOptions = block_of(PhononReadOptions, closed=True)
     ProtocolOptions = block_of(Protocol, closed=True)
     Rattle = block_of(RattleOptions, closed=True)
     Distill = block_of(SupercellOptions, distill, closed=True)
+    CrystalOptions = block_of(SupercellOptions, compute_crystals, closed=True)
 
 
 class Model(Options):
@@ -265,6 +270,8 @@ class Limits(Options):
 class Evaluate(Options):
     """``pft-evaluate``."""
 
+    task: Literal["compare", "force_constants"] = "compare"
+    """Compare potentials with DFT phonons, or write force constants of one."""
     model: EvaluatedModel
     protocol: ProtocolOptions
     compare: Annotated[
@@ -278,6 +285,10 @@ class Evaluate(Options):
     """An ASE calculator in place of model.checkpoint: module:factory."""
     phonons: Paths
     """DFT phonons: file, folder, glob, store or list of them."""
+    structures: Paths | None = None
+    """task=force_constants: crystals; file, folder, glob or list of what ASE or phonopy
+    reads."""
+    force_constants: CrystalOptions
     upstream: Paths | None = None
     """Frames with energies, forces and stresses, to measure forgetting."""
     upstream_keys: Keys

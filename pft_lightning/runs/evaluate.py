@@ -1,7 +1,8 @@
-"""One evaluation, from its configuration to its report."""
+"""One evaluation, from its configuration to its report or files."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.evaluation.crystals import CrystalPhonons, compute_crystals
 from pft_lightning.evaluation.folder import SUMMARY_FILE, Summary
 from pft_lightning.evaluation.potentials import load_potentials
 from pft_lightning.evaluation.protocols import Protocol
@@ -20,30 +23,37 @@ from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Evaluate
 from pft_lightning.plots.report import write_report
 from pft_lightning.runs.folder import RunFolder, collect_versions
-from pft_lightning.runs.tables import print_evaluation
+from pft_lightning.runs.tables import print_crystals, print_evaluation
 
 
 # Ranks finish at different times, and one material can take hours.
 _TIMEOUT = timedelta(days=30)
 
 
-def evaluate(config: DictConfig) -> Evaluation:
+def evaluate(config: DictConfig) -> Evaluation | CrystalPhonons:
     """Run one evaluation from a composed configuration.
 
     Args:
         config: As composed from ``conf/evaluate.yaml``.
 
+    Returns:
+        Of ``task=compare`` the evaluation, else what was computed of all crystals.
+
     Raises:
         PFTError: Anything in the configuration or the data that cannot be used.
     """
-    config = check_options(config, Evaluate, not_needed=("model.checkpoint",))
+    alone = config.get("task") == "force_constants"
+    not_needed = ("model.checkpoint", *(("phonons",) if alone else ()))
+    config = check_options(config, Evaluate, not_needed=not_needed)
     if OmegaConf.is_missing(config.model, "checkpoint"):
         config.model.checkpoint = None  # a calculator takes its place
+    if alone:
+        _check_crystals(config)
     folder = RunFolder(config.paths.run)
     with folder.locked():
         fabric = build_fabric(config)
         try:
-            return _evaluate(config, fabric, folder)
+            return (_compute_crystals if alone else _evaluate)(config, fabric, folder)
         except SystemExit:
             # SIGTERM came to this process alone, and the others would wait for it.
             for process in getattr(fabric.strategy.launcher, "procs", ()):
@@ -76,6 +86,54 @@ def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluati
         report = write_report(folder.path)
         print_evaluation(evaluation.summary, folder.path, report)
     return evaluation
+
+
+def _check_crystals(config: DictConfig) -> None:
+    """Refuse what has no meaning where there is nothing to compare with."""
+    if config.structures is None:
+        raise ConfigError(
+            "task=force_constants needs structures=PATH: crystals that ASE reads (CIF, "
+            "POSCAR, extended XYZ), or phonopy files."
+        )
+    if OmegaConf.is_missing(config, "phonons"):
+        config.phonons = None
+    for name in ("phonons", "upstream", "compare"):
+        if config[name]:
+            raise ConfigError(
+                f"{name} is given, and task=force_constants compares nothing: it "
+                "computes one potential on the crystals of structures=PATH. Leave it "
+                "out, or leave out the task."
+            )
+
+
+def _compute_crystals(
+    config: DictConfig, fabric: Fabric, folder: RunFolder
+) -> CrystalPhonons:
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    protocol = Protocol(**values["protocol"])
+    given = values["force_constants"]
+    supercell = SupercellOptions(
+        **{field.name: given.pop(field.name) for field in fields(SupercellOptions)}
+    )
+    potentials = load_potentials(config, fabric.device)
+    if fabric.is_global_zero:
+        folder.write_start(config)
+    found = compute_crystals(
+        potentials,
+        values["structures"],
+        folder.path,
+        supercell,
+        protocol,
+        options=PhononReadOptions(**values["options"]),
+        max_atoms=config.max_atoms,
+        engine=config.engine,
+        versions=collect_versions(),
+        progress=config.progress,
+        **given,
+    )
+    if fabric.is_global_zero:
+        print_crystals(found)
+    return found
 
 
 def build_fabric(config: DictConfig) -> Fabric:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pft_lightning.adaptation import TrainableSet
 from pft_lightning.evaluation import folder as schema
+from pft_lightning.evaluation.crystals import CrystalPhonons
 
 
 # Metric -> what the table calls it.
@@ -119,6 +120,20 @@ def print_before_after(summary: Mapping[str, Any], folder: Path) -> None:
 
 
 _MAX_FAILURES = 10
+_MAX_CRYSTALS = 20
+
+# Column of a crystal -> what the table calls it.
+_CRYSTAL = {
+    schema.MIN_FREQUENCY: "ω_min THz",
+    schema.MAX_FREQUENCY: "ω_max THz",
+    schema.ENTROPY: "S J/K/mol",
+    schema.HEAT_CAPACITY: "C_V J/K/mol",
+    schema.N_PRODUCTS: "products",
+    schema.SECONDS: "seconds",
+}
+
+# Force, eV/Å, beyond which an atom is not where phonons are meant to be computed.
+_NOTABLE_FORCE = 0.05
 
 
 def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> None:
@@ -151,18 +166,53 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
             table.add_row(text, schema.UNITS[name], *numbers)
     console = Console(width=None if Console().is_terminal else 100)
     console.print(table)
-    counts = summary["counts"]
+    _print_failures(console, summary)
+    console.print(f"Evaluation: {folder}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+
+
+def print_crystals(found: CrystalPhonons) -> None:
+    """Print what the phonons of crystals come to, one line for each of the first."""
+    protocol = found.summary["protocol"]
+    done = [row for row in found.rows if row[schema.STATUS] == schema.OK]
+    table = Table(
+        title=f"Protocol {protocol['name']}; S, C_V at {protocol['temperature']:g} K"
+    )
+    table.add_column("crystal")
+    for name in ("atoms", *_CRYSTAL.values()):
+        table.add_column(name, justify="right")
+    for row in done[:_MAX_CRYSTALS]:
+        numbers = [_number(row[name]) for name in _CRYSTAL]
+        table.add_row(row[schema.NAME], str(row[schema.N_ATOMS]), *numbers)
+    console = Console(width=None if Console().is_terminal else 100)
+    console.print(table)
+    if len(done) > _MAX_CRYSTALS:
+        more = len(done) - _MAX_CRYSTALS
+        console.print(f"  and {more} more in {schema.ROWS_FILE}", highlight=False)
+    pushed = [row for row in done if row[schema.MAX_FORCE] > _NOTABLE_FORCE]
+    if pushed:
+        worst = max(pushed, key=lambda row: float(row[schema.MAX_FORCE]))
+        console.print(
+            f"{len(pushed)} crystals are no minimum of the potential (largest force "
+            f"{worst[schema.MAX_FORCE]:.2g} eV/Å, {worst[schema.NAME]}); "
+            "protocol=mdr_analytic relaxes them first.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    _print_failures(console, found.summary)
+    console.print(f"Files for phonopy: {found.files}", highlight=False, soft_wrap=True)
+
+
+def _print_failures(console: Console, summary: schema.Summary) -> None:
+    counts, failures = summary["counts"], summary["failures"]
     failed = ", ".join(f"{label} {n}" for label, n in counts["failed"].items())
     console.print(f"{counts['materials']} materials; failed: {failed}", highlight=False)
-    failures = summary["failures"]
     for failure in failures[:_MAX_FAILURES]:
         who = failure["name"] + (f" ({failure['model']})" if failure["model"] else "")
         console.print(f"  {who}: {failure['error']}", highlight=False, soft_wrap=True)
     if len(failures) > _MAX_FAILURES:
         more = len(failures) - _MAX_FAILURES
         console.print(f"  and {more} more in {schema.SUMMARY_FILE}", highlight=False)
-    console.print(f"Evaluation: {folder}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
 
 
 def _mean_and_median(total: Mapping[str, Any]) -> str:

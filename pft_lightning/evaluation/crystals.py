@@ -1,0 +1,284 @@
+"""Phonons of a potential alone: crystals in, files that phonopy reads out.
+
+Resumed and shared among processes as an evaluation is, see ``evaluation.runner``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, get_args
+
+import ase
+import numpy as np
+from phonopy import Phonopy
+from pydantic import Field
+
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.calculator import Calculator
+from pft_lightning.data.crystals import Crystal, list_crystals
+from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.data.readers.names import source_state
+from pft_lightning.data.sources import Spec
+from pft_lightning.data.supercells import SupercellOptions
+from pft_lightning.evaluation import processes
+from pft_lightning.evaluation.failures import check_failure, failed_row, is_lasting
+from pft_lightning.evaluation.fingerprints import digest
+from pft_lightning.evaluation.folder import (
+    CRYSTAL_COLUMNS,
+    ERROR,
+    FAILED,
+    MAX_FORCE,
+    MODEL,
+    N_PRODUCTS,
+    OK,
+    RELAX_STEPS,
+    SECONDS,
+    STATUS,
+    VOLUME_RATIO,
+    EvaluationFolder,
+    Record,
+    Row,
+    Summary,
+)
+from pft_lightning.evaluation.force_constants import Potential
+from pft_lightning.evaluation.metrics import values_of
+from pft_lightning.evaluation.phonopy_files import Format, file_names, write_phonons
+from pft_lightning.evaluation.protocols import (
+    Protocol,
+    compute_phonons,
+    describe,
+    get_protocol,
+)
+from pft_lightning.evaluation.records import (
+    identify,
+    readable_record,
+    unreadable_record,
+)
+from pft_lightning.evaluation.reference import Material, file_name, number_names
+from pft_lightning.evaluation.sharing import compute_records
+from pft_lightning.evaluation.stored import find_finished
+from pft_lightning.evaluation.summary import count_failures
+from pft_lightning.evaluation.task import Task, make_task
+from pft_lightning.files import make_folder, remove_partials, replacing
+from pft_lightning.option_types import As, Words
+from pft_lightning.types import Engine
+
+
+_SUPERCELL = SupercellOptions()
+_Formats = Annotated[
+    Annotated[list[Format], Field(min_length=1)] | Format,
+    Words(f"one of {', '.join(get_args(Format))}, or a list of them"),
+]
+_DEFAULT_FORMATS: tuple[Format, ...] = ("phonopy_params.yaml",)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrystalPhonons:
+    """What was computed of all crystals.
+
+    Attributes:
+        rows: one per crystal, see ``evaluation.folder.CRYSTAL_COLUMNS``.
+        summary: counts and failures.
+        folder: that was written.
+        files: folder in it with one folder of files for phonopy per crystal.
+    """
+
+    rows: list[Row]
+    summary: Summary
+    folder: Path
+    files: Path
+
+
+def compute_crystals(
+    model: Mapping[str, Potential],
+    structures: Spec,
+    out: str | Path,
+    supercell: SupercellOptions = _SUPERCELL,
+    protocol: str | Protocol = "dft_cell",
+    options: PhononReadOptions | None = None,
+    max_atoms: int = 256,
+    engine: Engine | None = None,
+    versions: Mapping[str, str] | None = None,
+    progress: bool = True,
+    *,
+    formats: Annotated[Sequence[Format] | Format, As(_Formats)] = _DEFAULT_FORMATS,
+) -> CrystalPhonons:
+    """Compute force constants of a potential, with bands and thermal properties.
+
+    Each crystal gets a folder ``materials/<name>`` of files that phonopy reads. One
+    that fails (a corrupt file, an unknown element, a relaxation that explodes) is
+    named in ``summary["failures"]``; the others go on.
+
+    Args:
+        model: one potential, by its label.
+        structures: files, folders or globs of crystals: CIF, POSCAR, extended XYZ and
+            what else ASE reads, and phonopy files, which bring their own supercell.
+        out: folder to write.
+        supercell: of the crystals whose files have none.
+        protocol: whether the crystal is relaxed first, how force constants are
+            computed, and what of the phonons.
+        options: units and tolerance of the symmetry search.
+        max_atoms: Atoms of one pass; what bounds memory.
+        engine: of Hessian-vector products; None chooses by device.
+        versions: to note in the summary.
+        progress: Show progress bars.
+        formats: how force constants are written: ``phonopy_params.yaml``,
+            ``FORCE_CONSTANTS``, ``force_constants.hdf5``, or several of them.
+
+    Raises:
+        ConfigError: unknown protocol, or a wrong option.
+        DataFormatError: a path matches nothing.
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    task = make_task(model, get_protocol(protocol), max_atoms, engine)
+    chosen = (formats,) if isinstance(formats, str) else tuple(formats)
+    options = options or PhononReadOptions()
+    materials = list_materials(structures, supercell, options)
+    folder = EvaluationFolder(out)
+    names = file_names(chosen, task.protocol)
+
+    def keys_of(material: Material) -> dict[str, str]:
+        keys = task.keys_of(material)
+        return {label: digest([key, sorted(chosen)]) for label, key in keys.items()}
+
+    def is_whole(record: Record) -> bool:
+        if any(row[STATUS] == FAILED for row in record["models"].values()):
+            return True
+        place = folder.phonopy_folder(record["name"])
+        return all((place / file).is_file() for file in names)
+
+    def compute(material: Material) -> Record:
+        keys = keys_of(material)
+        return _compute(material, task, folder, chosen, keys, progress)
+
+    if processes.rank()[0] == 0:
+        remove_partials(folder.materials)
+    finished = find_finished(folder, materials, keys_of, is_whole=is_whole)
+    records = compute_records(materials, finished, compute, progress=progress)
+    labels = list(task.models)
+    rows = [record["models"][label] for record in records for label in labels]
+    summary = _summarise(rows, labels, records, task.protocol, versions)
+    if processes.rank()[0] == 0:
+        folder.write_totals(rows, summary, CRYSTAL_COLUMNS)
+    processes.barrier()
+    return CrystalPhonons(rows, summary, folder.path, folder.materials)
+
+
+def list_materials(
+    structures: Spec, supercell: SupercellOptions, options: PhononReadOptions
+) -> list[Material]:
+    """List crystals as the materials of an evaluation, each with a name of its own.
+
+    Raises:
+        DataFormatError: a path matches nothing.
+    """
+    choices = [asdict(supercell), asdict(options)]
+
+    def to_material(crystal: Crystal) -> Material:
+        state = [] if crystal.path is None else source_state(crystal.path)
+        place = str(Path(crystal.source).absolute())
+        return Material(
+            name=file_name(crystal.name),
+            source=crystal.source,
+            fingerprint=digest([place, state, crystal.index, choices]),
+            read=crystal.read,
+        )
+
+    crystals = list_crystals(structures, supercell, options)
+    return number_names([to_material(crystal) for crystal in crystals])
+
+
+def _compute(
+    material: Material,
+    task: Task,
+    folder: EvaluationFolder,
+    formats: tuple[Format, ...],
+    keys: Mapping[str, str],
+    progress: bool,
+) -> Record:
+    """Compute and write the phonons of one crystal; failures are in the record."""
+    ((label, model),) = task.models.items()
+    # Without it nobody takes files for whole that are being replaced.
+    folder.record_file(material.name).unlink(missing_ok=True)
+    place = folder.phonopy_folder(material.name)
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        cells = material.read()
+        identity = identify(material, cells)
+    except Exception as error:
+        check_failure(error)
+        record = unreadable_record(material, error, keys, task.models)
+    else:
+        try:
+            phonon, row = _phonons_of(model, cells, task, progress)
+            make_folder(place.parent)
+            with replacing(place) as made:
+                made.mkdir()
+                properties = write_phonons(phonon, made, formats, task.protocol)
+            row |= values_of(properties, task.protocol)
+        except Exception as error:
+            check_failure(error)
+            row = failed_row(error)
+            keys = keys if is_lasting(error) else {}
+        rows = {label: {**identity, MODEL: label, **row}}
+        record = readable_record(material, identity, keys, rows)
+    folder.write_record(record)
+    return record
+
+
+def _phonons_of(
+    model: Potential, cells: Phonopy, task: Task, progress: bool
+) -> tuple[Phonopy, Row]:
+    """Phonons of a potential in given cells, and what they took."""
+    started = time.perf_counter()
+    found = compute_phonons(
+        model,
+        cells,
+        task.protocol,
+        max_atoms=task.max_atoms,
+        engine=task.engine,
+        progress=progress and processes.rank()[0] == 0,
+    )
+    force = _largest_force(model, found.phonon)
+    row = {
+        STATUS: OK,
+        ERROR: "",
+        MAX_FORCE: force,
+        VOLUME_RATIO: found.volume_ratio,
+        RELAX_STEPS: found.relax_steps,
+        N_PRODUCTS: found.n_products,
+        SECONDS: time.perf_counter() - started,
+    }
+    return found.phonon, row
+
+
+def _largest_force(model: Potential, phonon: Phonopy) -> float:
+    """Largest force in the unit cell, eV/Å: zero where phonons are well defined."""
+    cell = phonon.unitcell
+    atoms = ase.Atoms(
+        numbers=cell.numbers, cell=cell.cell, positions=cell.positions, pbc=True
+    )
+    atoms.calc = Calculator(model) if isinstance(model, EnergyModel) else model
+    return float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+
+
+def _summarise(
+    rows: list[Row],
+    labels: list[str],
+    records: list[Record],
+    protocol: Protocol,
+    versions: Mapping[str, str] | None,
+) -> Summary:
+    counts, failures = count_failures(rows, labels, records)
+    return {
+        "protocol": describe(protocol),
+        "versions": dict(versions or {}),
+        "counts": counts,
+        "models": {},
+        "forgetting": {},
+        "failures": failures,
+    }
