@@ -134,38 +134,25 @@ def compute_crystals(
         DataFormatError: a path matches nothing.
         StorageError: the disk is full, or the folder cannot be written.
     """
-    task = make_task(model, get_protocol(protocol), max_atoms, engine)
     chosen = (formats,) if isinstance(formats, str) else tuple(formats)
-    options = options or PhononReadOptions()
-    materials = list_materials(structures, supercell, options)
-    folder = EvaluationFolder(out)
-    names = file_names(chosen, task.protocol)
-
-    def keys_of(material: Material) -> dict[str, str]:
-        keys = task.keys_of(material)
-        return {label: digest([key, sorted(chosen)]) for label, key in keys.items()}
-
-    def is_whole(record: Record) -> bool:
-        if any(row[STATUS] == FAILED for row in record["models"].values()):
-            return True
-        place = folder.phonopy_folder(record["name"])
-        return all((place / file).is_file() for file in names)
-
-    def compute(material: Material) -> Record:
-        keys = keys_of(material)
-        return _compute(material, task, folder, chosen, keys, progress)
-
+    work = _Work(
+        make_task(model, get_protocol(protocol), max_atoms, engine),
+        EvaluationFolder(out),
+        tuple(sorted(chosen)),
+        progress,
+    )
+    materials = list_materials(structures, supercell, options or PhononReadOptions())
     if processes.rank()[0] == 0:
-        remove_partials(folder.materials)
-    finished = find_finished(folder, materials, keys_of, is_whole=is_whole)
-    records = compute_records(materials, finished, compute, progress=progress)
-    labels = list(task.models)
-    rows = [record["models"][label] for record in records for label in labels]
-    summary = _summarise(rows, labels, records, task.protocol, versions)
+        remove_partials(work.folder.materials)
+    finished = find_finished(
+        work.folder, materials, work.keys_of, is_whole=work.is_whole
+    )
+    records = compute_records(materials, finished, work.compute, progress=progress)
+    rows, summary = _collect(records, work.task, versions)
     if processes.rank()[0] == 0:
-        folder.write_totals(rows, summary, CRYSTAL_COLUMNS)
+        work.folder.write_totals(rows, summary, CRYSTAL_COLUMNS)
     processes.barrier()
-    return CrystalPhonons(rows, summary, folder.path, folder.materials)
+    return CrystalPhonons(rows, summary, work.folder.path, work.folder.materials)
 
 
 def list_materials(
@@ -192,42 +179,64 @@ def list_materials(
     return number_names([to_material(crystal) for crystal in crystals])
 
 
-def _compute(
-    material: Material,
-    task: Task,
-    folder: EvaluationFolder,
-    formats: tuple[Format, ...],
-    keys: Mapping[str, str],
-    progress: bool,
-) -> Record:
-    """Compute and write the phonons of one crystal; failures are in the record."""
-    ((label, model),) = task.models.items()
-    # Without it nobody takes files for whole that are being replaced.
-    folder.record_file(material.name).unlink(missing_ok=True)
-    place = folder.phonopy_folder(material.name)
-    shutil.rmtree(place, ignore_errors=True)
-    try:
-        cells = material.read()
-        identity = identify(material, cells)
-    except Exception as error:
-        check_failure(error)
-        record = unreadable_record(material, error, keys, task.models)
-    else:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """What is done with every crystal, and where it is written."""
+
+    task: Task
+    folder: EvaluationFolder
+    formats: tuple[Format, ...]
+    progress: bool
+
+    def keys_of(self, material: Material) -> dict[str, str]:
+        """What the files of a crystal depend on."""
+        keys = self.task.keys_of(material)
+        return {label: digest([key, self.formats]) for label, key in keys.items()}
+
+    def is_whole(self, record: Record) -> bool:
+        """Tell whether all files are there that belong to the record of a crystal."""
+        if any(row[STATUS] == FAILED for row in record["models"].values()):
+            return True
+        place = self.folder.phonopy_folder(record["name"])
+        names = file_names(self.formats, self.task.protocol)
+        return all((place / name).is_file() for name in names)
+
+    def compute(self, material: Material) -> Record:
+        """Compute and write the phonons of one crystal; failures are in the record."""
+        # Without it nobody takes files for whole that are being replaced.
+        self.folder.record_file(material.name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder.phonopy_folder(material.name), ignore_errors=True)
+        keys = self.keys_of(material)
         try:
-            phonon, row = _phonons_of(model, cells, task, progress)
-            make_folder(place.parent)
-            with replacing(place) as made:
-                made.mkdir()
-                properties = write_phonons(phonon, made, formats, task.protocol)
-            row |= values_of(properties, task.protocol)
+            cells = material.read()
+            identity = identify(material, cells)
         except Exception as error:
             check_failure(error)
-            row = failed_row(error)
-            keys = keys if is_lasting(error) else {}
-        rows = {label: {**identity, MODEL: label, **row}}
-        record = readable_record(material, identity, keys, rows)
-    folder.write_record(record)
-    return record
+            record = unreadable_record(material, error, keys, self.task.models)
+        else:
+            try:
+                row = self._write(material, cells)
+            except Exception as error:
+                check_failure(error)
+                row = failed_row(error)
+                keys = keys if is_lasting(error) else {}
+            rows = {
+                label: {**identity, MODEL: label, **row} for label in self.task.models
+            }
+            record = readable_record(material, identity, keys, rows)
+        self.folder.write_record(record)
+        return record
+
+    def _write(self, material: Material, cells: Phonopy) -> Row:
+        """Compute and write the phonons of one crystal; give what they come to."""
+        (model,) = self.task.models.values()
+        phonon, row = _phonons_of(model, cells, self.task, self.progress)
+        place = self.folder.phonopy_folder(material.name)
+        make_folder(place.parent)
+        with replacing(place) as made:
+            made.mkdir()
+            properties = write_phonons(phonon, made, self.formats, self.task.protocol)
+        return row | values_of(properties, self.task.protocol)
 
 
 def _phonons_of(
@@ -266,19 +275,19 @@ def _largest_force(model: Potential, phonon: Phonopy) -> float:
     return float(np.linalg.norm(atoms.get_forces(), axis=1).max())
 
 
-def _summarise(
-    rows: list[Row],
-    labels: list[str],
-    records: list[Record],
-    protocol: Protocol,
-    versions: Mapping[str, str] | None,
-) -> Summary:
+def _collect(
+    records: list[Record], task: Task, versions: Mapping[str, str] | None
+) -> tuple[list[Row], Summary]:
+    """Rows of all crystals, and how many there are and failed."""
+    labels = list(task.models)
+    rows = [record["models"][label] for record in records for label in labels]
     counts, failures = count_failures(rows, labels, records)
-    return {
-        "protocol": describe(protocol),
+    summary: Summary = {
+        "protocol": describe(task.protocol),
         "versions": dict(versions or {}),
         "counts": counts,
         "models": {},
         "forgetting": {},
         "failures": failures,
     }
+    return rows, summary

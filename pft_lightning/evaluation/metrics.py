@@ -77,16 +77,16 @@ def compare(
     difference = abs(model.max_frequency - reference.max_frequency)
     row[MAX_FREQUENCY_ERROR] = difference
     row[MAX_FREQUENCY_ERROR_K] = difference * kelvin_per_thz()
-    ours, theirs = values_of(model, protocol), values_of(reference, protocol)
+    values, expected = values_of(model, protocol), values_of(reference, protocol)
     for name in THERMAL:
-        row[error_of(name)] = abs(ours[name] - theirs[name])
+        row[error_of(name)] = abs(values[name] - expected[name])
         curves = getattr(model, name), getattr(reference, name)
         row[curve_mae_of(name)] = float(np.abs(curves[0] - curves[1]).mean())
     row[DOS_ERROR] = dos_error(model, reference)
     row[FREQUENCY_RATIO] = _mean_frequency(model) / _mean_frequency(reference)
-    unstable = theirs.pop(MODEL_UNSTABLE)
-    others = {reference_of(name): value for name, value in theirs.items()}
-    return {**row, **ours, **others, REFERENCE_UNSTABLE: unstable}
+    unstable = expected.pop(MODEL_UNSTABLE)
+    beside = {reference_of(name): value for name, value in expected.items()}
+    return {**row, **values, **beside, REFERENCE_UNSTABLE: unstable}
 
 
 def values_of(
