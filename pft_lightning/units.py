@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
+
+from ase import units as _units
 
 from pft_lightning.errors import ConfigError
 
@@ -25,6 +27,27 @@ _FORCE_UNIT_ALIASES: Final = {
     "mry/au": "wien2k",
     "hartree/au": "elk",
     "hartree/bohr": "elk",
+}
+
+
+# Units of a Hessian that sources without lattice may have: eV/Å² per unit, by name.
+HessianUnit = Literal[
+    "eV/angstrom2",
+    "hartree/bohr2",
+    "hartree/angstrom2",
+    "Ry/bohr2",
+    "kcal/mol/angstrom2",
+    "kJ/mol/angstrom2",
+    "mdyn/angstrom",
+]
+HESSIAN_UNITS: Final[dict[HessianUnit, float]] = {
+    "eV/angstrom2": 1.0,
+    "hartree/bohr2": _units.Hartree / _units.Bohr**2,
+    "hartree/angstrom2": _units.Hartree,
+    "Ry/bohr2": _units.Rydberg / _units.Bohr**2,
+    "kcal/mol/angstrom2": _units.kcal / _units.mol,
+    "kJ/mol/angstrom2": _units.kJ / _units.mol,
+    "mdyn/angstrom": 1e-18 * _units.J,
 }
 
 

@@ -15,7 +15,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
-from phonopy import Phonopy
 from pydantic import Field
 
 from pft_lightning.backends.base import EnergyModel
@@ -34,7 +33,13 @@ from pft_lightning.evaluation.folder import (
     STATUS,
 )
 from pft_lightning.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
-from pft_lightning.evaluation.reference import Material, Phonons, list_materials
+from pft_lightning.evaluation.reference import (
+    Material,
+    Phonons,
+    Reference,
+    elements_of,
+    list_materials,
+)
 from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
 from pft_lightning.option_types import As, Count, NAtoms, Natural, Paths, Unit, Words
 from pft_lightning.training.module import PhononFineTuning
@@ -134,7 +139,7 @@ class PhononValidation(Callback):
         self._options = options
         self._max_atoms = max_atoms
         self._engine = engine
-        self._references: dict[str, Phonopy] | None = None
+        self._references: dict[str, Reference] | None = None
         self._evaluation: Evaluation | None = None
         self._validations = 0
         self._totals: dict[str, float] = {}
@@ -263,9 +268,9 @@ class PhononValidation(Callback):
         return {name: shares[name] for name in names if name in shares}
 
 
-def _read(materials: Sequence[Material], model: EnergyModel) -> dict[str, Phonopy]:
+def _read(materials: Sequence[Material], model: EnergyModel) -> dict[str, Reference]:
     """Read references; those that can never be compared are named and left out."""
-    references: dict[str, Phonopy] = {}
+    references: dict[str, Reference] = {}
     left_out = {}
     for material in materials:
         try:
@@ -273,7 +278,7 @@ def _read(materials: Sequence[Material], model: EnergyModel) -> dict[str, Phonop
         except PFTError as error:
             left_out[material.name] = str(error)
             continue
-        numbers = set(phonon.unitcell.numbers)
+        numbers = elements_of(phonon)
         if unknown := sorted(numbers - set(model.atomic_numbers)):
             elements = ", ".join(chemical_symbols[number] for number in unknown)
             left_out[material.name] = f"the potential has no parameters for {elements}"

@@ -11,7 +11,11 @@ from ase.data import atomic_masses
 
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import DataFormatError, ShapeError
-from pft_lightning.physics.commensurate import TranslationLattice, commensurate_cell
+from pft_lightning.physics.commensurate import (
+    FoldedForceConstants,
+    TranslationLattice,
+    commensurate_cell,
+)
 from pft_lightning.physics.force_constants import ForceConstants
 
 
@@ -82,14 +86,20 @@ class CellSampler:
 def q_point_orders(record: StructureRecord) -> np.ndarray:
     """Give the number of primitive cells that each commensurate q-point needs.
 
+    A molecule has no waves but those that all of it takes part in: one cell.
+
     Raises:
         DataFormatError: the record has no force constants, or they do not fit it.
     """
+    if _is_molecule(record):
+        return np.ones(1, dtype=np.int64)
     return _lattice(record)[1].orders()
 
 
 def fold_record(record: StructureRecord, q_point: int) -> StructureRecord:
     """Give the smallest cell that a q-point fits, with its targets.
+
+    That of a molecule is itself; its normal modes are those of Γ.
 
     Positions are those of the supercell, up to lattice vectors, forces and stress
     too; the energy is its share.
@@ -101,6 +111,8 @@ def fold_record(record: StructureRecord, q_point: int) -> StructureRecord:
     Raises:
         DataFormatError: the record has no force constants, or they do not fit it.
     """
+    if _is_molecule(record):
+        return replace(record, force_constants=_whole_molecule(record))
     force_constants, lattice = _lattice(record)
     cell = commensurate_cell(
         force_constants,
@@ -120,6 +132,25 @@ def fold_record(record: StructureRecord, q_point: int) -> StructureRecord:
         forces=None if forces is None else forces[atoms],
         force_constants=cell.force_constants,
         cells=None,
+    )
+
+
+def _is_molecule(record: StructureRecord) -> bool:
+    return record.force_constants is not None and not record.pbc.any()
+
+
+def _whole_molecule(record: StructureRecord) -> FoldedForceConstants:
+    found = record.force_constants
+    assert found is not None
+    masses = record.masses
+    return FoldedForceConstants(
+        compact=found.compact,
+        primitive_index=found.primitive_index,
+        translation_index=found.translation_index,
+        permutations=found.permutations,
+        equivalent_atoms=found.equivalent_atoms,
+        supercell_atoms=found.n_atoms,
+        masses=atomic_masses[record.atomic_numbers] if masses is None else masses,
     )
 
 

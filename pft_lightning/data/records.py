@@ -67,7 +67,10 @@ class StructureRecord:
         forces: (n_atoms, 3), eV/Å.
         stress: (3, 3), eV/Å³, ASE's sign (tension positive).
         force_constants: eV/Å².
-        cells: of the phonon calculation, of which the structure is the supercell.
+        cells: of the phonon calculation, of which the structure is the supercell; None
+            for a molecule.
+        masses: (n_atoms,), AMU, of the calculation of a molecule; None for the
+            standard ones.
         weights: what the errors of energy, forces and stress count by in the loss.
         info: provenance: source file, unit conversion, removed asymmetry, ...
     """
@@ -82,6 +85,7 @@ class StructureRecord:
     stress: np.ndarray | None = None
     force_constants: ForceConstants | None = None
     cells: PhononCells | None = None
+    masses: np.ndarray | None = None
     weights: tuple[float, ...] = (1.0, 1.0, 1.0)
     info: dict[str, str | float] = field(default_factory=dict)
 

@@ -17,6 +17,7 @@ from pft_lightning.data.readers.names import (
     is_phonon_source,
     is_store,
     is_structure_source,
+    is_system,
 )
 from pft_lightning.errors import ConfigError, DataFormatError
 
@@ -35,7 +36,8 @@ _INPUT_FILES = ("phonopy.yaml", "phonopy_disp.yaml")
 _EXPECTED = {
     "phonons": "phonopy yaml files (.yaml, .yaml.xz, .bz2, .gz), folders with "
     "FORCE_SETS or FORCE_CONSTANTS (of phono3py: phono3py_disp.yaml and FORCES_FC2 or "
-    "FORCES_FC3), .aselmdb files or stores",
+    "FORCES_FC3), .aselmdb files or stores; of molecules files with a Hessian "
+    "(VibrationsData in .json, .hess, .fchk, .xyz) or DeePMD systems with hessian.npy",
     "upstream": f"files that end in {', '.join(UPSTREAM_SUFFIXES)}",
     "structure": "CIF, POSCAR or extended XYZ files, or phonopy yaml files",
 }
@@ -221,7 +223,7 @@ class _Search:
         """Tell whether a folder is read as one."""
         if self._kind == "structure":
             return is_calculation_folder(path)
-        return self._kind == "phonons" and is_material_folder(path)
+        return self._kind == "phonons" and (is_material_folder(path) or is_system(path))
 
     def _take(self, path: Path) -> int:
         if not self._was_met(path):

@@ -209,6 +209,7 @@ class _Work:
         keys = self.keys_of(material)
         try:
             cells = material.read()
+            assert isinstance(cells, Phonopy)  # molecules are no crystals
             identity = identify(material, cells)
         except Exception as error:
             check_failure(error)

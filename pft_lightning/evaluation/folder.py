@@ -98,6 +98,14 @@ DOS_ERROR: Final = "dos_error"
 # Of a crystal alone: the largest force on an atom where force constants are taken.
 MAX_FORCE: Final = "max_force"
 
+# Of molecules only: vibrations in cm⁻¹, a list of them in the file of a material, and
+# the zero-point energy.
+FREQUENCY_MAE_CM1: Final = "frequency_mae_cm1"
+FREQUENCIES: Final = "frequencies_cm1"
+ZERO_POINT_ENERGY: Final = "zero_point_energy"
+ZERO_POINT_ENERGY_ERROR: Final = error_of(ZERO_POINT_ENERGY)
+MOLECULAR: Final = (FREQUENCY_MAE_CM1, ZERO_POINT_ENERGY_ERROR)
+
 # What it took.
 VOLUME_RATIO: Final = "volume_ratio"
 RELAX_STEPS: Final = "relax_steps"
@@ -125,6 +133,8 @@ COLUMNS: Final = (
         for value in (MIN_FREQUENCY, MAX_FREQUENCY, *THERMAL)
         for column in (value, reference_of(value))
     ),
+    *MOLECULAR,
+    *(ZERO_POINT_ENERGY, reference_of(ZERO_POINT_ENERGY)),
     *COST,
 )
 
@@ -155,6 +165,9 @@ UNITS: Final[Mapping[str, str]] = {
         for value, unit in zip(THERMAL, ("J/K/mol", "kJ/mol", "J/K/mol"), strict=True)
         for column in (value, error_of(value), curve_mae_of(value))
     },
+    FREQUENCY_MAE_CM1: "cm⁻¹",
+    ZERO_POINT_ENERGY: "eV",
+    ZERO_POINT_ENERGY_ERROR: "eV",
     **dict.fromkeys((DOS_ERROR, FREQUENCY_RATIO, VOLUME_RATIO), ""),
     **dict(zip(FORGETTING, ("eV/atom", "eV/Å", "eV/Å³"), strict=True)),
 }

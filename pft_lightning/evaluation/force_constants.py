@@ -18,14 +18,12 @@ from phonopy.harmonic.displacement import (
     get_least_displacements,
 )
 from phonopy.harmonic.force_constants import FDFCSolver
-from torch_geometric.data import Data
 from tqdm import tqdm
 
-from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.memory import in_passes
 from pft_lightning.errors import ConfigError, NotDifferentiableError
-from pft_lightning.graphs import build_batch, build_data, build_graph
+from pft_lightning.graphs import build_crystal_batch
 from pft_lightning.physics.force_constants import from_array, symmetrise
 from pft_lightning.types import Engine
 from pft_lightning.units import unit_system
@@ -121,10 +119,15 @@ def compute_force_constants(
         model = in_float64(model)
     if method == "full":
         assert isinstance(model, EnergyModel)
-        products = _products(
-            model, phonon, _all_directions(phonon), max_atoms, engine, progress
-        )
         n_atoms = len(phonon.supercell)
+        products = multiply_hessian(
+            model,
+            _supercell(phonon),
+            all_directions(n_atoms),
+            max_atoms,
+            engine,
+            progress,
+        )
         # (atom, direction, responding atom, direction) to phonopy's order.
         array = products.reshape(n_atoms, 3, n_atoms, 3).transpose(0, 2, 1, 3)
         n_products = len(products)
@@ -139,7 +142,9 @@ def compute_force_constants(
             directions = np.zeros((len(first_atoms), len(phonon.supercell), 3))
             for direction, entry in zip(directions, first_atoms, strict=True):
                 direction[entry["number"]] = entry["displacement"]
-            products = _products(model, phonon, directions, max_atoms, engine, progress)
+            products = multiply_hessian(
+                model, _supercell(phonon), directions, max_atoms, engine, progress
+            )
             responses: Sequence[np.ndarray] = list(-products)
         else:
             responses = _displaced_forces(
@@ -228,22 +233,23 @@ def _check(
         )
 
 
-def _all_directions(phonon: Phonopy) -> np.ndarray:
-    n_atoms = len(phonon.supercell)
+def all_directions(n_atoms: int) -> np.ndarray:
+    """Directions (3 n_atoms, n_atoms, 3), each of one atom along one axis."""
     return np.eye(3 * n_atoms).reshape(3 * n_atoms, n_atoms, 3)
 
 
-def _products(
+def multiply_hessian(
     model: EnergyModel,
-    phonon: Phonopy,
+    atoms: ase.Atoms,
     directions: np.ndarray,
     max_atoms: int,
     engine: Engine | None,
-    progress: bool,
+    progress: bool = False,
 ) -> np.ndarray:
     """Multiply the Hessian with directions (n, n_atoms, 3), a few at a time."""
     arrange = model.arrangement()  # once for all passes
-    batch = arrange(build_batch([_structure(model, phonon)])).to(model.device)
+    structures = build_crystal_batch([atoms], model.cutoff)
+    batch = arrange(structures).to(model.device)
 
     def multiply(some: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -257,8 +263,42 @@ def _products(
         assert result.hvp is not None
         return np.asarray(result.hvp.transpose(0, 1).cpu().numpy())
 
-    per_pass = max(1, max_atoms // len(phonon.supercell))
+    per_pass = max(1, max_atoms // len(atoms))
     return np.concatenate(_all(multiply, directions, per_pass, "Hessian", progress))
+
+
+def displaced_forces(
+    model: Potential,
+    atoms: ase.Atoms,
+    displaced: np.ndarray,
+    max_atoms: int,
+    progress: bool = False,
+) -> list[np.ndarray]:
+    """Forces (n_atoms, 3) at each of several positions (n, n_atoms, 3)."""
+    moved = []
+    for positions in displaced:
+        moved.append(atoms.copy())
+        moved[-1].positions = positions
+    if not isinstance(model, EnergyModel):
+        forces = []
+        calculated = atoms.copy()
+        calculated.calc = model
+        for structure in _bar(moved, "displacements", progress):
+            calculated.positions = structure.positions
+            forces.append(np.array(calculated.get_forces(), dtype=np.float64))
+        return forces
+
+    def forces_of(some: np.ndarray) -> np.ndarray:
+        batch = build_crystal_batch([moved[i] for i in some], model.cutoff)
+        with torch.no_grad():
+            result = model.derivatives(batch.to(model.device), stress=False)
+        assert result.forces is not None
+        return np.asarray(result.forces.cpu().numpy().reshape(-1, len(atoms), 3))
+
+    per_pass = max(1, max_atoms // len(atoms))
+    numbers = np.arange(len(moved))
+    found = _all(forces_of, numbers, per_pass, "displacements", progress)
+    return list(np.concatenate(found))
 
 
 def _displaced_forces(
@@ -269,43 +309,20 @@ def _displaced_forces(
     progress: bool,
 ) -> list[np.ndarray]:
     """Forces (n_atoms, 3) of each displaced supercell."""
-    n_atoms = len(phonon.supercell)
     displaced = np.repeat(phonon.supercell.positions[None], len(first_atoms), axis=0)
     for positions, entry in zip(displaced, first_atoms, strict=True):
         positions[entry["number"]] += entry["displacement"]
-    if not isinstance(model, EnergyModel):
-        atoms = ase.Atoms(
-            numbers=phonon.supercell.numbers, cell=phonon.supercell.cell, pbc=True
-        )
-        atoms.calc = model
-        forces = []
-        for positions in _bar(displaced, "displacements", progress):
-            atoms.positions = positions
-            forces.append(np.array(atoms.get_forces(), dtype=np.float64))
-        return forces
-
-    def forces_of(some: np.ndarray) -> np.ndarray:
-        batch = build_batch([_structure(model, phonon, p) for p in some])
-        with torch.no_grad():
-            result = model.derivatives(batch.to(model.device), stress=False)
-        assert result.forces is not None
-        return np.asarray(result.forces.cpu().numpy().reshape(-1, n_atoms, 3))
-
-    per_pass = max(1, max_atoms // n_atoms)
-    found = _all(forces_of, displaced, per_pass, "displacements", progress)
-    return list(np.concatenate(found))
+    return displaced_forces(model, _supercell(phonon), displaced, max_atoms, progress)
 
 
-def _structure(
-    model: EnergyModel, phonon: Phonopy, positions: np.ndarray | None = None
-) -> Data:
+def _supercell(phonon: Phonopy) -> ase.Atoms:
     supercell = phonon.supercell
-    positions = supercell.positions if positions is None else positions
-    pbc = (True, True, True)
-    graph = build_graph(positions, supercell.cell, pbc, model.cutoff)
-    data = build_data(supercell.numbers, positions, supercell.cell, pbc, graph)
-    data[keys.NAME] = phonon.unitcell.formula
-    return data
+    return ase.Atoms(
+        numbers=supercell.numbers,
+        cell=supercell.cell,
+        positions=supercell.positions,
+        pbc=True,
+    )
 
 
 def _all(

@@ -23,6 +23,7 @@ from pft_lightning.evaluation.folder import (
     MESH_FREQUENCY_MAE,
     MIN_FREQUENCY,
     MODEL_UNSTABLE,
+    MOLECULAR,
     OK,
     REFERENCE_UNSTABLE,
     STATUS,
@@ -37,7 +38,7 @@ from pft_lightning.types import PhononProperties
 
 
 # What totals are taken of.
-_TOTALS: Final = (*ERRORS, FREQUENCY_RATIO, *COST)
+_TOTALS: Final = (*ERRORS, FREQUENCY_RATIO, *MOLECULAR, *COST)
 
 
 def compare(

@@ -17,7 +17,7 @@ from pft_lightning.types import BandStructure, PhononProperties
 
 # Distance that the frequencies of a density of states reach beyond the last mode, in
 # standard deviations of the smearing.
-_DOS_MARGIN = 6.0
+DOS_MARGIN = 6.0
 
 
 def mesh_numbers(phonon: Phonopy, mesh: float | tuple[int, int, int]) -> list[int]:
@@ -128,7 +128,7 @@ def _density_of_states(
     Two of them share their points wherever both have some.
     """
     pitch = protocol.dos_pitch
-    margin = _DOS_MARGIN * protocol.dos_smearing
+    margin = DOS_MARGIN * protocol.dos_smearing
     first = int(np.floor((frequencies.min() - margin) / pitch))
     last = int(np.ceil((frequencies.max() + margin) / pitch))
     phonon.run_total_dos(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from ase.calculators.calculator import BaseCalculator
 from ase.constraints import FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
+from ase.optimize.optimize import Optimizer
 from phonopy import Phonopy
 from pydantic import Field
 
@@ -269,21 +271,48 @@ def relax(
     atoms.set_constraint(FixSymmetry(atoms, symprec=reference.symmetry.tolerance))
     volume = atoms.get_volume()
     low, high = protocol.volume_limits
+
+    def problem() -> str | None:
+        ratio = atoms.get_volume() / volume
+        if low < ratio < high:
+            return None
+        return (
+            f"the volume is {ratio:.3g} times the reference's; between {low} and "
+            f"{high} is expected"
+        )
+
+    optimiser = FIRE(FrechetCellFilter(atoms), logfile=None)
+    return atoms, minimise(optimiser, protocol, problem)
+
+
+def minimise(
+    optimiser: Optimizer, protocol: Protocol, problem: Callable[[], str | None]
+) -> int:
+    """Run an optimiser until forces are below the protocol's ``fmax``.
+
+    Args:
+        optimiser: of ASE.
+        protocol: gives ``fmax`` and ``max_steps``.
+        problem: says after each step what has run away; None where nothing has.
+
+    Returns:
+        The number of steps.
+
+    Raises:
+        RelaxationError: something ran away, or it did not converge in time.
+    """
     with warnings.catch_warnings():
         # scipy's matrix logarithm remarks on rounding when the cell has not moved.
         warnings.filterwarnings("ignore", message="logm result may be inaccurate")
-        optimiser = FIRE(FrechetCellFilter(atoms), logfile=None)
         try:
             for converged in optimiser.irun(protocol.fmax, protocol.max_steps):
-                ratio = atoms.get_volume() / volume
-                if not low < ratio < high:
+                if (reason := problem()) is not None:
                     raise RelaxationError(
-                        f"the relaxation exploded: after {optimiser.nsteps} steps the "
-                        f"volume is {ratio:.3g} times the reference's; between {low} "
-                        f"and {high} is expected."
+                        f"the relaxation exploded: after {optimiser.nsteps} steps "
+                        f"{reason}."
                     )
                 if converged:
-                    return atoms, int(optimiser.nsteps)
+                    return int(optimiser.nsteps)
         except PFTError:
             # Some of ours are ValueErrors too: an unknown element is no explosion.
             raise

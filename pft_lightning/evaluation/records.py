@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import cast
 
-from phonopy import Phonopy
-
+from pft_lightning.data.molecules import Molecule
 from pft_lightning.evaluation.failures import failed_row, is_lasting
 from pft_lightning.evaluation.folder import (
     ERROR,
@@ -20,11 +19,19 @@ from pft_lightning.evaluation.folder import (
     Record,
     Row,
 )
-from pft_lightning.evaluation.reference import Material
+from pft_lightning.evaluation.reference import Material, Reference
 
 
-def identify(material: Material, phonon: Phonopy) -> Row:
+def identify(material: Material, phonon: Reference) -> Row:
     """Columns that say which material a row is of."""
+    if isinstance(phonon, Molecule):
+        return {
+            NAME: material.name,
+            FORMULA: phonon.atoms.get_chemical_formula(),
+            N_ATOMS: len(phonon.atoms),
+            # It is its own primitive cell.
+            N_PRIMITIVE: len(phonon.atoms),
+        }
     return {
         NAME: material.name,
         FORMULA: phonon.unitcell.formula,

@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from phonopy import Phonopy
 
 from pft_lightning.data.cells import PhononCells
+from pft_lightning.data.molecules import Molecule
 from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
 from pft_lightning.data.readers.names import source_state
 from pft_lightning.data.readers.registry import entry_name
@@ -24,8 +26,11 @@ from pft_lightning.physics.force_constants import from_phonopy, symmetrise
 from pft_lightning.units import unit_system
 
 
+# What a model is compared with.
+Reference = Phonopy | Molecule
+
 # What an evaluation takes: paths, or calculations that are in memory already.
-Phonons = Spec | Phonopy | Sequence[Phonopy] | Mapping[str, Phonopy]
+Phonons = Spec | Phonopy | Sequence[Phonopy] | Mapping[str, Reference]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class Material:
     name: str
     source: str
     fingerprint: str
-    read: Callable[[], Phonopy]
+    read: Callable[[], Reference]
 
 
 def to_phonopy(record: StructureRecord) -> Phonopy:
@@ -66,16 +71,17 @@ def read_reference(
     path: str | Path,
     entry: int | None = None,
     options: PhononReadOptions | None = None,
-) -> Phonopy:
+) -> Reference:
     """Read one reference material of any kind of phonon source.
 
     Args:
-        path: phonopy yaml, folder, aselmdb or store.
+        path: phonopy yaml, folder, aselmdb, store, or a molecule.
         entry: number in a database or store.
         options: How files are read.
 
     Returns:
-        In eV and Å, with symmetrised force constants and Born charges if known.
+        In eV and Å, with symmetrised force constants and Born charges if known; what
+        has no lattice as a molecule.
 
     Raises:
         DataFormatError: names the file and what is wrong.
@@ -83,15 +89,28 @@ def read_reference(
     record = read_entry(Path(path), entry, options or PhononReadOptions())
     if record.info.get("notes"):
         warnings.warn(f"{record.name}: {record.info['notes']}", stacklevel=2)
+    if record.force_constants is not None and not record.pbc.any():
+        return Molecule.of(record)
     return to_phonopy(record)
 
 
-def take_reference(phonon: Phonopy) -> Phonopy:
+def elements_of(reference: Reference) -> set[int]:
+    """Atomic numbers of a reference."""
+    if isinstance(reference, Molecule):
+        return set(reference.atoms.numbers.tolist())
+    return {int(number) for number in reference.unitcell.numbers}
+
+
+def take_reference(phonon: Reference) -> Reference:
     """Bring a ``Phonopy`` object into eV and Å and symmetrise its force constants.
+
+    A molecule comes back as it is.
 
     Raises:
         DataFormatError: it has no force constants.
     """
+    if isinstance(phonon, Molecule):
+        return phonon
     if phonon.force_constants is None:
         raise DataFormatError(
             f"the phonon calculation of {phonon.unitcell.formula} has no force "
@@ -121,7 +140,7 @@ def list_materials(
     if isinstance(phonons, Phonopy):
         phonons = [phonons]
     if isinstance(phonons, Mapping):
-        return number_names([_of_phonopy(name, p) for name, p in phonons.items()])
+        return number_names([_in_memory(name, p) for name, p in phonons.items()])
     if isinstance(phonons, Sequence) and not isinstance(phonons, str):
         in_memory = [p for p in phonons if isinstance(p, Phonopy)]
         if in_memory and len(in_memory) != len(phonons):
@@ -129,7 +148,7 @@ def list_materials(
                 "phonons mixes Phonopy objects and paths; give one or the other."
             )
         if in_memory:
-            return number_names([_of_phonopy(p.unitcell.formula, p) for p in in_memory])
+            return number_names([_in_memory(p.unitcell.formula, p) for p in in_memory])
     sources = find_sources(phonons)  # type: ignore[arg-type]
     if sources.skipped:
         warnings.warn("\n".join(skip_lines(sources.skipped)), stacklevel=2)
@@ -137,9 +156,10 @@ def list_materials(
     return number_names(found)
 
 
-def _of_phonopy(name: str, phonon: Phonopy) -> Material:
+def _in_memory(name: str, phonon: Reference) -> Material:
     found = hashlib.sha256()
-    for array in (phonon.supercell.cell, phonon.supercell.positions):
+    atoms = phonon.atoms if isinstance(phonon, Molecule) else phonon.supercell
+    for array in (np.asarray(atoms.cell), atoms.positions):
         found.update(array.tobytes())
     if phonon.force_constants is not None:
         found.update(phonon.force_constants.tobytes())
@@ -174,7 +194,7 @@ def _of_path(path: Path, options: PhononReadOptions) -> list[Material]:
     ]
 
 
-def _fail(error: DataFormatError) -> Phonopy:
+def _fail(error: DataFormatError) -> Reference:
     raise error
 
 

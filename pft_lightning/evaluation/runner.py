@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from phonopy import Phonopy
 
+from pft_lightning.data.molecules import Molecule
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.evaluation import processes
@@ -43,6 +43,10 @@ from pft_lightning.evaluation.folder import (
 from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.evaluation.forgetting import evaluate_upstream
 from pft_lightning.evaluation.metrics import compare
+from pft_lightning.evaluation.molecules import (
+    compare_molecule,
+    molecule_properties,
+)
 from pft_lightning.evaluation.properties import compute_properties
 from pft_lightning.evaluation.protocols import (
     Protocol,
@@ -54,7 +58,12 @@ from pft_lightning.evaluation.records import (
     readable_record,
     unreadable_record,
 )
-from pft_lightning.evaluation.reference import Material, Phonons, list_materials
+from pft_lightning.evaluation.reference import (
+    Material,
+    Phonons,
+    Reference,
+    list_materials,
+)
 from pft_lightning.evaluation.sharing import compute_records
 from pft_lightning.evaluation.stored import find_finished, find_valid_results
 from pft_lightning.evaluation.summary import summarise_evaluation
@@ -211,7 +220,10 @@ def _evaluate(
     try:
         reference = material.read()
         identity = identify(material, reference)
-        expected = compute_properties(reference, task.protocol)
+        if isinstance(reference, Molecule):
+            expected = molecule_properties(reference, task.protocol)
+        else:
+            expected = compute_properties(reference, task.protocol)
     except Exception as error:
         check_failure(error)
         return unreadable_record(material, error, keys, task.models), {}
@@ -237,9 +249,11 @@ def _evaluate(
 
 
 def _compare(
-    model: Potential, reference: Phonopy, expected: PhononProperties, task: Task
+    model: Potential, reference: Reference, expected: PhononProperties, task: Task
 ) -> tuple[Row, PhononProperties]:
     """Row and properties of a model on a material, whose own are expected."""
+    if isinstance(reference, Molecule):
+        return compare_molecule(model, reference, expected, task)
     started = time.perf_counter()
     phonons = compute_phonons(
         model,

@@ -25,6 +25,8 @@ _EVALUATION = {
     schema.FREE_ENERGY_ERROR: "F error",
     schema.HEAT_CAPACITY_ERROR: "C_V error",
     schema.DOS_ERROR: "DOS error",
+    schema.FREQUENCY_MAE_CM1: "vibrations MAE, molecules",
+    schema.ZERO_POINT_ENERGY_ERROR: "zero-point energy error, molecules",
     schema.FREQUENCY_RATIO: "frequency ratio",
     schema.VOLUME_RATIO: "volume ratio",
 }
@@ -152,6 +154,8 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
         table.add_column(label, justify="right")
     for name, text in _EVALUATION.items():
         if name == schema.VOLUME_RATIO and not protocol["relax"]:
+            continue
+        if name in schema.MOLECULAR and not any(t[name]["n"] for t in models.values()):
             continue
         cells = [_mean_and_median(totals[name]) for totals in models.values()]
         table.add_row(text, schema.UNITS[name], *cells)

@@ -1,4 +1,4 @@
-"""Names of the files and folders that hold phonons: what a source is, unread."""
+"""Names of the files and folders that hold phonons: what a source is."""
 
 from __future__ import annotations
 
@@ -6,13 +6,26 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pft_lightning.files import COMPRESSED
+from pft_lightning.errors import DataFormatError
+from pft_lightning.files import COMPRESSED, open_data
 
 
 # Endings of phonopy and phono3py files.
 SUFFIXES = tuple(
     kind + packed for kind in (".yaml", ".yml") for packed in ("", *COMPRESSED)
 )
+
+# Endings of databases, of ORCA's Hessians, of formatted checkpoint files, of extended
+# XYZ and of JSON.
+DATABASE = ".aselmdb"
+ORCA = tuple(f".hess{packed}" for packed in ("", *COMPRESSED))
+FCHK = tuple(
+    kind + packed for kind in (".fchk", ".fch") for packed in ("", *COMPRESSED)
+)
+XYZ = tuple(
+    kind + packed for kind in (".xyz", ".extxyz") for packed in ("", *COMPRESSED)
+)
+JSON = tuple(f".json{packed}" for packed in ("", *COMPRESSED))
 
 # Files whose presence makes a folder one material.
 FORCE_FILES = (
@@ -63,6 +76,12 @@ NOT_SOURCES = (
     "phonopy_symcells.yaml",
 )
 
+
+# What a file of a kind that says nothing must hold to be a source.
+_MARKS = (b"hessian", b"force_constants")
+
+_BLOCK = 1 << 20
+_LONGEST = max(map(len, _MARKS))
 
 # File that makes a directory a store.
 STORE_HEADER = "store.json"
@@ -122,6 +141,11 @@ def is_poscar(path: Path) -> bool:
     return name.startswith(("POSCAR", "CONTCAR")) or name.endswith((".vasp", ".poscar"))
 
 
+def is_system(path: Path) -> bool:
+    """Tell whether a folder is a system of DeePMD-kit with Hessians."""
+    return (path / "type.raw").is_file() and any(path.glob("set.*/hessian.npy"))
+
+
 def find_file(folder: Path, name: str) -> Path | None:
     """Find a file of a folder, plain or else compressed; None where there is none."""
     for packed in ("", *COMPRESSED):
@@ -161,12 +185,43 @@ def is_alone(path: Path) -> bool:
 
 
 def is_phonon_source(path: Path) -> bool:
-    """Tell whether a path looks like something that a reader here reads."""
+    """Tell whether a path looks like something that a reader here reads.
+
+    Files of extended XYZ and of JSON may be anything: they are looked into for the
+    name of what they must hold.
+    """
     if path.is_dir():
-        return is_material_folder(path)
+        return is_material_folder(path) or is_system(path)
     if path.name in NOT_SOURCES:
         return False
-    return path.name.endswith((*SUFFIXES, ".aselmdb"))
+    name = path.name.lower()
+    if name.endswith(JSON):
+        return path.is_file() and _holds(path, damaged=True)
+    if name.endswith(XYZ):
+        # The second line of a frame names all that is in it. Most files are of frames
+        # without a Hessian, so damaged ones are taken for these.
+        return path.is_file() and _holds(path, damaged=False, n_blocks=1)
+    return name.endswith((*SUFFIXES, DATABASE, *ORCA, *FCHK))
+
+
+def _holds(path: Path, *, damaged: bool, n_blocks: int | None = None) -> bool:
+    """Tell whether a mark is in a file, or in its first blocks, in any case.
+
+    Args:
+        path: of the file.
+        damaged: the answer where it cannot be unpacked; a reader then says why.
+        n_blocks: to look into; all of them by default.
+    """
+    try:
+        with open_data(path) as file:
+            before, count = b"", 0
+            while count != n_blocks and (block := file.read(_BLOCK).lower()):
+                if any(mark in before + block for mark in _MARKS):
+                    return True
+                before, count = block[-_LONGEST:], count + 1
+    except (OSError, DataFormatError):
+        return damaged
+    return False
 
 
 def source_state(path: Path) -> list[list[Any]]:
@@ -178,7 +233,7 @@ def source_state(path: Path) -> list[list[Any]]:
     if is_store(path):
         files = [path / STORE_HEADER, path / STORE_INDEX]
     elif path.is_dir():
-        files = sorted(path.iterdir())
+        files = sorted([*path.iterdir(), *path.glob("set.*/*")])
     else:
         born = find_file(path.parent, BORN_FILE)
         files = [path] if born is None else [path, born]

@@ -21,8 +21,9 @@ from pft_lightning.option_types import (
     Matrix,
     Positive,
     Symprec,
+    Text,
 )
-from pft_lightning.units import unit_system
+from pft_lightning.units import HESSIAN_UNITS, HessianUnit, unit_system
 
 
 Relaxed = Literal["full", "positions", "none"]
@@ -58,6 +59,10 @@ class PhononReadOptions:
             for random displacements.
         symprec: tolerance of the symmetry search, in the file's unit of length; None
             takes the one that the file was made with, else phonopy's 1e-5.
+        hessian_key: Name of the Hessian in the info or the arrays of extended XYZ
+            files; null takes the one whose name has "hessian" in it.
+        hessian_units: Unit of the Hessians of molecules whose format has none (extended
+            XYZ, hessian.npy).
     """
 
     max_asymmetry: EVPerSquareAngstrom = 0.1
@@ -69,6 +74,8 @@ class PhononReadOptions:
     supercell_matrix: Annotated[tuple[int, ...] | None, As(Matrix)] = None
     fc_calculator: Literal["auto", "traditional", "symfc"] = "auto"
     symprec: Symprec | None = None
+    hessian_key: Text | None = None
+    hessian_units: HessianUnit = "eV/angstrom2"
 
     def __post_init__(self) -> None:
         """Check the values, and take lists from configuration files.
@@ -79,6 +86,11 @@ class PhononReadOptions:
         if self.relaxed not in get_args(Relaxed):
             raise ConfigError(
                 f"relaxed={self.relaxed!r}; accepted: {', '.join(get_args(Relaxed))}."
+            )
+        if self.hessian_units not in HESSIAN_UNITS:
+            raise ConfigError(
+                f"hessian_units={self.hessian_units!r}; accepted: "
+                f"{', '.join(HESSIAN_UNITS)}."
             )
         if self.fc_calculator not in ("auto", "traditional", "symfc"):
             raise ConfigError(

@@ -332,13 +332,17 @@ def _make(
 
 
 def _describe(record: StructureRecord, n_edges: int) -> dict[str, Any]:
-    rules = ("acoustic_sum_rule", "permutation", "translation")
+    rules = ("acoustic_sum_rule", "permutation", "translation", "rotation")
     return {
         "name": record.name,
         "n_atoms": record.n_atoms,
         "n_edges": n_edges,
         "elements": sorted({int(number) for number in record.atomic_numbers}),
-        "removed": {rule: record.info.get(f"removed_{rule}", 0.0) for rule in rules},
+        "removed": {
+            rule: record.info[f"removed_{rule}"]
+            for rule in rules
+            if f"removed_{rule}" in record.info
+        },
         "units": f"{record.info.get('units')} (from {record.info.get('units_from')})",
         "notes": record.info.get("notes", ""),
         "crystal": describe_crystal(record),

@@ -47,6 +47,8 @@ def encode(record: StructureRecord, graph: Graph) -> bytes:
         tensors["compact"] = record.force_constants.compact.astype(np.float64)
         for name in _FORCE_CONSTANTS_MAPS:
             tensors[name] = _small(getattr(record.force_constants, name))
+    if record.masses is not None:
+        tensors["masses"] = record.masses.astype(np.float64)
     if record.cells is not None:
         for field in fields(PhononCells):
             value = getattr(record.cells, field.name)
@@ -76,6 +78,7 @@ def decode(value: bytes, cutoff: float) -> tuple[StructureRecord, Graph]:
         stress=tensors.get("stress"),
         force_constants=force_constants,
         cells=_decode_cells(tensors),
+        masses=tensors.get("masses"),
         info=text["info"],
     )
     graph = Graph(

@@ -23,8 +23,9 @@ class PrepareReport:
         n_atoms: of all structures together.
         n_edges: of all graphs together.
         seconds: that this build took.
-        removed: for "acoustic_sum_rule", "permutation" and "translation", the largest
-            asymmetry that was symmetrised away, eV/Å², and the structure it was in.
+        removed: for "acoustic_sum_rule", "permutation", "translation" and, of
+            molecules, "rotation", the largest asymmetry that was symmetrised away,
+            eV/Å², and the structure it was in.
         units: for each kind of units and what told them, the number of structures.
         warnings: what was left out of structures that are in the store, and what
             makes their labels doubtful.
@@ -88,8 +89,10 @@ def build_report(
 ) -> PrepareReport:
     """Sum up the index entries of a store."""
     removed: dict[str, tuple[float, str]] = {}
-    for rule in ("acoustic_sum_rule", "permutation", "translation"):
-        values = [(e["removed"].get(rule, 0.0), e["name"]) for e in entries]
+    for rule in ("acoustic_sum_rule", "permutation", "translation", "rotation"):
+        values = [
+            (e["removed"][rule], e["name"]) for e in entries if rule in e["removed"]
+        ]
         if values:
             removed[rule] = max(values)
     return PrepareReport(

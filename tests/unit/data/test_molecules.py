@@ -1,0 +1,419 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.vibrations import VibrationsData
+from molecular_files import (
+    NAMES,
+    PER_BOHR2,
+    REFERENCE,
+    WRITERS,
+    molecule,
+    write_arrays,
+    write_fchk,
+    write_info,
+    write_orca,
+    write_system,
+    write_vibrations,
+)
+
+import pft_lightning as pft
+from pft_lightning.data.commensurate import fold_record
+from pft_lightning.data.molecules import Molecule
+from pft_lightning.data.readers import (
+    PhononReadOptions,
+    list_entries,
+    read_phonon,
+)
+from pft_lightning.data.sources import find_sources
+from pft_lightning.data.store import PhononStore, build_store
+from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.physics.molecules import (
+    hessian_of,
+    impose_invariance,
+    rigid_motions,
+    zero_point_energy,
+)
+from pft_lightning.physics.probes import (
+    ColumnProbe,
+    GaussianProbe,
+    IrreducibleProbe,
+    RademacherProbe,
+    SparseProbe,
+)
+from pft_lightning.physics.wave_probes import (
+    CommensurateProbe,
+    CommensurateRademacherProbe,
+    ModeProbe,
+)
+from pft_lightning.testing import PairPotential
+
+
+HARTREE = 27.211386245988
+
+
+@pytest.fixture
+def water() -> tuple[Atoms, np.ndarray]:
+    return molecule("H2O")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", WRITERS)
+def test_vibrations_of_every_kind_of_file_are_those_of_the_code_that_made_it(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    path = tmp_path / f"{name}{kind}"
+    WRITERS[kind](path, *molecule(name))
+    record = read_phonon(path)
+    assert not record.pbc.any()
+    assert not record.cell.any()
+    assert record.stress is None
+    assert record.energy is None
+    np.testing.assert_array_equal(record.forces, np.zeros((3, 3)))
+    found = Molecule.of(record).frequencies()
+    expected = REFERENCE[name]["frequencies"]
+    # Six of nine motions of bent H2O are rigid, five of linear CO2.
+    assert len(found) == len(expected) == {"H2O": 3, "CO2": 4}[name]
+    # The text files have 9 digits; DeePMD's and VibrationsData standard masses.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    energy = REFERENCE[name]["zero_point_energy"] * HARTREE
+    assert zero_point_energy(found) == pytest.approx(energy, abs=1e-7)
+
+
+def test_isotopes_vibrate_with_the_masses_of_their_calculation(
+    tmp_path: Path, water
+) -> None:
+    atoms, hessian = water
+    atoms.set_masses([15.9949, 2.0141, 2.0141])
+    write_orca(tmp_path / "heavy.hess", atoms, hessian)
+    build_store(tmp_path, tmp_path / "x.store", cutoff=4.0, progress=False)
+    record = PhononStore(tmp_path / "x.store").record(0)
+    np.testing.assert_array_equal(record.masses, [15.9949, 2.0141, 2.0141])
+    own = Molecule.of(record).frequencies()
+    of_ase = VibrationsData.from_2d(atoms, hessian).get_frequencies()[6:].real
+    # ASE does not project; at the minimum that is 1e-3 cm⁻¹.
+    np.testing.assert_allclose(own, of_ase, rtol=0, atol=1e-2)
+    assert own[-1] < 0.75 * REFERENCE["H2O"]["frequencies"][-1]
+
+
+def test_forces_of_the_file_are_kept_and_decide_what_turning_does(
+    tmp_path: Path, water
+) -> None:
+    atoms, _ = water
+    model = PairPotential(4.0, (1, 6, 8))
+    atoms.positions *= 1.15
+    atoms.calc = pft.Calculator(model)
+    forces = atoms.get_forces()
+    hessian = pft.hessian_vector_product(
+        model, atoms, np.eye(9).reshape(3, 3, 9).transpose(0, 2, 1)
+    )
+    hessian = hessian.transpose(0, 2, 1).reshape(9, 9)
+    assert np.abs(forces).max() > 1.0
+    same, broken = impose_invariance(hessian, atoms.positions, forces)
+    np.testing.assert_allclose(same, hessian, rtol=0, atol=1e-11)
+    assert max(broken.rotation, broken.translation, broken.permutation) < 1e-11
+    assert broken.rotation_found == pytest.approx(broken.rotation_expected)
+    write_fchk(tmp_path / "a.fchk", atoms, hessian, forces)
+    record = read_phonon(tmp_path / "a.fchk")
+    np.testing.assert_allclose(record.forces, forces, atol=1e-6)
+    kept = hessian_of(record.force_constants.full())
+    np.testing.assert_allclose(kept, hessian, rtol=0, atol=1e-5)
+
+    # The same without the rotations, as some programmes write it.
+    rigid = np.hstack(rigid_motions(atoms.positions))
+    projector = np.eye(9) - rigid @ rigid.T
+    write_fchk(tmp_path / "b.fchk", atoms, projector @ hessian @ projector, forces)
+    with pytest.raises(DataFormatError, match="rotations are projected out of the"):
+        read_phonon(tmp_path / "b.fchk")
+    write_fchk(tmp_path / "c.fchk", atoms, hessian)
+    with pytest.raises(DataFormatError, match="geometry is not relaxed"):
+        read_phonon(tmp_path / "c.fchk")
+    assert read_phonon(tmp_path / "c.fchk", relaxed="none").forces is None
+
+
+def test_what_breaks_the_rules_a_little_is_removed_and_reported(
+    tmp_path: Path, water
+) -> None:
+    atoms, hessian = water
+    noise = np.random.default_rng(0).normal(scale=1e-3, size=(9, 9))
+    write_info(tmp_path / "a.xyz", atoms, hessian + noise)
+    record = read_phonon(tmp_path / "a.xyz")
+    kept = hessian_of(record.force_constants.full())
+    np.testing.assert_allclose(kept, kept.T, rtol=0, atol=1e-12)
+    rigid = np.hstack(rigid_motions(record.positions))
+    np.testing.assert_allclose(kept @ rigid, 0.0, atol=1e-12)
+    # Vibrations are left as they were.
+    rest = np.linalg.qr(rigid, mode="complete")[0][:, 6:]
+    symmetric = hessian + (noise + noise.T) / 2
+    np.testing.assert_allclose(
+        rest.T @ kept @ rest, rest.T @ symmetric @ rest, rtol=0, atol=1e-11
+    )
+    for rule in ("acoustic_sum_rule", "permutation", "rotation"):
+        assert 1e-4 < record.info[f"removed_{rule}"] < 1e-2
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        *(ColumnProbe(2), GaussianProbe(2), IrreducibleProbe(2)),
+        *(RademacherProbe(2), SparseProbe(2), ModeProbe(2)),
+        *(CommensurateProbe(2), CommensurateRademacherProbe(2)),
+    ],
+    ids=lambda probe: type(probe).__name__,
+)
+def test_every_probe_draws_in_a_molecule_with_unit_expected_norm(
+    tmp_path: Path, water, probe
+) -> None:
+    write_orca(tmp_path / "a.hess", *water)
+    record = read_phonon(tmp_path / "a.hess")
+    if probe.commensurate_share:
+        record = fold_record(record, 0)
+        assert record.force_constants.share == 1.0
+    rng = np.random.default_rng(3)
+    draws = [probe.sample(record.force_constants, rng) for _ in range(400)]
+    assert draws[0].shape == (3, 2, 3)
+    squares = np.mean([np.sum(draw**2) / 2 for draw in draws])
+    assert squares == pytest.approx(1.0, abs=0.1)
+
+
+def test_modes_of_a_molecule_are_its_vibrations(tmp_path: Path, water) -> None:
+    write_orca(tmp_path / "a.hess", *water)
+    record = fold_record(read_phonon(tmp_path / "a.hess"), 0)
+    tangents = ModeProbe(9).sample(record.force_constants, np.random.default_rng(0))
+    products = record.force_constants.multiply(tangents)
+    masses = record.masses[:, None, None]
+    squares = np.einsum("ika,ika->k", tangents, products) / np.einsum(
+        "ika,ika->k", tangents, masses * tangents
+    )
+    # H v = ω² M v for each of them, six of which have no ω.
+    np.testing.assert_allclose(
+        products, squares[:, None] * masses * tangents, atol=1e-8
+    )
+    assert np.sum(squares > 1.0) == 3
+
+
+def test_files_of_several_molecules_give_each_by_its_name(
+    tmp_path: Path, water
+) -> None:
+    frames = []
+    for name in NAMES:
+        atoms, hessian = molecule(name)
+        atoms.info.update(hessian=hessian / PER_BOHR2, energy=-1.5)
+        frames.append(atoms)
+    frames.insert(1, Atoms("OH", [[0, 0, 0], [0, 0, 1]]))
+    ase.io.write(tmp_path / "all.xyz", frames, format="extxyz")
+    write_system(tmp_path / "system", *water)
+    report = build_store(
+        [tmp_path / "all.xyz", tmp_path / "system"],
+        tmp_path / "x.store",
+        cutoff=4.0,
+        progress=False,
+        hessian_units="eV/angstrom2",
+    )
+    # The one of the system is in eV/Å²; the frames are not, as one sentence says.
+    assert report.n_structures == 1
+    reasons = [reason for _, reason in report.skipped]
+    assert "plausible in hartree/bohr2 (62.1)" in reasons[0]
+    assert "frame 1: has no Hessian; it holds" in reasons[1]
+    report = build_store(
+        tmp_path / "all.xyz",
+        tmp_path / "y.store",
+        cutoff=4.0,
+        progress=False,
+        hessian_units="hartree/bohr2",
+    )
+    store = PhononStore(tmp_path / "y.store")
+    assert store.names == ["all-0", "all-2"]
+    assert store.record(1).energy == -1.5
+    found = Molecule.of(store.record(1)).frequencies()
+    np.testing.assert_allclose(found, REFERENCE["CO2"]["frequencies"], atol=1e-3)
+
+
+def test_folders_give_molecules_and_pass_over_other_xyz_and_json(
+    tmp_path: Path, water
+) -> None:
+    atoms, _ = water
+    for kind, write in WRITERS.items():
+        write(tmp_path / f"a{kind}", *water)
+    ase.io.write(tmp_path / "efs.xyz", atoms, format="extxyz")
+    (tmp_path / "teacher.json").write_text(json.dumps({"teacher": "x"}))
+    found = find_sources(tmp_path)
+    assert {path.name for path in found.paths} == {f"a{kind}" for kind in WRITERS}
+    assert found.skipped == []
+    with pytest.raises(DataFormatError, match="has no Hessian; it holds masses"):
+        read_phonon(tmp_path / "efs.xyz")
+    with pytest.raises(DataFormatError, match="is JSON of no kind that is known"):
+        read_phonon(tmp_path / "teacher.json")
+
+
+def test_a_system_that_changed_in_a_set_is_read_again(tmp_path: Path, water) -> None:
+    atoms, hessian = water
+    write_system(tmp_path / "system", atoms, hessian)
+    options = {"cutoff": 4.0, "progress": False}
+    build_store(tmp_path / "system", tmp_path / "x.store", **options)
+    array = np.repeat(hessian.reshape(1, -1), 2, axis=0)
+    np.save(tmp_path / "system/set.000/hessian.npy", array)
+    coordinates = np.repeat(atoms.positions.reshape(1, -1), 2, axis=0)
+    np.save(tmp_path / "system/set.000/coord.npy", coordinates)
+    report = build_store(tmp_path / "system", tmp_path / "x.store", **options)
+    assert (report.n_structures, report.n_read) == (2, 2)
+
+
+def _cut(path: Path, part: float) -> None:
+    text = path.read_text()
+    path.write_text(text[: int(part * len(text))])
+
+
+def _orca_cut(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_orca(path / "a.hess", atoms, hessian)
+    text = (path / "a.hess").read_text()
+    # The blocks are in any order; here the matrix is last and ends early.
+    matrix, rest = text.split("$atoms")
+    (path / "a.hess").write_text(f"$atoms{rest}{matrix[:-120]}")
+    return path / "a.hess"
+
+
+def _orca_other_atoms(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_orca(path / "a.hess", atoms[:2], hessian)
+    return path / "a.hess"
+
+
+def _fchk_cut(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_fchk(path / "a.fchk", atoms, hessian)
+    _cut(path / "a.fchk", 0.8)
+    return path / "a.fchk"
+
+
+def _fchk_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_fchk(path / "a.fchk", atoms, hessian * PER_BOHR2)
+    return path / "a.fchk"
+
+
+def _fchk_without_frequencies(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_fchk(path / "a.fchk", atoms, hessian)
+    text = (path / "a.fchk").read_text()
+    (path / "a.fchk").write_text(text.split("Cartesian Force Constants")[0])
+    return path / "a.fchk"
+
+
+def _xyz_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_info(path / "a.xyz", atoms, hessian / PER_BOHR2)
+    return path / "a.xyz"
+
+
+def _xyz_not_symmetric(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_arrays(path / "a.xyz", atoms, hessian + np.tri(9, k=-3))
+    return path / "a.xyz"
+
+
+def _xyz_other_atoms(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_info(path / "a.xyz", atoms, hessian[:6, :6])
+    return path / "a.xyz"
+
+
+def _xyz_periodic(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    atoms.cell, atoms.pbc = np.eye(3) * 12, True
+    write_info(path / "a.xyz", atoms, hessian)
+    return path / "a.xyz"
+
+
+def _xyz_one_atom(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_info(path / "a.xyz", atoms[:1], hessian[:3, :3])
+    return path / "a.xyz"
+
+
+def _xyz_other_molecule(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    hessian[0, 0] += 10.0
+    write_info(path / "a.xyz", atoms, hessian)
+    return path / "a.xyz"
+
+
+def _json_cut(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_vibrations(path / "a.json", atoms, hessian)
+    _cut(path / "a.json", 0.9)
+    return path / "a.json"
+
+
+def _json_part(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    part = VibrationsData.from_2d(atoms, hessian[3:, 3:], indices=[1, 2])
+    part.write(path / "a.json")
+    return path / "a.json"
+
+
+def _json_other_atoms(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_vibrations(path / "a.json", atoms, hessian)
+    content = json.loads((path / "a.json").read_text())
+    content["hessian"]["__ndarray__"][0] = [2, 3, 2, 3]
+    content["hessian"]["__ndarray__"][2] = [0.0] * 36
+    (path / "a.json").write_text(json.dumps(content))
+    return path / "a.json"
+
+
+def _system_other_atoms(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_system(path / "a", atoms, hessian)
+    (path / "a/type.raw").write_text("0\n1\n")
+    return path / "a"
+
+
+def _system_periodic(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_system(path / "a", atoms, hessian)
+    (path / "a/nopbc").unlink()
+    np.save(path / "a/set.000/box.npy", np.eye(3).reshape(1, 9) * 20)
+    return path / "a"
+
+
+def _system_of_objects(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_system(path / "a", atoms, hessian)
+    objects = np.array([{"a": 1}], dtype=object)
+    np.save(path / "a/set.000/coord.npy", objects, allow_pickle=True)
+    return path / "a"
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (_orca_cut, r"a.hess: \$hessian has \d of 9 rows in columns"),
+        (_orca_other_atoms, r"\$hessian has 9 rows; 6 are expected for the 2 atoms"),
+        (_fchk_cut, r"'Cartesian Force Constants' has \d+ of 45 numbers"),
+        (_fchk_other_unit, "with the Hessian in hartree/bohr2 .*eV/angstrom2"),
+        (_fchk_without_frequencies, "frequency calculation"),
+        (_xyz_other_unit, r"0.64 eV/Å².*plausible in hartree/bohr2 \(62.1\)"),
+        (_xyz_not_symmetric, "is not symmetric: it differs .* by 1 eV/Å²"),
+        (_xyz_other_atoms, r"hessian has shape \(6, 6\); expected \(9, 9\)"),
+        (_xyz_periodic, "frame 0: is periodic .*pbc F F F"),
+        (_xyz_one_atom, "has 1 atoms; at least 2 are needed"),
+        (_xyz_other_molecule, "moving the whole molecule changes forces by 10"),
+        (_json_cut, "is no JSON that can be read"),
+        (_json_part, "is of 2 of 3 atoms"),
+        (_json_other_atoms, "atoms and Hessian do not belong together"),
+        (_system_other_atoms, "coord.npy: has 9 numbers in frame 0; 6 are expected"),
+        (_system_periodic, "empty file nopbc"),
+        (_system_of_objects, "coord.npy: cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_molecule_is_said_in_one_message(
+    tmp_path: Path, water, write, message: str
+) -> None:
+    path = write(tmp_path, *water)
+    with pytest.raises(DataFormatError, match=message) as error:
+        read_phonon(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_units_of_hessians_are_those_that_are_known() -> None:
+    with pytest.raises(ConfigError, match="hessian_units='mm'; accepted: eV/angstrom2"):
+        PhononReadOptions(hessian_units="mm")
+
+
+def test_a_file_of_one_frame_is_one_structure(tmp_path: Path, water) -> None:
+    write_info(tmp_path / "a.xyz", *water)
+    assert list_entries(tmp_path / "a.xyz") == [0]
+    assert read_phonon(tmp_path / "a.xyz", hessian_key="dft_Hessian").name == "a"
+    with pytest.raises(DataFormatError, match="has no 'hess'; it holds dft_Hessian"):
+        read_phonon(tmp_path / "a.xyz", hessian_key="hess")
