@@ -33,6 +33,8 @@ class Backend:
         endings: of the names of its files, such as ``.tiny``.
         recognise: whether a file belongs to it; None: those of its endings do.
         package: that brings it.
+        foundation_names: how names of its published models start, in lower case; its
+            module has ``find_foundation_model(name)``.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Backend:
     endings: tuple[str, ...] = ()
     recognise: Callable[[FileContent], bool] | None = None
     package: str = "pft_lightning"
+    foundation_names: tuple[str, ...] = ()
 
     @property
     def is_plugin(self) -> bool:

@@ -50,6 +50,10 @@ def _is_nequix(content: FileContent) -> bool:
     return {"hidden_irreps", "radial_polynomial_p", "atom_energies"} <= content.header
 
 
+def _is_sevennet(content: FileContent) -> bool:
+    return {"model_state_dict", "_type_map", "cutoff_function"} <= content.strings
+
+
 def _is_pair(content: FileContent) -> bool:
     return "pft_lightning.pair_potential" in content.strings
 
@@ -80,6 +84,17 @@ BACKENDS: dict[str, Backend] = {
             conflict="nequip",
             kind="MACE model",
             recognise=_is_mace,
+            foundation_names=("",),
+        ),
+        Backend(
+            name="sevennet",
+            module="pft_lightning.backends.sevennet.model",
+            library="sevenn",
+            extra="sevennet",
+            conflict="mace",
+            kind="SevenNet checkpoint",
+            recognise=_is_sevennet,
+            foundation_names=("7net", "sevennet"),
         ),
         Backend(
             name="nequix",
@@ -111,12 +126,14 @@ def load_model(
 
     Args:
         path: MACE ``.model`` or portable ``.safetensors``, NequIP checkpoint or
-            package, Nequix ``.pt`` or ``.nqx``, or the name of a MACE foundation model
-            (``small``, ``medium``, ``mh-1``, …), which MACE's own downloader fetches.
+            package, SevenNet checkpoint, Nequix ``.pt`` or ``.nqx``, or the name of a
+            foundation model of MACE (``small``, ``medium``, ``mh-1``, …) or SevenNet
+            (``7net-0``, ``7net-l3i5``, …), which these find or download themselves.
         backend: expected backend; an error if the file belongs to another one.
         dtype: ``float32`` or ``float64``; default: as stored.
         device: where to put the parameters.
-        head: output head (MACE only); needed where the model has several.
+        head: output head (MACE) or modality (SevenNet); needed where the model has
+            several.
         trust: import and call what else the file refers to; for files whose author
             you know.
 
@@ -202,20 +219,35 @@ def _load(entry: Backend, path: Path, **options: Any) -> EnergyModel:
 
 
 def find_model_file(path: str | Path, backend: str | None = None) -> Path:
-    """The file itself, or that of the MACE foundation model of this name.
+    """The file itself, or that of the foundation model of this name.
 
     Raises:
         CheckpointError: the name of none, or it could not be downloaded.
     """
-    if Path(path).exists() or not _may_be_foundation_name(str(path), backend):
+    entry = None if Path(path).exists() else _publisher(str(path), backend)
+    if entry is None:
         return Path(path)
-    if importlib.util.find_spec(BACKENDS["mace"].library) is None:
+    if importlib.util.find_spec(entry.library) is None:
         raise CheckpointError(
-            f"{str(path)!r}: no such file. The name of a MACE foundation model? "
-            'Then install MACE: pip install "pft_lightning[mace]".'
+            f"{str(path)!r}: no such file. The name of a foundation model of "
+            f'{entry.library}? Then install it: pip install "{entry.requirement}".'
         )
-    found: Path = import_backend("mace").download_foundation_model(str(path))
+    found: Path = import_backend(entry.name).find_foundation_model(str(path))
     return found
+
+
+def _publisher(name: str, backend: str | None) -> Backend | None:
+    """The backend that may know a foundation model of this name: a bare word."""
+    if any(character in name for character in "/\\."):
+        return None
+    starts = {
+        start: entry
+        for entry in BACKENDS.values()
+        if backend in (None, entry.name)
+        for start in entry.foundation_names
+        if name.lower().startswith(start)
+    }
+    return starts[max(starts, key=len)] if starts else None
 
 
 def runs_code(path: str | Path) -> bool:
@@ -325,10 +357,3 @@ def parse_device(device: str | torch.device) -> torch.device:
             f"{torch.cuda.device_count()} CUDA devices are present."
         ) from error
     return parsed
-
-
-def _may_be_foundation_name(text: str, backend: str | None) -> bool:
-    """A bare word without a file extension; MACE then says whether it knows it."""
-    if backend not in (None, "mace") or "/" in text or "\\" in text:
-        return False
-    return "." not in text

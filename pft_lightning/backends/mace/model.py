@@ -353,7 +353,7 @@ def _named(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def download_foundation_model(name: str) -> Path:
+def find_foundation_model(name: str) -> Path:
     """Fetch a foundation model with MACE's own downloader, or find it in its cache.
 
     Raises:
