@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pft_lightning.backends.convolutions import (
     exchanged,
     find_products,
 )
+from pft_lightning.backends.copying import deep_copy
 from pft_lightning.backends.nequip import files as nequip_files
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.replaced import derived_by_forms
@@ -146,19 +146,7 @@ class NequIPModel(EnergyModel):
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NequIPModel:
-        """Copy the compiled parts of e3nn's modules as they are.
-
-        e3nn pickles and traces them anew: constants become buffers that the model
-        does not have, and a moving average pairs the buffers of model and copy.
-        """
-        twin = self.__class__.__new__(self.__class__)
-        memo[id(self)] = twin
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        for name, module in self.named_modules():
-            if isinstance(module, torch.fx.GraphModule):
-                parent, _, child = name.rpartition(".")
-                setattr(twin.get_submodule(parent), child, copy.deepcopy(module, memo))
-        return twin
+        return deep_copy(self, memo)
 
     @property
     def dtype(self) -> torch.dtype:

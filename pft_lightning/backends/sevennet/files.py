@@ -79,6 +79,7 @@ def read(path: Path, *, trust: bool = False) -> tuple[torch.nn.Module, dict[str,
             with _eager():
                 checkpoint = SevenNetCheckpoint(checked)
                 network, config = checkpoint.build_model(), checkpoint.config
+                _restore_precision(network, content["model_state_dict"])
         # SevenNet asserts and indexes, so that a wrong file fails in any way.
         except Exception as error:
             reason = " ".join(str(error).split())[:400]
@@ -97,7 +98,7 @@ def draw_weights(config: Mapping[str, Any], seed: int) -> dict[str, torch.Tensor
         config: from ``read``.
         seed: of the draw.
     """
-    with _eager(), torch.random.fork_rng():
+    with _eager():
         torch.manual_seed(seed)
         network = _up_to_energies(build_E3_equivariant_model(dict(config)))
     return {
@@ -142,6 +143,14 @@ def write(path: Path, config: Mapping[str, Any], network: torch.nn.Module) -> No
     write_atomically(path, lambda file: torch.save(content, file))
 
 
+def _restore_precision(
+    network: torch.nn.Module, weights: Mapping[str, torch.Tensor]
+) -> None:
+    """Weights as ``write`` kept them: SevenNet builds float32, and rounds to it."""
+    if any(value.dtype == torch.float64 for value in weights.values()):
+        network.double().load_state_dict(weights)
+
+
 def _up_to_energies(network: Any) -> torch.nn.Module:
     for name in _AFTER_ENERGIES:
         network.delete_module_by_key(name)
@@ -153,7 +162,11 @@ def _up_to_energies(network: Any) -> torch.nn.Module:
 def _eager() -> Iterator[None]:
     """Build what torch.func can differentiate; SevenNet's words are not for users."""
     before = e3nn.get_optimization_defaults()["jit_mode"]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(None):
+    with (
+        torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(None),
+    ):
         warnings.simplefilter("ignore")
         e3nn.set_optimization_defaults(jit_mode="eager")
         try:

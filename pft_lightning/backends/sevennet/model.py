@@ -28,6 +28,7 @@ from pft_lightning.backends.convolutions import (
     exchanged_forwards,
     find_products,
 )
+from pft_lightning.backends.copying import deep_copy
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.replaced import derived_by_forms
 from pft_lightning.backends.sevennet import files as sevennet_files
@@ -97,6 +98,9 @@ class SevenNetModel(EnergyModel):
         self.register_buffer(
             "_element_index", element_table(in_order), persistent=False
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SevenNetModel:
+        return deep_copy(self, memo)
 
     @property
     def file_suffix(self) -> str:

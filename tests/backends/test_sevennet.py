@@ -1,0 +1,275 @@
+"""SevenNet checkpoints: exact derivatives, equality with SevenNet, files, refusals."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pft_lightning.adaptation import Delta, Scratch
+from pft_lightning.backends.calculator import Calculator
+from pft_lightning.backends.registry import load_model
+from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.testing import build_tiny_crystals, check_backend_conformance
+
+
+pytest.importorskip("sevenn", reason="SevenNet is not installed here")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of SevenNet, e3nn, torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from adapted import ADAPTATIONS, check_adapted, coverage, randomise  # noqa: E402
+from conftest import assert_same_as  # noqa: E402
+from sevennet_models import VARIANTS, config_of, write_checkpoint  # noqa: E402
+
+
+HEADS = {"modalities": "R2SCAN"}
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("sevennet")
+    return {
+        name: write_checkpoint(folder / f"{name}.pth", config_of(**options))
+        for name, options in VARIANTS.items()
+    }
+
+
+@pytest.fixture
+def load(files):
+    def load(name: str, path: Path | None = None, dtype: str | None = "float64"):
+        return load_model(path or files[name], dtype=dtype, head=HEADS.get(name))
+
+    return load
+
+
+def stock_calculator(path: Path, name: str):
+    from sevenn.calculator import SevenNetCalculator
+
+    with torch.random.fork_rng():
+        return SevenNetCalculator(str(path), device="cpu", modal=HEADS.get(name))
+
+
+@pytest.fixture
+def in_float64(monkeypatch):
+    """Let SevenNet's calculator, which is float32 throughout, compute in float64."""
+    from sevenn import util
+
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    dtypes = torch.float64, torch.int64
+    monkeypatch.setattr(util.dtype_correct, "__defaults__", dtypes)
+
+
+@pytest.mark.parametrize("name", ["plain", "parity_nequip", "modalities"])
+def test_derivatives_are_exact(load, name):
+    check_backend_conformance(load(name))
+
+
+def test_derivatives_with_a_network_as_readout_are_exact(load):
+    model = load("network_readout")
+    crystals = build_tiny_crystals(model.atomic_numbers, model.cutoff)
+    check_backend_conformance(model, {"small": crystals["small"]})
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_same_as_the_calculator_of_sevennet(files, load, name, rattled, in_float64):
+    calculator = stock_calculator(files[name], name)
+    calculator.model.double()
+    assert_same_as(calculator, load(name), rattled)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_float32_same_as_the_calculator_of_sevennet(files, load, name, rattled):
+    model = load(name, dtype=None)
+    assert model.dtype == torch.float32
+    assert_same_as(stock_calculator(files[name], name), model, rattled, 1e-5)
+
+
+def test_modalities_are_different_potentials(files, rattled):
+    energies = []
+    for head in ("PBE", "R2SCAN"):
+        rattled.calc = Calculator(load_model(files["modalities"], head=head))
+        energies.append(rattled.get_potential_energy())
+    assert abs(energies[0] - energies[1]) > 1.0
+
+
+def test_published_names_are_found_in_the_package(rattled):
+    model = load_model("7net-0")
+    assert model.name == "sevennet"
+    assert_same_as(stock_calculator(Path("7net-0"), "plain"), model, rattled, 1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_saved_checkpoint_opens_in_sevennet(load, name, rattled, tmp_path):
+    model = load(name, dtype=None)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1.01
+    path = tmp_path / f"new{model.file_suffix}"
+    model.save(path)
+    assert_same_as(stock_calculator(path, name), model, rattled, 1e-5)
+    assert_same_as(Calculator(load(name, path, None)), model, rattled, 1e-14)
+
+
+def test_weights_in_double_precision_are_kept(load, tmp_path):
+    model = load("plain")
+    randomise(model)
+    model.save(tmp_path / "new.pth")
+    again = load_model(tmp_path / "new.pth")
+    assert again.dtype == torch.float64
+    expected = model.state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in again.state_dict().items())
+
+
+def test_saved_checkpoint_tells_the_shifts_that_it_holds(load, tmp_path):
+    from sevenn.checkpoint import SevenNetCheckpoint
+
+    model = load("plain", dtype=None)
+    with torch.no_grad():
+        model.network.rescale_atomic_energy.shift += 1.0
+    model.save(tmp_path / "new.pth")
+    found = SevenNetCheckpoint(tmp_path / "new.pth").config["shift"]
+    assert [found[z] for z in (17, 14, 11)] == [0.0, -2.0, -1.0]
+
+
+def test_saved_checkpoint_becomes_a_potential_of_lammps(load, tmp_path):
+    from sevenn.scripts.deploy import deploy
+
+    model = load("plain", dtype=None)
+    model.save(tmp_path / "new.pth")
+    with torch.random.fork_rng():
+        deploy(str(tmp_path / "new.pth"), str(tmp_path / "deployed.pt"))
+    assert torch.jit.load(tmp_path / "deployed.pt") is not None
+
+
+@pytest.mark.parametrize("adaptation", sorted(ADAPTATIONS))
+def test_adapted_derivatives_are_exact_and_merge_exactly(load, adaptation):
+    check_adapted(load("plain"), ADAPTATIONS[adaptation])
+
+
+@pytest.mark.parametrize("name", ["plain", "parity_nequip"])
+def test_lora_reaches_every_linear_and_radial_weight(load, name):
+    found = coverage(load(name))
+    assert found["linear"] == 1.0
+    assert found["radial"] == 1.0
+
+
+def test_an_adapted_model_is_saved_merged(load, tmp_path):
+    model = load("plain", dtype=None)
+    Delta().apply(model)
+    randomise(model)
+    model.save(tmp_path / "merged.pth")
+    again = load("plain", tmp_path / "merged.pth", None).state_dict()
+    assert set(again) == set(load("plain").state_dict())
+    name = "network.0_self_interaction_1.linear.weight"
+    weight = model.network.get_submodule("0_self_interaction_1").linear.weight
+    assert torch.equal(again[name], weight)
+    assert not torch.equal(weight, load("plain", dtype=None).state_dict()[name])
+
+
+def test_scratch_draws_weights_anew_and_keeps_statistics(load):
+    model, base = (dict(load("plain").named_parameters()) for _ in range(2))
+    fresh = load("plain")
+    Scratch(seed=3).apply(fresh)
+    model = dict(fresh.named_parameters())
+    kept = {n for n, value in base.items() if torch.equal(model[n], value)}
+    assert kept == {
+        "network.edge_embedding.basis_function.coeffs",  # the same in every draw
+        "network.rescale_atomic_energy.shift",
+        "network.rescale_atomic_energy.scale",
+        *(f"network.{i}_convolution.denominator" for i in range(2)),
+        *(n for n, value in base.items() if value.numel() == 0),
+    }
+
+
+def test_every_weight_belongs_to_a_part(load):
+    from pft_lightning.adaptation import describe_weights
+
+    assert {w.part for w in describe_weights(load("plain"))} == {
+        "embedding",
+        "interaction_0",
+        "interaction_1",
+        "readout",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "words"),
+    [
+        ("modalities", None, "PBE, R2SCAN"),
+        ("modalities", "SCAN", "PBE, R2SCAN"),
+        ("plain", "PBE", "no modalities"),
+    ],
+)
+def test_a_modality_that_is_not_there_is_refused(files, name, head, words):
+    with pytest.raises(ConfigError, match=words):
+        load_model(files[name], head=head)
+
+
+def test_a_name_that_is_not_published_is_refused():
+    with pytest.raises(CheckpointError, match="Known: 7net-0"):
+        load_model("7net-9")
+
+
+def changed(path: Path, tmp_path: Path, **config) -> Path:
+    content = torch.load(path, weights_only=False)
+    content["config"] |= config
+    torch.save(content, tmp_path / "changed.pth")
+    return tmp_path / "changed.pth"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"version": "99.0.0"}, "was written by SevenNet 99.0.0"),
+        ({"version": None}, "version='None'"),
+        ({"channel": 10**12}, "channel=1000000000000"),
+        ({"channel": 7}, "cannot build its network"),
+        ({"num_convolution_layer": 10**6}, "num_convolution_layer=1000000"),
+        ({"lmax": 40}, "lmax=40"),
+        ({"cutoff": float("nan")}, "cutoff=nan"),
+        ({"_type_map": {11: 0, 14: 0, 17: 1}}, "the places"),
+        ({"_type_map": {"Na": 0}}, "atomic_numbers"),
+        ({"irreps_manual": ["6x0e", "99999999x3e", "6x0e"]}, "99999999x3e"),
+        ({"radial_basis": {"radial_basis_name": "none"}}, "cannot build its network"),
+        ({"weight_nn_hidden_neurons": [10**12]}, "hidden layers"),
+    ],
+)
+def test_a_configuration_that_lies_is_refused(files, tmp_path, config, words):
+    with pytest.raises(CheckpointError, match=words):
+        load_model(changed(files["plain"], tmp_path, **config))
+
+
+def test_a_checkpoint_that_calls_functions_is_refused(files, tmp_path):
+    class Call:
+        def __reduce__(self):
+            return print, ("called",)
+
+    path = changed(files["plain"], tmp_path, extra=Call())
+    with pytest.raises(CheckpointError, match="print"):
+        load_model(path)
+
+
+def test_a_checkpoint_without_weights_is_refused(files, tmp_path):
+    content = torch.load(files["plain"], weights_only=False)
+    content["model_state_dict"].popitem()
+    torch.save(content, tmp_path / "short.pth")
+    with pytest.raises(CheckpointError, match="cannot build its network"):
+        load_model(tmp_path / "short.pth")
+
+
+def test_a_truncated_checkpoint_is_refused(files, tmp_path):
+    data = files["plain"].read_bytes()
+    (tmp_path / "short.pth").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_model(tmp_path / "short.pth")
+
+
+def test_deep_copies_compute_the_same(load, rattled):
+    model = load("plain")
+    assert_same_as(Calculator(copy.deepcopy(model)), model, rattled, 1e-14)
+    assert np.isfinite(model.cutoff)
