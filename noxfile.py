@@ -102,7 +102,7 @@ def mace(session: nox.Session) -> None:
 
 @nox.session
 def nequip(session: nox.Session) -> None:
-    install(session, "-e", ".[nequip]", *TESTING, TRITON)
+    install(session, "-e", ".[nequip,sevennet]", *TESTING, TRITON)
     run_tests(session, *FRAMEWORK_TESTS, "-k", "not nequix")
 
 

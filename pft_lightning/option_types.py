@@ -123,7 +123,7 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Processes = Annotated[int, Field(ge=0, le=1024), Unit("processes")]
 Cutoff = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False), Unit("Å")]
 Checkpoint = Annotated[
-    str, Field(min_length=1), Words("a file, or the name of a MACE model")
+    str, Field(min_length=1), Words("a file, or the name of a foundation model")
 ]
 Dtype = Literal["float32", "float64"]
 Matrix = Annotated[

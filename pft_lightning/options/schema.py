@@ -88,27 +88,27 @@ class Model(Options):
     backend: Backend = None
     """Framework of the file; null finds it from the content."""
     checkpoint: Checkpoint
-    """File of the potential, or the name of a MACE foundation model (small, mh-1)."""
+    """File of the potential, or the name of a foundation model (small, 7net-0)."""
     dtype: Dtype = "float32"
     """Precision; float64 is slower and needs twice the memory."""
     trust: bool = False
     """True runs whatever code the file refers to."""
     head: str | None = None
-    """Of a model with several output heads, which one."""
+    """Of a model with several output heads or modalities, which one."""
 
 
 class EvaluatedModel(Model):
     """The potential to be evaluated, unless ``calculator`` is."""
 
     checkpoint: Checkpoint | None  # type: ignore[assignment]
-    """File of the potential, or the name of a MACE foundation model (small, mh-1)."""
+    """File of the potential, or the name of a foundation model (small, 7net-0)."""
 
 
 class ExportedModel(Model):
     """A file in place of a run."""
 
     checkpoint: Checkpoint | None  # type: ignore[assignment]
-    """File to write in another form, or the name of a MACE foundation model."""
+    """File to write in another form, or the name of a foundation model."""
     dtype: Dtype | None  # type: ignore[assignment]
     """Precision to convert to; null: as stored."""
 
@@ -240,7 +240,7 @@ class Compared(Options):
     dtype: Annotated[Dtype | None, Added()] = None
     """Precision; null is float64."""
     head: Annotated[str | None, Added()] = None
-    """Of a model with several output heads, which one."""
+    """Of a model with several output heads or modalities, which one."""
     trust: Annotated[bool, Added()] = False
     """True runs whatever code the file refers to."""
 
@@ -313,11 +313,11 @@ class PrepareModel(Options):
     """The potential that labels, relaxes or teaches."""
 
     checkpoint: Checkpoint | None = None
-    """File of the potential, or the name of a MACE foundation model."""
+    """File of the potential, or the name of a foundation model."""
     backend: Backend = None
     """Framework of the file; null finds it from the content."""
     head: str | None = None
-    """Of a model with several output heads, which one."""
+    """Of a model with several output heads or modalities, which one."""
     trust: bool = False
     """True runs whatever code the file refers to."""
     device: Device = "cpu"
@@ -364,5 +364,5 @@ class Export(Options):
     """True makes whatever _target_ of the run names, which can run any code."""
     model: ExportedModel
     out: Annotated[Text, Words("the file to write, e.g. out=better.model")]
-    """File to write: MACE .model or .safetensors, NequIP .ckpt or .nequip.zip, Nequix
-    .pt or .nqx."""
+    """File to write: MACE .model or .safetensors, NequIP .ckpt or .nequip.zip, SevenNet
+    .pth, Nequix .pt or .nqx."""

@@ -146,9 +146,8 @@ def test_wrong_options(model, tmp_path):
     model.save(path)
     with pytest.raises(CheckpointError, match=r"is a pair potential.*backend='mace'"):
         load_model(path, backend="mace")
-    with pytest.raises(
-        ConfigError, match=r"expected one of \['mace', 'nequip', 'nequix', 'pair'\]"
-    ):
+    names = r"\['mace', 'nequip', 'nequix', 'pair', 'sevennet'\]"
+    with pytest.raises(ConfigError, match=f"expected one of {names}"):
         load_model(path, backend="schnet")
     with pytest.raises(ConfigError, match="float16"):
         load_model(path, dtype="float16")
@@ -268,5 +267,5 @@ def test_a_failed_save_leaves_the_old_file(model, tmp_path, monkeypatch):
 
 def test_registry_names_are_those_of_the_models():
     assert {name: entry.name for name, entry in registry.BACKENDS.items()} == {
-        name: name for name in ("pair", "nequip", "mace", "nequix")
+        name: name for name in ("pair", "nequip", "mace", "sevennet", "nequix")
     }

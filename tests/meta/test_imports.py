@@ -61,7 +61,13 @@ for module in pkgutil.iter_modules([folder]):
 
 
 @pytest.mark.parametrize(
-    ("backend", "library"), [("mace", "mace"), ("nequip", "nequip"), ("nequix", "e3nn")]
+    ("backend", "library"),
+    [
+        ("mace", "mace"),
+        ("nequip", "nequip"),
+        ("sevennet", "sevenn"),
+        ("nequix", "e3nn"),
+    ],
 )
 def test_any_module_of_a_framework_can_be_the_first_that_is_imported(backend, library):
     if find_spec(library) is None or (backend == "nequix" and find_spec("mace")):

@@ -143,7 +143,10 @@ def test_the_option_takes_its_name(install):
     install("tiny = pft_tiny:BACKEND")
     assert check_options(config, Model).backend == "tiny"
     assert "pft_tiny" not in sys.modules
-    assert registry.backend_names() == ("pair", "nequip", "mace", "nequix", "tiny")
+    assert registry.backend_names() == (
+        *("pair", "nequip", "mace", "sevennet", "nequix"),
+        "tiny",
+    )
     with pytest.raises(ConfigError, match=r"\['mace', .*'tiny'\]"):
         registry.load_model("a.tiny", backend="large")
 

@@ -1,4 +1,4 @@
-"""SevenNet networks as models: ``model`` is the entry, the rest is about their files."""
+"""SevenNet networks as models: ``model`` is the entry, the rest is about files."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import sevenn._const as const
 import sevenn._keys as names
 import torch
-from ase.data import chemical_symbols
 from e3nn.o3 import Irreps
 from packaging.version import InvalidVersion, Version
 

@@ -36,7 +36,7 @@ from pft_lightning.backends.sevennet.files import (
     find_foundation_model as find_foundation_model,
 )
 from pft_lightning.errors import ConfigError
-from pft_lightning.kernels.edges import MOST_ATOMS, PairedEdges, pair_edges
+from pft_lightning.kernels.edges import MOST_ATOMS, Edges, pair_edges
 from pft_lightning.physics.exact import contains_torchscript, exact_torchscript
 
 
@@ -188,7 +188,9 @@ class SevenNetModel(EnergyModel):
     def _fused(self, convolutions: Convolutions) -> Iterator[None]:
         """Let the compiled form sum messages, with one radial weight for a pair."""
         modules = self._convolutions()
-        forwards = [(module, _forward(module, convolutions.edges)) for module in modules]
+        forwards = [
+            (module, _forward(module, convolutions.edges)) for module in modules
+        ]
         products = [module.convolution for module in modules]
         with convolutions.stand_in(products), exchanged_forwards(forwards):
             yield
@@ -261,7 +263,7 @@ def _choose(head: str | None, modalities: tuple[str, ...]) -> str | None:
     return head
 
 
-def _forward(module: Any, edges: PairedEdges) -> Callable[[Any], Any]:
+def _forward(module: Any, edges: Edges) -> Callable[[Any], Any]:
     """``IrrepsConvolution.forward`` with the sum over neighbours in the product."""
 
     def forward(data: Any) -> Any:
