@@ -116,7 +116,7 @@ def contract(
     )
     terms = _find_terms(each, tuple(kinds))
     read = [tuple([needed[i] for i in found]) for found in terms.places]
-    constants = terms.constants
+    constants = dict(terms.constants)
     index: tuple[torch.Tensor, ...]
     by_centre, by_neighbour, by_pair = edges.groups
     if slot == MESSAGE:
@@ -131,8 +131,7 @@ def contract(
     else:
         kernel = weights
         own = needed[each.own] if still is not None else out
-        has_own = {"HAS_OWN": still is not None, "OWN_PROBES": int(own.ndim == 3)}
-        constants = constants | has_own
+        constants |= {"HAS_OWN": still is not None, "OWN_PROBES": int(own.ndim == 3)}
         index = (own, by_pair[0] if still is None else still)
         index += (*by_pair, edges.neighbour, edges.centre)
     arguments = (*_READS[slot].values(), slot)
