@@ -144,9 +144,12 @@ def _density_of_states(
 
 
 def _bands(phonon: Phonopy, points: int) -> BandStructure:
-    paths, texts, connections = get_band_qpoints_by_seekpath(
-        phonon.primitive, points, is_const_interval=True
-    )
+    with warnings.catch_warnings():
+        # An angle near 90 degrees: either choice of axes gives a path.
+        warnings.filterwarnings("ignore", ".*almost equal", module="seekpath")
+        paths, texts, connections = get_band_qpoints_by_seekpath(
+            phonon.primitive, points, is_const_interval=True
+        )
     phonon.run_band_structure(paths, path_connections=connections, labels=texts)
     bands = phonon.band_structure
     assert bands is not None

@@ -197,9 +197,9 @@ def print_crystals(found: CrystalPhonons) -> None:
     if pushed:
         worst = max(pushed, key=lambda row: float(row[schema.MAX_FORCE]))
         console.print(
-            f"{len(pushed)} crystals are no minimum of the potential (largest force "
-            f"{worst[schema.MAX_FORCE]:.2g} eV/Å, {worst[schema.NAME]}); "
-            "protocol=mdr_analytic relaxes them first.",
+            f"{len(pushed)} of {len(done)} crystals are no minimum of the potential "
+            f"(largest force {worst[schema.MAX_FORCE]:.2g} eV/Å, {worst[schema.NAME]})"
+            "; protocol=mdr_analytic relaxes them first.",
             highlight=False,
             soft_wrap=True,
         )
