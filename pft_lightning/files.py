@@ -42,6 +42,8 @@ _HARMLESS: Final = 1 << 24
 # First bytes of the formats, by suffix; .lzma has none that is certain.
 _MAGIC: Final = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\x00"}
 
+_MAGIC_LENGTH: Final = 6
+
 _OPENERS: Final[dict[str | None, Callable[..., Any]]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -230,12 +232,13 @@ def open_data(path: str | Path, *, max_bytes: int = MAX_BYTES) -> io.BufferedRea
             f"{path}: is no regular file. Give the path of a file of data."
         )
     size = path.stat().st_size
-    packing = _packing(path)
+    with path.open("rb") as file:
+        packing = _packing(file.read(_MAGIC_LENGTH), path)
     if packing is None and size > max_bytes:
         raise _too_large(path, size, f"{size}", max_bytes)
     opened = _OPENERS.get(packing, open)(path, "rb")
-    ratio = MAX_RATIO if packing else None
-    return io.BufferedReader(_Bounded(path, opened, size, max_bytes, ratio), _BLOCK)
+    bounded = _Bounded(path, opened, size, max_bytes, packing is not None)
+    return io.BufferedReader(bounded, _BLOCK)
 
 
 def read_data(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -246,9 +249,51 @@ def read_data(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
         OSError: there is none, or it may not be read.
     """
     with open_data(path, max_bytes=max_bytes) as file:
-        blocks = []
-        while block := file.read(_BLOCK):
-            blocks.append(block)
+        return _read_blocks(file)
+
+
+def unpack(data: bytes, path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Unpack the content of a file that is in memory, as ``read_data`` does.
+
+    Args:
+        data: plain, or compressed as ``open_data`` reads it.
+        path: the name of the file, which need not be on the disk.
+        max_bytes: most bytes that it may hold, unpacked.
+
+    Raises:
+        DataFormatError: too large when unpacked, damaged, or not of the kind that its
+            name says.
+    """
+    packing = _packing(data[:_MAGIC_LENGTH], path)
+    if packing is None:
+        if len(data) > max_bytes:
+            raise _too_large(path, len(data), f"{len(data)}", max_bytes)
+        return data
+    opened = _OPENERS[packing](io.BytesIO(data), "rb")
+    bounded = _Bounded(path, opened, len(data), max_bytes, is_packed=True)
+    with io.BufferedReader(bounded, _BLOCK) as file:
+        return _read_blocks(file)
+
+
+def check_ratio(path: str | Path, size: int, unpacked: int) -> None:
+    """Refuse what unpacks to more than data do, before it is unpacked.
+
+    Args:
+        path: the file, for messages.
+        size: bytes of it.
+        unpacked: bytes that it says to hold.
+
+    Raises:
+        DataFormatError: there are too many.
+    """
+    if unpacked > _HARMLESS and unpacked > MAX_RATIO * size:
+        raise _too_dense(path, size, unpacked - 1)
+
+
+def _read_blocks(file: io.BufferedIOBase) -> bytes:
+    blocks = []
+    while block := file.read(_BLOCK):
+        blocks.append(block)
     return b"".join(blocks)
 
 
@@ -261,11 +306,11 @@ class _Bounded(io.RawIOBase):
         opened: IO[bytes],
         size: int,
         max_bytes: int,
-        max_ratio: int | None,
+        is_packed: bool,
     ) -> None:
         super().__init__()
         self._path, self._opened, self._size = path, opened, size
-        self._max_bytes, self._max_ratio = max_bytes, max_ratio
+        self._max_bytes, self._is_packed = max_bytes, is_packed
         self._count = 0
 
     def readable(self) -> bool:
@@ -289,16 +334,8 @@ class _Bounded(io.RawIOBase):
             raise _too_large(
                 self._path, self._size, f"more than {self._count}", self._max_bytes
             )
-        if (
-            self._max_ratio is not None
-            and self._count > _HARMLESS
-            and self._count > self._max_ratio * self._size
-        ):
-            raise DataFormatError(
-                f"{self._path}: {self._size} bytes unpack to more than {self._count}, "
-                f"over {self._max_ratio} times as many, which no data do. If the file "
-                "is sound, unpack it and give the plain file."
-            )
+        if self._is_packed:
+            check_ratio(self._path, self._size, self._count)
         buffer[: len(block)] = block
         return len(block)
 
@@ -307,10 +344,8 @@ class _Bounded(io.RawIOBase):
         super().close()
 
 
-def _packing(path: Path) -> str | None:
+def _packing(first: bytes, path: Path) -> str | None:
     """Suffix of the compression, by the first bytes; None where there is none."""
-    with path.open("rb") as file:
-        first = file.read(6)
     for suffix, magic in _MAGIC.items():
         if first.startswith(magic):
             return suffix
@@ -320,6 +355,14 @@ def _packing(path: Path) -> str | None:
             f"{_MAGIC[path.suffix]!r}. Copy it again, or rename it to what it is."
         )
     return path.suffix if path.suffix == ".lzma" else None
+
+
+def _too_dense(path: str | Path, size: int, unpacked: int) -> DataFormatError:
+    return DataFormatError(
+        f"{path}: {size} bytes unpack to more than {unpacked}, over {MAX_RATIO} times "
+        "as many, which no data do. If the file is sound, unpack it and give the plain "
+        "file."
+    )
 
 
 def _too_large(path: Path, size: int, unpacked: str, max_bytes: int) -> DataFormatError:

@@ -72,8 +72,22 @@ def load_yaml(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Any:
         OSError: there is no such file, or it may not be read.
     """
     path = Path(path)
-    data = read_data(path, max_bytes=max_bytes)
-    on_disk = path.stat().st_size
+    return parse_yaml(
+        read_data(path, max_bytes=max_bytes), path, on_disk=path.stat().st_size
+    )
+
+
+def parse_yaml(data: bytes, path: Path, *, on_disk: int) -> Any:
+    """Load YAML that is in memory already; see ``load_yaml``.
+
+    Args:
+        data: unpacked.
+        path: the file, for messages.
+        on_disk: bytes of the file, packed or not.
+
+    Raises:
+        DataFormatError: as ``load_yaml``.
+    """
     limit = min(_MAX_VALUES, _VALUES + _VALUES_PER_BYTE * on_disk)
     n_values = sum(data.count(start) for start in _STARTS)
     if n_values > limit:

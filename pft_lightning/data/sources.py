@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pft_lightning.data.readers.names import (
+    INPUT_FILES,
     is_calculation_folder,
     is_force_file,
     is_material_folder,
@@ -31,12 +32,11 @@ UPSTREAM_SUFFIXES = tuple(
     + [".db", ".json", ".aselmdb"]
 )
 
-_INPUT_FILES = ("phonopy.yaml", "phonopy_disp.yaml")
-
 _EXPECTED = {
     "phonons": "phonopy yaml files (.yaml, .yaml.xz, .bz2, .gz), folders with "
     "FORCE_SETS or FORCE_CONSTANTS (of phono3py: phono3py_disp.yaml and FORCES_FC2 or "
-    "FORCES_FC3), .aselmdb files or stores; of molecules files with a Hessian "
+    "FORCES_FC3), phonon documents in .json, archives of such files (.tar, .zip), "
+    ".aselmdb files or stores; of molecules files with a Hessian "
     "(VibrationsData in .json, .hess, .fchk, .xyz) or DeePMD systems with hessian.npy",
     "upstream": f"files that end in {', '.join(UPSTREAM_SUFFIXES)}",
     "structure": "CIF, POSCAR or extended XYZ files, or phonopy yaml files",
@@ -255,7 +255,7 @@ class _Search:
                 continue
             if path.name == "POSCAR" and (folder / "CONTCAR").is_file():
                 continue  # what VASP was started with, before it relaxed
-            if is_complete and path.name.startswith(_INPUT_FILES):
+            if is_complete and path.name.startswith(INPUT_FILES):
                 # Earlier files of the same calculation, without forces.
                 continue
             if path.is_symlink() and _holds(path, folder):

@@ -16,7 +16,7 @@ SUFFIXES = tuple(
 )
 
 # Endings of databases, of ORCA's Hessians, of formatted checkpoint files, of extended
-# XYZ and of JSON.
+# XYZ, of JSON and of archives.
 DATABASE = ".aselmdb"
 ORCA = tuple(f".hess{packed}" for packed in ("", *COMPRESSED))
 FCHK = tuple(
@@ -26,6 +26,13 @@ XYZ = tuple(
     kind + packed for kind in (".xyz", ".extxyz") for packed in ("", *COMPRESSED)
 )
 JSON = tuple(f".json{packed}" for packed in ("", *COMPRESSED))
+ARCHIVES = (
+    *(f".tar{packed}" for packed in ("", *COMPRESSED)),
+    *(".tgz", ".tbz2", ".txz", ".zip"),
+)
+
+# Files of a calculation before its forces are known.
+INPUT_FILES = ("phonopy.yaml", "phonopy_disp.yaml")
 
 # Files whose presence makes a folder one material.
 FORCE_FILES = (
@@ -201,7 +208,7 @@ def is_phonon_source(path: Path) -> bool:
         # The second line of a frame names all that is in it. Most files are of frames
         # without a Hessian, so damaged ones are taken for these.
         return path.is_file() and _holds(path, damaged=False, n_blocks=1)
-    return name.endswith((*SUFFIXES, DATABASE, *ORCA, *FCHK))
+    return name.endswith((*SUFFIXES, DATABASE, *ORCA, *FCHK, *ARCHIVES))
 
 
 def _holds(path: Path, *, damaged: bool, n_blocks: int | None = None) -> bool:

@@ -65,35 +65,51 @@ def read_yaml(path: Path, options: PhononReadOptions) -> StructureRecord:
         DataFormatError: names the file, the value and what to do.
     """
     with reading(path):
-        content = load_content(path)
-        units, units_from = find_units(content, path, options)
-        parsed = parse_content(content, units, path)
-        if not parsed.has_forces:
-            raise DataFormatError(
-                f"{path}: neither force constants nor displacements with forces are "
-                "in it. Where FORCE_SETS, FORCES_FC2 or alike lie beside it, give the "
-                "folder; else add them (phonopy-init -f / --fc), or remove the file "
-                "from the set."
-            )
-        phonon = build_phonopy(parsed, units, path, options)
-        nac_params, note = charges_of_content(
-            content, cells_with_charges(parsed), phonon, path
+        return read_content(load_content(path), path, options, beside=True)
+
+
+def read_content(
+    content: dict[str, Any], path: Path, options: PhononReadOptions, *, beside: bool
+) -> StructureRecord:
+    """Make the record of the loaded content of a phonopy yaml file.
+
+    Args:
+        content: as of ``check_content``.
+        path: the file, or what to call it, for names and messages.
+        options: of reading.
+        beside: whether Born charges may come from a file beside it.
+
+    Raises:
+        DataFormatError: names the file, the value and what to do.
+    """
+    units, units_from = find_units(content, path, options)
+    parsed = parse_content(content, units, path)
+    if not parsed.has_forces:
+        raise DataFormatError(
+            f"{path}: neither force constants nor displacements with forces are "
+            "in it. Where FORCE_SETS, FORCES_FC2 or alike lie beside it, give the "
+            "folder; else add them (phonopy-init -f / --fc), or remove the file "
+            "from the set."
         )
-        notes = [note]
-        if nac_params is None:
-            nac_params, note = charges_beside(path, phonon)
-            notes.append(note)
-        return build_record(
-            phonon,
-            path=path,
-            name=material_name(path),
-            units=units,
-            units_from=units_from,
-            options=options,
-            energy=_unit_cell_energy(content, path),
-            nac_params=nac_params,
-            notes=[note for note in notes if note],
-        )
+    phonon = build_phonopy(parsed, units, path, options)
+    nac_params, note = charges_of_content(
+        content, cells_with_charges(parsed), phonon, path
+    )
+    notes = [note]
+    if nac_params is None and beside:
+        nac_params, note = charges_beside(path, phonon)
+        notes.append(note)
+    return build_record(
+        phonon,
+        path=path,
+        name=material_name(path),
+        units=units,
+        units_from=units_from,
+        options=options,
+        energy=_unit_cell_energy(content, path),
+        nac_params=nac_params,
+        notes=[note for note in notes if note],
+    )
 
 
 def read_phonopy(path: str | Path, options: PhononReadOptions | None = None) -> Phonopy:
@@ -124,7 +140,15 @@ def load_content(path: Path) -> dict[str, Any]:
     Raises:
         DataFormatError: the file is no phonopy yaml.
     """
-    content = load_yaml(path)
+    return check_content(load_yaml(path), path)
+
+
+def check_content(content: Any, path: Path) -> dict[str, Any]:
+    """Give what was loaded of a yaml file, if it is one of phonopy's.
+
+    Raises:
+        DataFormatError: the file is no phonopy yaml.
+    """
     if not isinstance(content, dict) or not (
         "unit_cell" in content or "lattice" in content
     ):

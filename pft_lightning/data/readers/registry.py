@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pft_lightning.data.readers import documents
+from pft_lightning.data.readers.archives import (
+    list_members,
+    member_name,
+    read_member,
+)
 from pft_lightning.data.readers.aselmdb import list_rows, read_row
 from pft_lightning.data.readers.folder import read_folder
 from pft_lightning.data.readers.molecules.deepmd import list_system, read_system
@@ -24,6 +29,7 @@ from pft_lightning.data.readers.molecules.record import (
     build_molecule,
 )
 from pft_lightning.data.readers.names import (
+    ARCHIVES,
     DATABASE,
     FCHK,
     JSON,
@@ -46,10 +52,11 @@ Entry = int | None
 
 _ACCEPTED = (
     "phonopy yaml (plain, .xz, .bz2, .gz); a folder with FORCE_SETS or "
-    "FORCE_CONSTANTS, or with phono3py_disp.yaml and FORCES_FC2 or FORCES_FC3; "
-    ".aselmdb with a 'hessian' entry; of molecules VibrationsData of ASE (.json), "
-    "ORCA's .hess, .fchk, extended XYZ with a Hessian, or a DeePMD system with "
-    "hessian.npy"
+    "FORCE_CONSTANTS, or with phono3py_disp.yaml and FORCES_FC2 or FORCES_FC3; phonon "
+    "documents of atomate2 or the Materials Project (.json); .tar and .zip archives of "
+    "these files; .aselmdb with a 'hessian' entry; of molecules VibrationsData of ASE "
+    "(.json), ORCA's .hess, .fchk, extended XYZ with a Hessian, or a DeePMD system "
+    "with hessian.npy"
 )
 
 
@@ -188,6 +195,7 @@ _READERS = (
         lambda path, entry, options: read_yaml(path, options),
         name=lambda path, entry: material_name(path),
     ),
+    _Reader(_ends(*ARCHIVES), read_member, list_members, member_name),
     _Reader(_ends(*ORCA), _single(read_orca)),
     _Reader(_ends(*FCHK), _single(read_fchk)),
     _Reader(_ends(*XYZ), _one_of_many(read_frame), list_frames, frame_name),

@@ -289,6 +289,14 @@ def _fchk_cut(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     return path / "a.fchk"
 
 
+def _fchk_without_last_digit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_fchk(path / "a.fchk", atoms, hessian)
+    # A number still, a hundred times as large.
+    text = (path / "a.fchk").read_text().rstrip()
+    (path / "a.fchk").write_text(text[:-1])
+    return path / "a.fchk"
+
+
 def _fchk_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     write_fchk(path / "a.fchk", atoms, hessian * PER_BOHR2)
     return path / "a.fchk"
@@ -380,6 +388,7 @@ def _system_of_objects(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
         (_orca_cut, r"a.hess: \$hessian has \d of 9 rows in columns"),
         (_orca_other_atoms, r"\$hessian has 9 rows; 6 are expected for the 2 atoms"),
         (_fchk_cut, r"'Cartesian Force Constants' has \d+ of 45 numbers"),
+        (_fchk_without_last_digit, "has 44 of 45 numbers"),
         (_fchk_other_unit, "with the Hessian in hartree/bohr2 .*eV/angstrom2"),
         (_fchk_without_frequencies, "frequency calculation"),
         (_xyz_other_unit, r"0.64 eV/Å².*plausible in hartree/bohr2 \(62.1\)"),

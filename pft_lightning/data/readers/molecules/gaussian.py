@@ -92,7 +92,7 @@ def read_fchk(path: Path) -> MolecularHessian:
 
 def _read_arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Read the wanted arrays of numbers by their labels."""
-    lines = iter(read_lines(path))
+    lines = iter(read_lines(path, ends=True))
     found: dict[str, np.ndarray] = {}
     for line in lines:
         header = _HEADER.fullmatch(line)

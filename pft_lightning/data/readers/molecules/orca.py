@@ -33,7 +33,7 @@ def read_orca(path: Path) -> MolecularHessian:
     Raises:
         DataFormatError: names the file, the value and what to do.
     """
-    lines = read_lines(path)
+    lines = read_lines(path, ends=True)
     blocks = {
         line.split()[0].lower(): number
         for number, line in enumerate(lines)

@@ -11,9 +11,19 @@ from pft_lightning.errors import DataFormatError
 from pft_lightning.files import read_data
 
 
-def read_lines(path: Path) -> list[str]:
-    """Read a plain or compressed text file as lines, without their ends."""
-    return read_data(path).decode("utf-8", errors="replace").splitlines()
+def read_lines(path: Path, *, ends: bool = False) -> list[str]:
+    """Read a plain or compressed text file as lines, without their ends.
+
+    Args:
+        path: of the file.
+        ends: whether programmes end every line of it; without the end, the last
+            number may have lost some of its digits, and is left out.
+    """
+    text = read_data(path).decode("utf-8", errors="replace")
+    lines = text.splitlines()
+    if ends and lines and not text.endswith(("\n", "\r")):
+        lines[-1] = " ".join(lines[-1].split()[:-1])
+    return lines
 
 
 def numbers_of(words: Sequence[str], what: str, path: Path) -> np.ndarray:

@@ -1,0 +1,273 @@
+"""Reader of archives, ``.tar`` (compressed or not) and ``.zip``, as they are.
+
+Members are materials of their own, and read one by one into memory. Nothing is written
+to the disk, so that names like ``../../x`` do no harm; links, devices and sparse files
+are passed over. What a member, or a compressed archive, unpacks to is bounded as for
+single files.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from pft_lightning.data.readers.documents import read_document_text
+from pft_lightning.data.readers.names import INPUT_FILES, JSON, NOT_SOURCES, SUFFIXES
+from pft_lightning.data.readers.options import PhononReadOptions, reading
+from pft_lightning.data.readers.phonopy import (
+    check_content,
+    material_name,
+    read_content,
+)
+from pft_lightning.data.records import StructureRecord
+from pft_lightning.errors import DataFormatError
+from pft_lightning.files import MAX_BYTES, check_ratio, open_data, unpack
+from pft_lightning.safe_yaml import parse_yaml
+
+
+# An archive may hold any number of materials; a compressed one is bounded by its ratio.
+_MAX_ARCHIVE: Final = 1 << 60
+
+# Most bytes that are read at once: names and headers are shorter, and a header that
+# claims more is no sound one.
+_MAX_READ: Final = 1 << 24
+
+_MAX_MEMBERS: Final = 1_000_000
+
+_BLOCK: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A file in an archive.
+
+    Attributes:
+        name: as the archive has it, in signs that can be printed.
+        size: bytes.
+        place: where it begins in the unpacked tar; its number in a zip.
+    """
+
+    name: str
+    size: int
+    place: int
+
+
+def list_members(path: Path) -> list[int]:
+    """List the members that are phonon data, by their number.
+
+    Raises:
+        DataFormatError: the archive cannot be read, or holds none.
+    """
+    members = _open(path).members
+    if not members:
+        raise DataFormatError(
+            f"{path}: holds no phonopy yaml or JSON documents. Folders with FORCE_SETS "
+            "and alike must be unpacked."
+        )
+    return list(range(len(members)))
+
+
+def member_name(path: Path, entry: int) -> str:
+    """Name a member by its file, or by its folder where the file's name is generic."""
+    return material_name(_place(path, _open(path).members[entry]))
+
+
+def read_member(path: Path, entry: int, options: PhononReadOptions) -> StructureRecord:
+    """Read one member.
+
+    Raises:
+        DataFormatError: names the archive, the member, the value and what to do.
+    """
+    archive = _open(path)
+    member = archive.members[entry]
+    where = _place(path, member)
+    with reading(where):
+        if member.size > MAX_BYTES:
+            raise DataFormatError(
+                f"{where}: has {member.size} bytes; at most {MAX_BYTES} are read."
+            )
+        packed = archive.read(member)
+        if len(packed) < member.size:
+            raise EOFError(f"{len(packed)} of {member.size} bytes")
+        data = unpack(packed, where)
+        if where.name.lower().endswith(JSON):
+            return read_document_text(data, where, options)
+        content = check_content(parse_yaml(data, where, on_disk=len(packed)), where)
+        return read_content(content, where, options, beside=False)
+
+
+def _place(path: Path, member: _Member) -> Path:
+    return path / member.name.lstrip("/")
+
+
+class _Archive:
+    """An archive that is open for reading; members that come later are found fast."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        found = self._list()
+        self.members = _phonon_members(found)
+
+    def _list(self) -> list[_Member]:
+        raise NotImplementedError
+
+    def read(self, member: _Member) -> bytes:
+        """Read the bytes of a member, fewer where the archive ends early."""
+        raise NotImplementedError
+
+
+class _Tar(_Archive):
+    def __init__(self, path: Path) -> None:
+        self._stream = _Forward(path)
+        super().__init__(path)
+
+    def _list(self) -> list[_Member]:
+        found: list[_Member] = []
+        try:
+            # Not opened by name: tarfile has no limits on what it unpacks.
+            with tarfile.open(fileobj=self._stream, mode="r:") as archive:  # type: ignore[call-overload]
+                for number, info in enumerate(archive):
+                    if number >= _MAX_MEMBERS:
+                        raise DataFormatError(
+                            f"{self._path}: has more than {_MAX_MEMBERS} members, "
+                            "which no archive of data has. Unpack what you need of it."
+                        )
+                    if info.isreg() and not info.issparse():
+                        name = _printable(info.name)
+                        found.append(_Member(name, info.size, info.offset_data))
+                    # It keeps all members otherwise.
+                    archive.members = []  # type: ignore[attr-defined]
+        except (tarfile.TarError, EOFError) as error:
+            # Whole members before the damage are sound.
+            if not found:
+                raise DataFormatError(
+                    f"{self._path}: is no tar archive that can be read ({error}). It "
+                    "is damaged or incomplete: copy or download it again."
+                ) from error
+        return found
+
+    def read(self, member: _Member) -> bytes:
+        self._stream.seek(member.place)
+        blocks, left = [], member.size
+        while left and (block := self._stream.read(min(left, _BLOCK))):
+            blocks.append(block)
+            left -= len(block)
+        return b"".join(blocks)
+
+
+class _Zip(_Archive):
+    def _list(self) -> list[_Member]:
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                return [
+                    _Member(_printable(info.filename), info.file_size, number)
+                    for number, info in enumerate(archive.infolist())
+                    if not info.is_dir()
+                ]
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise DataFormatError(
+                f"{self._path}: is no zip archive that can be read ({error}). It is "
+                "damaged or incomplete: copy or download it again."
+            ) from error
+
+    def read(self, member: _Member) -> bytes:
+        where = _place(self._path, member)
+        with zipfile.ZipFile(self._path) as archive:
+            info = archive.infolist()[member.place]
+            if info.flag_bits & 1:
+                raise DataFormatError(
+                    f"{where}: is encrypted. Unpack the archive with its password."
+                )
+            check_ratio(where, info.compress_size, info.file_size)
+            with archive.open(info) as file:
+                return file.read(member.size)
+
+
+class _Forward(io.RawIOBase):
+    """The unpacked bytes of a file, with seeking: forward by reading on.
+
+    Going back starts again, so that members are read in their order.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._opened = open_data(path, max_bytes=_MAX_ARCHIVE)
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        if size is None or not 0 <= size <= _MAX_READ:
+            raise DataFormatError(
+                f"{self._path}: a header claims {size} bytes; at most {_MAX_READ} are "
+                "read. It is damaged: copy or download it again."
+            )
+        data = self._opened.read(size)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence != io.SEEK_SET:
+            raise io.UnsupportedOperation("seek from the end")
+        if offset < self._at:
+            self._opened.close()
+            self._opened = open_data(self._path, max_bytes=_MAX_ARCHIVE)
+            self._at = 0
+        while self._at < offset and self.read(min(offset - self._at, _BLOCK)):
+            pass
+        return self._at
+
+
+def _phonon_members(found: list[_Member]) -> list[_Member]:
+    """Leave out what is no phonon data, and input beside what was made of it."""
+    paths = [PurePosixPath(member.name) for member in found]
+    complete = {
+        path.parent for path in paths if path.name.startswith("phonopy_params.yaml")
+    }
+    return [
+        member
+        for member, path in zip(found, paths, strict=True)
+        if path.name.lower().endswith((*SUFFIXES, *JSON))
+        and not path.name.startswith((".", "._"))
+        and "__MACOSX" not in path.parts
+        and path.name not in NOT_SOURCES
+        and not (path.parent in complete and path.name.startswith(INPUT_FILES))
+    ]
+
+
+def _printable(name: str) -> str:
+    """Write a name in signs that can be printed, on one line."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+@lru_cache(maxsize=2)
+def _opened(path: Path, time: int, process: int) -> _Archive:
+    """Open an archive once for all its members, not once for each.
+
+    Each process opens its own: those that were forked share one place in a file.
+    """
+    del time, process
+    kind: Callable[[Path], Any] = _Zip if path.name.lower().endswith(".zip") else _Tar
+    with reading(path):
+        archive: _Archive = kind(path)
+        return archive
+
+
+def _open(path: Path) -> _Archive:
+    return _opened(path, path.stat().st_mtime_ns, os.getpid())

@@ -1,0 +1,173 @@
+"""Archives of phonon calculations, sound and hostile, read without unpacking them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pft_lightning.data.readers import list_entries, read_entry, read_phonon
+from pft_lightning.data.readers.options import PhononReadOptions
+from pft_lightning.data.store import PhononStore, build_store
+from pft_lightning.errors import DataFormatError
+
+
+OPTIONS = PhononReadOptions()
+
+
+@pytest.fixture(scope="module")
+def texts(spring_phonon, tmp_path_factory) -> dict[str, bytes]:
+    """Two phonopy files, by name."""
+    found = {}
+    for name, crystal in (("iron", "simple cubic"), ("silicon", "one cell")):
+        phonon = spring_phonon(crystal)
+        phonon.produce_force_constants()
+        path = tmp_path_factory.mktemp("texts") / "phonopy.yaml"
+        phonon.save(path, settings={"force_sets": False, "force_constants": True})
+        found[name] = path.read_bytes()
+    return found
+
+
+def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tgz", "tar.bz2", "txz", "zip"])
+def test_members_are_materials_in_every_kind_of_archive(
+    texts, tmp_path: Path, ending: str
+) -> None:
+    first, second = texts.values()
+    members = {
+        "pbe/agm1.yaml.bz2": bz2.compress(first),
+        "pbe/README": b"about",
+        "pbe/band.yaml": b"nqpoint: 1",
+        "__MACOSX/pbe/._agm1.yaml": b"\x00\x05\x16\x07",
+        "mp-2-20180417/phonopy_disp.yaml": b"phonopy: {}",
+        "mp-2-20180417/phonopy_params.yaml.xz": lzma.compress(second),
+        "plain.yaml": first,
+    }
+    path = tmp_path / f"set.{ending}"
+    if ending == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+    else:
+        mode = {"tar": "w", "txz": "w:xz", "tar.bz2": "w:bz2"}.get(ending, "w:gz")
+        with tarfile.open(path, mode) as archive:
+            for name, data in members.items():
+                add(archive, name, data)
+    before = sorted(tmp_path.rglob("*"))
+    assert list_entries(path) == [0, 1, 2]
+    # In any order.
+    sizes = [read_entry(path, entry, OPTIONS).n_atoms for entry in (2, 0, 1)]
+    assert sizes == [8, 8, 3]
+    assert sorted(tmp_path.rglob("*")) == before
+    build_store(tmp_path, tmp_path / "x.store", cutoff=3.5, progress=False)
+    store = PhononStore(tmp_path / "x.store")
+    assert store.names == ["agm1", "mp-2-20180417", "plain"]
+    (tmp_path / "plain.yaml").write_bytes(first)
+    alone = read_phonon(tmp_path / "plain.yaml")
+    np.testing.assert_array_equal(
+        store.record(2).force_constants.compact, alone.force_constants.compact
+    )
+    source = str(store.record(0).info["source"])
+    assert source.endswith(f"set.{ending}/pbe/agm1.yaml.bz2")
+
+
+def test_hostile_names_and_kinds_of_members_touch_nothing(
+    texts, tmp_path: Path
+) -> None:
+    (text,) = list(texts.values())[:1]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path = folder / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        add(archive, "../../outside.yaml", text)
+        add(archive, "/etc/absolute.yaml", text)
+        add(archive, "line\nbreak\x1b[31m.yaml", text)
+        add(archive, "\udcff.yaml", text)
+        for kind, target in (
+            (tarfile.SYMTYPE, "/etc/passwd"),
+            (tarfile.LNKTYPE, "../../outside.yaml"),
+            (tarfile.FIFOTYPE, ""),
+            (tarfile.CHRTYPE, ""),
+        ):
+            info = tarfile.TarInfo(f"special{kind.decode()}.yaml")
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    report = build_store(folder, tmp_path / "x.store", cutoff=3.5, progress=False)
+    assert report.n_structures == 4
+    assert report.skipped == ()
+    assert not (tmp_path / "outside.yaml").exists()
+    names = PhononStore(tmp_path / "x.store").names
+    assert names[:2] == ["outside", "absolute"]
+    assert all(name.isprintable() for name in names)
+
+
+def test_bombs_are_refused_before_they_are_unpacked(texts, tmp_path: Path) -> None:
+    zeros = bytes(1 << 25)
+    inner = bz2.compress(zeros)
+    with tarfile.open(tmp_path / "inner.tar", "w") as archive:
+        add(archive, "bomb.yaml.bz2", inner)
+        add(archive, "good.yaml", next(iter(texts.values())))
+    with pytest.raises(DataFormatError, match=r"inner.tar/bomb.yaml.bz2: .* unpack to"):
+        read_entry(tmp_path / "inner.tar", 0, OPTIONS)
+    # The other member is as good as it was.
+    assert read_entry(tmp_path / "inner.tar", 1, OPTIONS).n_atoms == 8
+    with tarfile.open(tmp_path / "outer.tar.gz", "w:gz") as archive:
+        add(archive, "bomb.yaml", zeros)
+    with pytest.raises(DataFormatError, match=r"outer.tar.gz: .* unpack to"):
+        list_entries(tmp_path / "outer.tar.gz")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.yaml", zeros)
+    with pytest.raises(DataFormatError, match=r"b.zip/bomb.yaml: .* unpack to"):
+        read_entry(tmp_path / "b.zip", 0, OPTIONS)
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 33
+    (tmp_path / "header.tar").write_bytes(
+        header.tobuf(tarfile.GNU_FORMAT) + bytes(10240)
+    )
+    with pytest.raises(DataFormatError, match="a header claims 8589934592 bytes"):
+        list_entries(tmp_path / "header.tar")
+
+
+def test_a_truncated_archive_gives_its_whole_members_and_names_the_other(
+    texts, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, text in texts.items():
+            add(archive, f"{name}.yaml", text)
+    whole = path.read_bytes()
+    first, second = map(len, texts.values())
+    end = 512 + -(-first // 512) * 512 + 512 + second // 2
+    path.write_bytes(whole[:end])
+    report = build_store(path, tmp_path / "x.store", cutoff=3.5, progress=False)
+    assert report.n_structures == 1
+    ((_, reason),) = report.skipped
+    assert "a.tar/silicon.yaml: the file ends early" in reason
+    (tmp_path / "b.tar").write_bytes(whole[:300])
+    with pytest.raises(DataFormatError, match="is no tar archive that can be read"):
+        list_entries(tmp_path / "b.tar")
+    (tmp_path / "c.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(DataFormatError, match="is no zip archive that can be read"):
+        list_entries(tmp_path / "c.zip")
+    (tmp_path / "d.tar.gz").write_bytes(gzip.compress(whole)[:-400])
+    with pytest.raises(DataFormatError, match=r"d.tar.gz: the file ends early"):
+        list_entries(tmp_path / "d.tar.gz")
+
+
+def test_archives_without_phonons_say_so(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("mp-1/FORCE_SETS", "2")
+    with pytest.raises(DataFormatError, match=r"Folders with FORCE_SETS .* unpacked"):
+        list_entries(tmp_path / "a.zip")
