@@ -15,11 +15,12 @@ __all__ = ["PhononReadOptions", "list_entries", "read_entry", "read_phonon"]
 
 
 def read_phonon(path: str | Path, **read_options: Any) -> StructureRecord:
-    """Read the phonon calculation of one material.
+    """Read the phonon calculation of one material, or the Hessian of a molecule.
 
     Args:
         path: phonopy or phono3py yaml (plain, .xz, .bz2, .gz), a folder with
-            FORCE_SETS or FORCE_CONSTANTS, or an aselmdb with one structure.
+            FORCE_SETS or FORCE_CONSTANTS, a phonon document in JSON, an aselmdb or an
+            archive with one structure, or a molecule with its Hessian.
         **read_options: fields of ``PhononReadOptions``.
 
     Raises:

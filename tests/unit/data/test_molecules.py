@@ -314,6 +314,17 @@ def _xyz_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     return path / "a.xyz"
 
 
+def _xyz_of_metal_in_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    # Its stiffness is 6.8 eV/Å².
+    salt = Atoms("NaCl", [[0, 0, 0], [0, 0, 2.36]])
+    matrix = np.zeros((6, 6))
+    matrix[2::3, 2::3] = [[6.8, -6.8], [-6.8, 6.8]]
+    write_info(path / "b.xyz", salt, matrix)
+    assert len(Molecule.of(read_phonon(path / "b.xyz")).frequencies()) == 1
+    write_info(path / "a.xyz", salt, matrix / PER_BOHR2)
+    return path / "a.xyz"
+
+
 def _xyz_not_symmetric(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     write_arrays(path / "a.xyz", atoms, hessian + np.tri(9, k=-3))
     return path / "a.xyz"
@@ -392,6 +403,7 @@ def _system_of_objects(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
         (_fchk_other_unit, "with the Hessian in hartree/bohr2 .*eV/angstrom2"),
         (_fchk_without_frequencies, "frequency calculation"),
         (_xyz_other_unit, r"0.64 eV/Å².*plausible in hartree/bohr2 \(62.1\)"),
+        (_xyz_of_metal_in_other_unit, r"\(Na-Cl, .* 0.07 eV/Å².*hartree/bohr2 \(6.8\)"),
         (_xyz_not_symmetric, "is not symmetric: it differs .* by 1 eV/Å²"),
         (_xyz_other_atoms, r"hessian has shape \(6, 6\); expected \(9, 9\)"),
         (_xyz_periodic, "frame 0: is periodic .*pbc F F F"),

@@ -20,9 +20,10 @@ from pft_lightning.physics.molecules import (
 from pft_lightning.units import HESSIAN_UNITS, HessianUnit
 
 
-# Stiffness along a bond of two non-metals, eV/Å²: from that of I2 (11) to that of the
-# ions of N2 and CO (160), with room for stretched and for doubtful ones.
-_BOND_STIFFNESS = (5.0, 250.0)
+# Stiffness along the stiffest bond, eV/Å²: of two non-metals from that of I2 (11) to
+# that of the ions of N2 and CO (160), of any atoms from that of Cs2 (0.4) on; with room
+# for stretched and for doubtful ones.
+_SOFTEST_BOND, _SOFTEST_METALLIC_BOND, _STIFFEST_BOND = 5.0, 0.3, 250.0
 
 # Atoms are bonded up to this many times the sum of their covalent radii.
 _BOND_LENGTH = 1.2
@@ -158,7 +159,10 @@ def _check_unit(
     if bond is None:
         return
     stiffness, first, second = bond
-    low, high = _BOND_STIFFNESS
+    high = _STIFFEST_BOND
+    low = _SOFTEST_BOND
+    if not np.isin(record.atomic_numbers[[first, second]], _NON_METALS).all():
+        low = _SOFTEST_METALLIC_BOND
     if low <= stiffness <= high:
         return
     symbols = [chemical_symbols[record.atomic_numbers[i]] for i in (first, second)]
@@ -181,20 +185,23 @@ def _check_unit(
 def _stiffest_bond(
     hessian: np.ndarray, record: StructureRecord
 ) -> tuple[float, int, int] | None:
-    """Give the largest stiffness along a bond of two non-metals, and its atoms."""
+    """Give the largest stiffness along a bond, and its atoms.
+
+    That of two non-metals where there is one; None without any bond.
+    """
     numbers, positions = record.atomic_numbers, record.positions
-    light = np.isin(numbers, _NON_METALS)
     first, second = np.triu_indices(len(numbers), k=1)
     vectors = positions[second] - positions[first]
     lengths = np.linalg.norm(vectors, axis=1)
-    reach = _BOND_LENGTH * (
-        covalent_radii[numbers[first]] + covalent_radii[numbers[second]]
-    )
-    bonded = (lengths < reach) & light[first] & light[second]
-    if not bonded.any():
+    radii = covalent_radii[numbers]
+    bonded = lengths < _BOND_LENGTH * (radii[first] + radii[second])
+    light = np.isin(numbers, _NON_METALS)
+    covalent = bonded & light[first] & light[second]
+    chosen = np.flatnonzero(covalent if covalent.any() else bonded)
+    if not len(chosen):
         return None
-    first, second = first[bonded], second[bonded]
-    directions = vectors[bonded] / lengths[bonded, None]
+    first, second = first[chosen], second[chosen]
+    directions = vectors[chosen] / lengths[chosen, None]
     blocks = hessian.reshape(len(numbers), 3, len(numbers), 3)[first, :, second]
     stiffness = -np.einsum("na,nab,nb->n", directions, blocks, directions)
     most = int(np.argmax(np.abs(stiffness)))
