@@ -13,13 +13,19 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from pft_lightning.data.readers.documents import read_document_text
-from pft_lightning.data.readers.names import INPUT_FILES, JSON, NOT_SOURCES, SUFFIXES
+from pft_lightning.data.readers.names import (
+    ARCHIVES,
+    INPUT_FILES,
+    JSON,
+    NOT_SOURCES,
+    SUFFIXES,
+)
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.phonopy import (
     check_content,
@@ -75,8 +81,8 @@ def list_members(path: Path) -> list[int]:
 
 
 def member_name(path: Path, entry: int) -> str:
-    """Name a member by its file, or by its folder where the file's name is generic."""
-    return material_name(_place(path, _open(path).members[entry]))
+    """Name a member by its file, or where that is generic by its folder or archive."""
+    return _name(path, _open(path).members[entry])
 
 
 def read_member(path: Path, entry: int, options: PhononReadOptions) -> StructureRecord:
@@ -100,11 +106,20 @@ def read_member(path: Path, entry: int, options: PhononReadOptions) -> Structure
         if where.name.lower().endswith(JSON):
             return read_document_text(data, where, options)
         content = check_content(parse_yaml(data, where, on_disk=len(packed)), where)
-        return read_content(content, where, options, beside=False)
+        record = read_content(content, where, options, beside=False)
+    return replace(record, name=_name(path, member))
 
 
 def _place(path: Path, member: _Member) -> Path:
     return path / member.name.lstrip("/")
+
+
+def _name(path: Path, member: _Member) -> str:
+    name = material_name(_place(path, member))
+    if name != path.name:
+        return name
+    ending = next(end for end in ARCHIVES[::-1] if path.name.lower().endswith(end))
+    return path.name[: -len(ending)]
 
 
 class _Archive:

@@ -47,7 +47,7 @@ def list_documents(path: Path) -> list[int | None]:
     """
     with reading(path):
         content = _unwrapped(_content(path, path.stat().st_mtime_ns))
-    if not isinstance(content, list):
+    if not (isinstance(content, list) and all(isinstance(c, dict) for c in content)):
         return [None]
     if not content:
         raise DataFormatError(f"{path}: is an empty list. Download it again.")
@@ -103,7 +103,7 @@ def _read_phonons(
 ) -> StructureRecord:
     known = isinstance(document, dict)
     if not known or not ({_FORCE_CONSTANTS, *_OTHER_SIGNS} & document.keys()):
-        what = "an object" if known else f"a {type(document).__name__}"
+        what = "an object" if known else "a list or value"
         raise DataFormatError(
             f"{where}: is JSON of no kind that is known ({what} without "
             f"{_FORCE_CONSTANTS}). Phonon documents of atomate2 or the Materials "
@@ -160,7 +160,8 @@ def _to_cell(structure: Any, where: Path) -> dict[str, Any]:
     sites = structure.get("sites")
     if not isinstance(sites, list):
         raise DataFormatError(f"{where}: structure.sites is no list of atoms.")
-    points = []
+    points: list[dict[str, Any]] = []
+    moments = []
     for number, site in enumerate(sites):
         what = f"structure.sites[{number}]"
         site = read_mapping(site, what, where)
@@ -171,13 +172,12 @@ def _to_cell(structure: Any, where: Path) -> dict[str, Any]:
                 "calculation without disorder."
             )
         point = {"symbol": species[0].get("element"), "coordinates": site.get("abc")}
-        moment = (site.get("properties") or {}).get("magmom")
-        if isinstance(moment, (int, float)):
-            point["magnetic_moment"] = moment
         points.append(point)
-    if not any(point.get("magnetic_moment") for point in points):
-        for point in points:
-            point.pop("magnetic_moment", None)
+        moments.append((site.get("properties") or {}).get("magmom"))
+    # Moments that are all zero, or no numbers, lower no symmetry that phonopy knows of.
+    if any(moments) and all(isinstance(moment, (int, float)) for moment in moments):
+        for point, moment in zip(points, moments, strict=True):
+            point["magnetic_moment"] = moment
     return {"lattice": lattice.get("matrix"), "points": points}
 
 
@@ -201,7 +201,7 @@ def _unwrapped(content: Any) -> Any:
         if not held or not isinstance(held[0], (dict, list)):
             break
         content = held[0]
-    if isinstance(content, list) and len(content) == 1:
+    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         return _unwrapped(content[0])
     return content
 

@@ -83,6 +83,17 @@ def test_members_are_materials_in_every_kind_of_archive(
     assert source.endswith(f"set.{ending}/pbe/agm1.yaml.bz2")
 
 
+def test_an_archive_of_one_material_names_it(texts, tmp_path: Path) -> None:
+    path = tmp_path / "mp-149-20180417.tar.xz"
+    with tarfile.open(path, "w:xz") as archive:
+        add(archive, "./phonopy_params.yaml", texts["iron"])
+    assert read_phonon(path).name == "mp-149-20180417"
+    path = tmp_path / "mp-2.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("phonopy_params.yaml", texts["iron"])
+    assert read_phonon(path).name == "mp-2"
+
+
 def test_hostile_names_and_kinds_of_members_touch_nothing(
     texts, tmp_path: Path
 ) -> None:

@@ -153,6 +153,10 @@ def _text_number(document: dict) -> None:
     document["force_constants"]["force_constants"][0][0][0][0] = "1.0"
 
 
+def _other_store(document: dict) -> None:
+    document["force_constants"] = {"blob_uuid": "x", "store": "data"}
+
+
 def _no_rows(document: dict) -> None:
     document["force_constants"] = None
 
@@ -164,6 +168,7 @@ def _no_rows(document: dict) -> None:
         (_other_supercell, "are those of 16 atoms, but supercell_matrix"),
         (_disordered, r"structure.sites\[2\] is not one element"),
         (_text_number, "force_constants.elements"),
+        (_other_store, "load=True"),
         (_no_rows, "without store_force_constants"),
     ],
 )
@@ -177,3 +182,29 @@ def test_what_is_wrong_with_a_document_is_said(
     with pytest.raises(DataFormatError, match=message) as error:
         read_phonon(path)
     assert str(error.value).startswith(str(path))
+
+
+def test_bare_force_constants_are_one_source_that_lacks_its_cells(
+    phonon, tmp_path: Path
+) -> None:
+    path = tmp_path / "mp-1-force_constants.json"
+    rows = to_document(phonon)["force_constants"]["force_constants"]
+    path.write_text(json.dumps(rows))
+    assert list_entries(path) == [None]
+    with pytest.raises(DataFormatError, match="a list or value without force_con"):
+        read_phonon(path)
+
+
+def test_magnetic_moments_lower_the_symmetry_as_they_did_in_the_calculation(
+    phonon, tmp_path: Path
+) -> None:
+    document = to_document(phonon)
+    document["primitive_matrix"] = np.eye(3).tolist()
+    phonon.produce_force_constants(calculate_full_force_constants=True)
+    document["force_constants"] = phonon.force_constants.tolist()
+    for number, site in enumerate(document["structure"]["sites"]):
+        site["properties"]["magmom"] = float(number)
+    document["born"] = None
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    record = read_phonon(tmp_path / "a.json")
+    np.testing.assert_array_equal(record.cells.magnetic_moments, range(8))

@@ -247,5 +247,6 @@ def _check_broken(
     raise DataFormatError(
         f"{where}: turning the molecule changes forces by {broken.rotation:.3g} eV/Å² "
         f"beside what its forces give; {said}. Geometry and Hessian do not belong "
-        "together, or the geometry is not relaxed: give its forces, or relaxed=none."
+        "together, or the geometry is not relaxed: give its forces, or options."
+        "relaxed=none."
     )
