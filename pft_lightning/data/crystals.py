@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ from phonopy.structure.atoms import PhonopyAtoms
 from pft_lightning.data.cells import PhononCells
 from pft_lightning.data.readers.born import charges_beside, charges_of_content
 from pft_lightning.data.readers.cif import is_cif, read_cif
-from pft_lightning.data.readers.content import parse_content
+from pft_lightning.data.readers.content import count_atoms, parse_content
 from pft_lightning.data.readers.folder import read_cells
 from pft_lightning.data.readers.names import SUFFIXES, is_poscar
 from pft_lightning.data.readers.options import PhononReadOptions, reading
@@ -106,7 +106,7 @@ def read_supercells(
 
     Args:
         spec: as of ``read_structures``. Phonopy files bring their own supercell.
-        supercell: of the crystals of other files.
+        supercell: of the crystals of other files, or of all where one is asked for.
 
     Raises:
         DataFormatError: an entry matches nothing, or no structure can be read.
@@ -246,11 +246,14 @@ def _read_cells(
 ) -> Phonopy:
     with reading(path):
         cells, is_alone = _load(path, options)
-        phonon = cells.to_phonopy()
-        if not is_alone:
-            return phonon
-        atoms = _to_ase(phonon.unitcell)
-        return build_supercell(atoms, supercell, str(path), cells.symprec)
+        if is_alone:
+            atoms = _to_ase(cells.to_phonopy().unitcell)
+            return build_supercell(atoms, supercell, str(path), cells.symprec)
+        matrix = supercell.asked_for(cells.cell)
+        if matrix is not None:
+            count_atoms(cells.atomic_numbers, matrix, str(path))
+            cells = replace(cells, supercell_matrix=matrix)
+        return cells.to_phonopy()
 
 
 def _load(path: Path, options: PhononReadOptions) -> tuple[PhononCells, bool]:

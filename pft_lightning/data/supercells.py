@@ -21,14 +21,15 @@ from pft_lightning.option_types import Angstrom, As, Matrix, NAtoms
 
 @dataclass(frozen=True, slots=True)
 class SupercellOptions:
-    """Which supercell a crystal gets whose file has none.
+    """Which supercell a crystal gets; that of its file unless one is asked for.
 
-    Without a matrix the crystal is brought into its standard conventional cell.
+    A crystal alone is brought into its standard conventional cell, unless a matrix is
+    given.
 
     Attributes:
         supercell_matrix: supercell of the cell that the file has, 3 or 9 integers.
-        max_atoms: most atoms of a supercell that is chosen, which is nearest to a cube
-            (phonopy's ``estimate_supercell_matrix``, as the MDR phonon database).
+        max_atoms: most atoms of the supercell of a crystal alone, which is nearest to a
+            cube (phonopy's ``estimate_supercell_matrix``, as the MDR phonon database).
         min_length: in place of ``max_atoms``, the smallest distance of opposite faces
             of the supercell.
     """
@@ -57,6 +58,22 @@ class SupercellOptions:
                 f"supercell_matrix={list(self.supercell_matrix)} makes no supercell; "
                 "expected 3 or 9 integers of a positive determinant, e.g. [2,2,2]."
             )
+
+    def asked_for(self, cell: np.ndarray) -> np.ndarray | None:
+        """Supercell matrix (3, 3) that is asked for of a cell; None for no wish.
+
+        Args:
+            cell: (3, 3), Å, lattice vectors as rows.
+        """
+        if self.supercell_matrix is not None:
+            return self.matrix()
+        if self.min_length is None:
+            return None
+        # Opposite faces are as far apart as planes of the reciprocal vectors say.
+        distances = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+        # A length that fits to rounding does fit.
+        wanted = np.ceil(self.min_length / distances - 1e-6)
+        return np.diag(np.maximum(wanted, 1).astype(int))
 
     def matrix(self) -> np.ndarray:
         """Give ``supercell_matrix`` as (3, 3)."""
@@ -119,12 +136,9 @@ def _choose(
         scaled_positions=standard.std_positions,
         masses=[mass for _, mass in found],
     )
-    if options.min_length is None:
-        numbers = estimate_supercell_matrix(standard, max_num_atoms=options.max_atoms)
-    else:
-        # Opposite faces are as far apart as planes of the reciprocal vectors say.
-        distances = 1 / np.linalg.norm(np.linalg.inv(conventional.cell), axis=0)
-        # A length that fits to rounding does fit.
-        wanted = np.ceil(options.min_length / distances - 1e-6)
-        numbers = np.maximum(wanted, 1).astype(int).tolist()
-    return conventional, np.diag(numbers)
+    matrix = options.asked_for(conventional.cell)
+    if matrix is None:
+        matrix = np.diag(
+            estimate_supercell_matrix(standard, max_num_atoms=options.max_atoms)
+        )
+    return conventional, matrix

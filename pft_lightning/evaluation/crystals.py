@@ -118,7 +118,7 @@ def compute_crystals(
         structures: files, folders or globs of crystals: CIF, POSCAR, extended XYZ and
             what else ASE reads, and phonopy files, which bring their own supercell.
         out: folder to write.
-        supercell: of the crystals whose files have none.
+        supercell: of crystals whose files have none, or that is asked for.
         protocol: whether the crystal is relaxed first, how force constants are
             computed, and what of the phonons.
         options: units and tolerance of the symmetry search.

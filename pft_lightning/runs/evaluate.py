@@ -43,6 +43,11 @@ def evaluate(config: DictConfig) -> Evaluation | CrystalPhonons:
         PFTError: Anything in the configuration or the data that cannot be used.
     """
     alone = config.get("task") == "force_constants"
+    if not alone and config.get("structures") is not None:
+        raise ConfigError(
+            f"structures={config.structures}: crystals are what task=force_constants "
+            "takes; add that, or give phonons=PATH, of DFT phonons to compare with."
+        )
     not_needed = ("model.checkpoint", *(("phonons",) if alone else ()))
     config = check_options(config, Evaluate, not_needed=not_needed)
     if OmegaConf.is_missing(config.model, "checkpoint"):

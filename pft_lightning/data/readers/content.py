@@ -7,7 +7,7 @@ second order is taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -163,7 +163,7 @@ def check_unit_cell(cell: PhonopyAtoms, length: float, where: str) -> None:
         )
 
 
-def count_atoms(unit_cell: PhonopyAtoms, matrix: np.ndarray, where: str) -> int:
+def count_atoms(unit_cell: Sized, matrix: np.ndarray, where: str) -> int:
     """Number of atoms of a supercell, before it is built.
 
     Raises:

@@ -131,7 +131,10 @@ def test_a_phonopy_file_keeps_its_supercell_and_born_charges(
     phonon.generate_displacements()
     (tmp_path / "ZnO").mkdir()
     phonon.save(tmp_path / "ZnO" / "phonopy_disp.yaml")
-    result = compute([tmp_path / "ZnO", tmp_path / "ZnO" / "phonopy_disp.yaml"])
+    result = compute(
+        [tmp_path / "ZnO", tmp_path / "ZnO" / "phonopy_disp.yaml"],
+        supercell=SupercellOptions(),
+    )
     assert [row["name"] for row in result.rows] == ["ZnO", "ZnO (2)"]
     for name in ("ZnO", "ZnO (2)"):
         written = result.files / name / "phonopy_params.yaml"
@@ -140,6 +143,20 @@ def test_a_phonopy_file_keeps_its_supercell_and_born_charges(
         np.testing.assert_allclose(again.nac_params["born"], charges, atol=1e-12)
         expected = pft.force_constants(potential, phonon, method="full")
         np.testing.assert_allclose(again.force_constants, expected, atol=1e-12)
+
+
+def test_a_supercell_that_is_asked_for_wins_over_that_of_a_phonopy_file(
+    compute, tmp_path
+):
+    phonon = make_phonon("rocksalt, conventional with F")
+    phonon.save(tmp_path / "NaCl.yaml", settings={"force_sets": False})
+    (own,) = compute(tmp_path / "NaCl.yaml", supercell=SupercellOptions()).rows
+    (asked,) = compute(tmp_path / "NaCl.yaml", supercell=CELLS).rows
+    # 5.2 Å long; ten need twice.
+    long = SupercellOptions(min_length=10)
+    (longer,) = compute(tmp_path / "NaCl.yaml", supercell=long).rows
+    assert (own["n_atoms"], asked["n_atoms"], longer["n_atoms"]) == (16, 8, 64)
+    assert own["n_primitive"] == asked["n_primitive"] == longer["n_primitive"] == 2
 
 
 def test_a_relaxation_goes_before_where_the_protocol_says_so(compute, tmp_path):
