@@ -51,8 +51,38 @@ VARIANTS = {
 }
 
 
+# Networks of the extension package nequip-allegro.
+ALLEGRO = {
+    "_target_": "allegro.model.AllegroModel",
+    "radial_chemical_embed": {
+        "_target_": "allegro.nn.TwoBodyBesselScalarEmbed",
+        "num_bessels": 4,
+    },
+    "l_max": 2,
+    "num_scalar_features": 8,
+    "num_tensor_features": 4,
+    "allegro_mlp_hidden_layers_width": 8,
+    "readout_mlp_hidden_layers_width": 8,
+    "num_features": None,
+    "radial_mlp_width": None,
+}
+ALLEGRO_VARIANTS = {
+    "coupled": ALLEGRO,
+    "no_parity": {
+        **ALLEGRO,
+        "parity": False,
+        "l_max": 1,
+        "tp_path_channel_coupling": False,
+        "per_type_energy_scales_trainable": False,
+    },
+}
+
+
 def write_checkpoint(path: Path, frames: Path, **options) -> None:
-    """What ``nequip-train`` writes, with an average that differs from the weights."""
+    """What ``nequip-train`` writes, with an average that differs from the weights.
+
+    Options that are None are left out.
+    """
     import lightning
     from nequip.train import EMALightningModule
     from nequip.utils import get_current_code_versions
@@ -60,7 +90,7 @@ def write_checkpoint(path: Path, frames: Path, **options) -> None:
     training = {
         "_target_": "nequip.train.EMALightningModule",
         "ema_decay": 0.99,
-        "model": {**MODEL, **options},
+        "model": {k: v for k, v in {**MODEL, **options}.items() if v is not None},
         "loss": {"_target_": "nequip.train.EnergyForceLoss"},
         "val_metrics": {"_target_": "nequip.train.EnergyForceMetrics"},
         "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.01},
@@ -141,17 +171,22 @@ def write_base(path: Path, frames: Path, numbers: Sequence[int]) -> Path:
 
 def write_variants(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """Write checkpoints, and a package that ``nequip-package`` made of one of them."""
+    paths = write_checkpoints(folder, {name: VARIANTS[name] for name in names})
+    paths["package"] = folder / "model.nequip.zip"
+    package(paths["float32"], paths["package"])
+    return paths
+
+
+def write_checkpoints(folder: Path, variants: dict[str, dict]) -> dict[str, Path]:
+    """Write a checkpoint for each of some options, and the frames that they name."""
     from pft_lightning.backends.nequip.files import nequip_state
 
     frames = folder / "frames.xyz"
     atoms = build_tiny_crystals([11, 17], 4.5)["large"]
     atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=atoms.positions * 0)
     ase.io.write(frames, [atoms, atoms], format="extxyz")
-    paths = {}
+    paths = {name: folder / f"{name}.ckpt" for name in variants}
     with nequip_state():
-        for name in names:
-            paths[name] = folder / f"{name}.ckpt"
-            write_checkpoint(paths[name], frames, **VARIANTS[name])
-    paths["package"] = folder / "model.nequip.zip"
-    package(paths["float32"], paths["package"])
+        for name, options in variants.items():
+            write_checkpoint(paths[name], frames, **options)
     return paths

@@ -29,6 +29,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from models import VARIANTS, build_mace
 from nequix_models import CONFIG, ELEMENTS
+from sevennet_models import VARIANTS as SEVENNET_VARIANTS
+from sevennet_models import config_of
+from sevennet_models import write_checkpoint as write_sevennet
 
 
 pytestmark = [
@@ -46,7 +49,11 @@ NEQUIX = {
 }
 MACE = [f"mace {variant}" for variant in sorted(VARIANTS)]
 NEQUIP = ["nequip float64", "nequip zbl_parity"]
-ONE_OF_EACH = ["nequix three degrees", "mace scale_shift", "nequip float64"]
+SEVENNET = ["sevennet plain", "sevennet parity_nequip"]
+ONE_OF_EACH = [
+    *("nequix three degrees", "mace scale_shift", "nequip float64"),
+    "sevennet plain",
+]
 
 
 def make_nequix(name: str):
@@ -71,8 +78,14 @@ def make_model(tmp_path):
         framework, variant = name.split(" ", 1)
         if framework == "nequix":
             return make_nequix(name)
-        if importlib.util.find_spec(framework) is None:
+        library = {"sevennet": "sevenn"}.get(framework, framework)
+        if importlib.util.find_spec(library) is None:
             pytest.skip(f"{framework} is not installed here")
+        if framework == "sevennet":
+            config = config_of(**SEVENNET_VARIANTS[variant])
+            return load_model(
+                write_sevennet(tmp_path / "sevennet.pth", config), dtype="float64"
+            )
         if framework == "nequip":
             from nequip_models import write_variants
 
@@ -111,12 +124,12 @@ def derivatives(model, batch, engine):
     column = model.derivatives(batch, tangents=tangents[:, 1:], engine=engine)
     values = [found.energy, found.forces, found.stress, found.hvp, column.hvp]
     loss = sum(value.abs().sum() for value in values)
-    weights = list(model.parameters())
+    weights = [p for p in model.parameters() if p.requires_grad]
     return values + list(torch.autograd.grad(loss, weights, materialize_grads=True))
 
 
 @pytest.mark.parametrize("engine", ["forward_over_reverse", "reverse_over_reverse"])
-@pytest.mark.parametrize("name", [*NEQUIX, *MACE, *NEQUIP])
+@pytest.mark.parametrize("name", [*NEQUIX, *MACE, *NEQUIP, *SEVENNET])
 def test_compiled_messages_give_the_numbers_of_the_framework(
     name, engine, make_model, monkeypatch, request
 ):
@@ -141,7 +154,11 @@ def test_compiled_messages_give_the_numbers_of_the_framework(
 
 @pytest.mark.parametrize("engine", ["forward_over_reverse", "reverse_over_reverse"])
 @pytest.mark.parametrize(
-    "name", ["nequix two degrees", "mace scale_shift", "nequip float64"]
+    "name",
+    [
+        *("nequix two degrees", "mace scale_shift", "nequip float64"),
+        "sevennet parity_nequip",
+    ],
 )
 def test_messages_of_a_gpu_give_the_numbers_of_those_in_c(
     name, engine, make_model, twins, monkeypatch
@@ -157,7 +174,7 @@ def test_messages_of_a_gpu_give_the_numbers_of_those_in_c(
         found = model.derivatives(batch, tangents=column, engine=engine)
         values = [found.energy, found.forces, found.hvp]
         loss = sum(value.square().sum() for value in values)
-        weights = list(model.parameters())
+        weights = [p for p in model.parameters() if p.requires_grad]
         return values + list(torch.autograd.grad(loss, weights, materialize_grads=True))
 
     triton = step()
@@ -181,7 +198,7 @@ def test_without_a_compiler_derivatives_are_exact(name, make_model, not_compiled
     )
 
 
-@pytest.mark.parametrize("name", ["mace scale_shift", "nequip float64"])
+@pytest.mark.parametrize("name", ONE_OF_EACH[1:])
 def test_networks_are_the_frameworks_own_again_after_a_step(
     name, make_model, monkeypatch
 ):
@@ -213,7 +230,7 @@ def test_an_isolated_atom_has_an_energy_and_no_curvature(name, engine, make_mode
     assert found.forces.abs().max() == found.hvp.abs().max() == 0
 
 
-@pytest.mark.parametrize("name", ["mace scale_shift", "nequip float64"])
+@pytest.mark.parametrize("name", ONE_OF_EACH[1:])
 def test_prepared_batches_and_models_can_be_copied(name, make_model):
     model = make_model(name)
     batch = model.prepare(crystals(model.cutoff))
@@ -227,7 +244,7 @@ def test_prepared_batches_and_models_can_be_copied(name, make_model):
         assert torch.equal(other.energy(prepared, positions, strain), energy)
 
 
-@pytest.mark.parametrize("name", ["mace scale_shift", "nequip float64"])
+@pytest.mark.parametrize("name", ONE_OF_EACH[1:])
 def test_a_model_serves_several_threads(name, make_model):
     model = make_model(name)
     batches = []

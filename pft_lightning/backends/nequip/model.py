@@ -43,7 +43,11 @@ from pft_lightning.physics.exact import (
 )
 
 
-_LAYER = re.compile(r"\blayer(\d+)_convnet$")
+_LAYER = re.compile(r"\b(?:layer(\d+)_convnet|allegro\.latents\.(\d+))$")
+_ALLEGRO_EMBEDDING = (
+    *("*.scalar_embed_mlp.*", "*.tensor_embed.*"),
+    "*.first_layer_env_embed_projection.*",
+)
 _INPUTS = (
     AtomicDataDict.POSITIONS_KEY,
     AtomicDataDict.EDGE_INDEX_KEY,
@@ -106,7 +110,8 @@ class NequIPModel(EnergyModel):
 
     name = "nequip"
     title = "NequIP"
-    radial_networks = ("*.edge_mlp.*",)
+    # The second is Allegro's.
+    radial_networks = ("*.edge_mlp.*", "*.scalar_embed_mlp.*")
     network: Any
     _type_index: torch.Tensor
 
@@ -226,14 +231,21 @@ class NequIPModel(EnergyModel):
     def parts(self) -> dict[str, tuple[str, ...]]:
         """See ``EnergyModel.parts``."""
         parts = {
-            "embedding": ("*.type_embed.*", "*.edge_norm.*", "*.bessel_encode.*"),
+            "embedding": (
+                *("*.type_embed.*", "*.edge_norm.*", "*.bessel_encode.*"),
+                *_ALLEGRO_EMBEDDING,
+            ),
             "readout": ("*_readout.*", "*.output_hidden_to_scalar.*"),
             "scale_shift": ("*.per_type_energy_scale_shift.*",),
         }
         names = [name for name, _ in self.network.named_modules()]
-        layers = {match[1] for n in names if (match := _LAYER.search(n))}
+        layers = {m[1] or m[2] for n in names if (m := _LAYER.search(n))}
         for i in sorted(layers, key=int):
-            parts[f"interaction_{i}"] = (f"*.layer{i}_convnet.*",)
+            parts[f"interaction_{i}"] = (
+                f"*.layer{i}_convnet.*",
+                f"*.allegro.latents.{i}.*",
+                f"*.allegro.tps.{i}.*",
+            )
         return parts
 
     def initial_weights(self, seed: int) -> dict[str, torch.Tensor]:
