@@ -37,6 +37,12 @@ FRAMEWORK_TESTS = [
     "tests/meta/test_imports.py",
 ]
 
+# Tests of what MACE computes and what it is built of, where e3nn's version tells.
+E3NN_TESTS = [
+    f"tests/backends/test_{name}.py"
+    for name in ("mace", "mace_adaptation", "mace_export", "compiled_models")
+]
+
 # What mace-torch needs besides e3nn and torch.
 MACE_REQUIREMENTS = [
     "matscipy",
@@ -102,7 +108,7 @@ def mace(session: nox.Session) -> None:
 
 @nox.session
 def nequip(session: nox.Session) -> None:
-    install(session, "-e", ".[nequip,sevennet]", *TESTING, TRITON)
+    install(session, "-e", ".[nequip,allegro,sevennet]", *TESTING, TRITON)
     run_tests(session, *FRAMEWORK_TESTS, "-k", "not nequix")
 
 
@@ -117,7 +123,7 @@ def nequix(session: nox.Session) -> None:
 def mace_e3nn06(session: nox.Session) -> None:
     install(session, "-e", ".[nequip]", *TESTING, *MACE_REQUIREMENTS)
     session.install("-q", "--no-deps", "mace-torch")
-    run_tests(session, "tests/backends", "-k", "not nequip and not nequix")
+    run_tests(session, *E3NN_TESTS, "-k", "not nequip and not nequix")
 
 
 @nox.session(default=False)

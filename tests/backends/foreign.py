@@ -104,6 +104,12 @@ def nequip_package(atoms, file: str, dtype: str) -> dict:
     return nequip_calculator(atoms, packaged, dtype)
 
 
+def sevennet_calculator(atoms, file: str, modal: str) -> dict:
+    from sevenn.calculator import SevenNetCalculator
+
+    return numbers(atoms, SevenNetCalculator(file, device="cpu", modal=modal))
+
+
 def nequix_calculator(atoms, file: str, dtype: str) -> dict:
     from nequix.calculator import NequixCalculator
 

@@ -6,7 +6,7 @@ import copy
 import sys
 from pathlib import Path
 
-import numpy as np
+import ase
 import pytest
 import torch
 
@@ -14,7 +14,11 @@ from pft_lightning.adaptation import Delta, Scratch
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import CheckpointError, ConfigError
-from pft_lightning.testing import build_tiny_crystals, check_backend_conformance
+from pft_lightning.testing import (
+    build_crystal_batch,
+    build_tiny_crystals,
+    check_backend_conformance,
+)
 
 
 pytest.importorskip("sevenn", reason="SevenNet is not installed here")
@@ -64,15 +68,49 @@ def in_float64(monkeypatch):
     monkeypatch.setattr(util.dtype_correct, "__defaults__", dtypes)
 
 
-@pytest.mark.parametrize("name", ["plain", "parity_nequip", "modalities"])
-def test_derivatives_are_exact(load, name):
-    check_backend_conformance(load(name))
+def bond(r: float) -> ase.Atoms:
+    return ase.Atoms("NaCl", positions=[[0.0, 0.0, 0.0], [r, 0.0, 0.0]])
 
 
-def test_derivatives_with_a_network_as_readout_are_exact(load):
-    model = load("network_readout")
+def slope(model, r: float) -> float:
+    """dE/dr of two atoms, eV/Å."""
+    found = model.derivatives(build_crystal_batch([bond(r)], model.cutoff))
+    return -float(found.forces[1, 0])
+
+
+def curvature(model, r: float) -> float:
+    """d²E/dr² of two atoms, eV/Å²."""
+    tangents = torch.zeros(2, 1, 3, dtype=torch.float64)
+    tangents[1, 0, 0] = 1.0
+    batch = build_crystal_batch([bond(r)], model.cutoff)
+    return float(model.derivatives(batch, tangents=tangents).hvp[1, 0, 0])
+
+
+def test_derivatives_are_exact(load):
+    check_backend_conformance(load("plain"))
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "plain"])
+def test_derivatives_of_other_networks_are_exact(load, name):
+    model = load(name)
     crystals = build_tiny_crystals(model.atomic_numbers, model.cutoff)
     check_backend_conformance(model, {"small": crystals["small"]})
+
+
+def test_its_smooth_cutoff_has_a_second_derivative_that_jumps(load):
+    """XPLOR's, where it sets in: the analytic one is that of its side, exactly."""
+    model, other = load("plain"), load("parity_nequip")
+    jumps = [
+        abs(curvature(each, 3.7 + 1e-6) - curvature(each, 3.7 - 1e-6))
+        for each in (model, other)
+    ]
+    assert jumps[0] > 1e-4
+    assert jumps[1] < 1e-6
+    for r in (3.69, 3.71):
+        step = 1e-4
+        slopes = [slope(model, r + sign * step) for sign in (1, -1)]
+        difference = (slopes[0] - slopes[1]) / (2 * step)
+        assert abs(curvature(model, r) - difference) < 1e-7
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -272,4 +310,3 @@ def test_a_truncated_checkpoint_is_refused(files, tmp_path):
 def test_deep_copies_compute_the_same(load, rattled):
     model = load("plain")
     assert_same_as(Calculator(copy.deepcopy(model)), model, rattled, 1e-14)
-    assert np.isfinite(model.cutoff)
