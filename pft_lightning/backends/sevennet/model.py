@@ -258,8 +258,8 @@ def _choose(head: str | None, modalities: tuple[str, ...]) -> str | None:
     if modalities and head not in modalities:
         raise ConfigError(
             f"head={head!r}: this SevenNet model has the modalities "
-            f"{', '.join(modalities)}. Choose one of them with head=... (model.head=... "
-            "on the command line)."
+            f"{', '.join(modalities)}. Choose one of them with head=... "
+            "(model.head=... on the command line)."
         )
     return head
 
