@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.callbacks.wandb_dashboard import log_phonons, wants_figures
+from pft_lightning.data.molecules import Molecule
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.errors import ConfigError, PFTError
 from pft_lightning.evaluation import processes
@@ -29,6 +30,7 @@ from pft_lightning.evaluation.folder import (
     FREQUENCY_RATIO,
     MESH_FREQUENCY_MAE,
     MODEL_UNSTABLE,
+    MOLECULAR,
     REFERENCE_UNSTABLE,
     STATUS,
 )
@@ -71,7 +73,8 @@ class PhononValidation(Callback):
     early stopping. ``phonon/instability_error`` is the share of materials that are
     called stable and are not, or the reverse. A material that the potential fails on is
     named in a warning and turns the means into NaN: a mean over the others would make a
-    diverged potential look good.
+    diverged potential look good. Molecules have ``phonon/frequency_mae_cm1`` and
+    ``phonon/zero_point_energy_error`` too.
 
     It is due at the first validation of a training and every n-th after it, and
     whenever ``trainer.validate`` is called. In the validations between, monitors see
@@ -215,7 +218,9 @@ class PhononValidation(Callback):
             return
         evaluation, self._evaluation = self._evaluation, None
         _name_failures(evaluation)
-        totals = _totals(evaluation)
+        assert self._references is not None
+        kinds = [isinstance(found, Molecule) for found in self._references.values()]
+        totals = _totals(evaluation, n_molecules=sum(kinds))
         if trainer.state.fn == TrainerFn.FITTING:
             self._totals = totals
         for name, value in _as_tensors(totals, pl_module.device).items():
@@ -298,13 +303,18 @@ def _read(materials: Sequence[Material], model: EnergyModel) -> dict[str, Refere
     return references
 
 
-def _totals(evaluation: Evaluation) -> dict[str, float]:
-    """Means over the materials; NaN where one of them has no finite number."""
-    n_materials = len(evaluation.rows)
+def _totals(evaluation: Evaluation, *, n_molecules: int) -> dict[str, float]:
+    """Means over the materials; NaN where one of them has no finite number.
+
+    Those that molecules alone have are means over these.
+    """
     summary = evaluation.summary["models"][_LABEL]
+    expected = dict.fromkeys(_TOTALS, len(evaluation.rows))
+    if n_molecules:
+        expected |= dict.fromkeys(MOLECULAR, n_molecules)
     totals = {
-        name: summary[name]["mean"] if summary[name]["n"] == n_materials else math.nan
-        for name in _TOTALS
+        name: summary[name]["mean"] if summary[name]["n"] == count else math.nan
+        for name, count in expected.items()
     }
     wrong = [
         math.nan

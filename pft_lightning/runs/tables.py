@@ -42,7 +42,7 @@ UNITS = {
     **{f"phonon/{name}": schema.UNITS[name] for name in schema.ERRORS},
     **{
         f"phonon/{name}": schema.UNITS[name]
-        for name in (schema.FREQUENCY_RATIO, schema.VOLUME_RATIO)
+        for name in (schema.FREQUENCY_RATIO, schema.VOLUME_RATIO, *schema.MOLECULAR)
     },
 }
 

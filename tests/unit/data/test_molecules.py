@@ -386,6 +386,12 @@ def _system_periodic(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     return path / "a"
 
 
+def _system_of_mixed_types(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_system(path / "a", atoms, hessian)
+    np.save(path / "a/set.000/real_atom_types.npy", np.array([[1, 0, 0]]))
+    return path / "a"
+
+
 def _system_of_objects(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     write_system(path / "a", atoms, hessian)
     objects = np.array([{"a": 1}], dtype=object)
@@ -414,6 +420,7 @@ def _system_of_objects(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
         (_json_other_atoms, "atoms and Hessian do not belong together"),
         (_system_other_atoms, "coord.npy: has 9 numbers in frame 0; 6 are expected"),
         (_system_periodic, "empty file nopbc"),
+        (_system_of_mixed_types, "is a system of mixed types"),
         (_system_of_objects, "coord.npy: cannot be read"),
     ],
 )

@@ -53,6 +53,11 @@ def read_system(
             f"{path}: is periodic (box.npy, and no file nopbc); isolated molecules are "
             "read. Add an empty file nopbc if it is one in a box."
         )
+    if (folder / "real_atom_types.npy").exists():
+        raise DataFormatError(
+            f"{path}: is a system of mixed types (real_atom_types.npy), whose frames "
+            "are different molecules. Write them as systems of one composition each."
+        )
     n = 3 * len(numbers)
     positions = _frame(folder, "coord.npy", index, n, path)
     assert positions is not None
