@@ -10,7 +10,7 @@ import ase
 import pytest
 import torch
 
-from pft_lightning.adaptation import Delta, Scratch
+from pft_lightning.adaptation import Delta, MultiHead, Scratch
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import CheckpointError, ConfigError
@@ -246,6 +246,11 @@ def test_every_weight_belongs_to_a_part(load):
 def test_a_modality_that_is_not_there_is_refused(files, name, head, words):
     with pytest.raises(ConfigError, match=words):
         load_model(files[name], head=head)
+
+
+def test_a_new_modality_is_left_to_sevennet(load):
+    with pytest.raises(ConfigError, match="append_modal_yaml"):
+        MultiHead(new_head="new").apply(load("modalities"))
 
 
 def test_a_name_that_is_not_published_is_refused():

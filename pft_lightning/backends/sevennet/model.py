@@ -212,6 +212,16 @@ class SevenNetModel(EnergyModel):
         drawn = sevennet_files.draw_weights(self.config, seed)
         return {f"network.{name}": value for name, value in drawn.items()}
 
+    def add_head(
+        self, head: str, source: str, atomic_energies: Mapping[str, float]
+    ) -> None:
+        """See ``EnergyModel.add_head``; SevenNet adds modalities itself."""
+        raise ConfigError(
+            "adaptation=multihead: a modality is added to a SevenNet model by its own "
+            "sevenn_cp --append_modal_yaml; choose it then with model.head=... and "
+            "another adaptation."
+        )
+
     def describe_usage(self, name: str) -> str:
         """See ``EnergyModel.describe_usage``."""
         modal = "" if self.head is None else f', modal="{self.head}"'
