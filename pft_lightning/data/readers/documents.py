@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from pft_lightning.data.readers.molecules.record import build_molecule
 from pft_lightning.data.readers.molecules.vibrations import KIND, MARK, read_vibrations
+from pft_lightning.data.readers.names import file_stem
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.phonopy import read_content
 from pft_lightning.data.readers.values import read_mapping
@@ -190,7 +191,7 @@ def _name(document: Any, path: Path, entry: int | None) -> str:
         value = document.get(key)
         if isinstance(value, str) and value:
             return value
-    stem = path.name.split(".")[0]
+    stem = file_stem(path)
     return stem if entry is None else f"{stem}-{entry}"
 
 

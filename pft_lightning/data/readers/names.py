@@ -178,6 +178,20 @@ def yaml_stem(path: Path) -> str:
     return stem
 
 
+def file_stem(path: Path) -> str:
+    """Give the name of a molecule's file, or a document's, without its ending.
+
+    >>> file_stem(Path("a/benzene.v2.hess.gz")), file_stem(Path("mp-149.json"))
+    ('benzene.v2', 'mp-149')
+    """
+    endings = (*ORCA, *FCHK, *XYZ, *JSON)
+    name = path.name
+    for ending in sorted(endings, key=len, reverse=True):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name
+
+
 def is_alone(path: Path) -> bool:
     """Tell whether what lies beside a yaml file belongs to it.
 

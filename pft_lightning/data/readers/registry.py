@@ -37,6 +37,7 @@ from pft_lightning.data.readers.names import (
     STORE_INDEX,
     SUFFIXES,
     XYZ,
+    file_stem,
     is_store,
     is_system,
 )
@@ -74,7 +75,7 @@ class _Reader:
     reads: Callable[[Path], bool]
     read: Callable[[Path, Any, PhononReadOptions], StructureRecord]
     entries: Callable[[Path], Sequence[Entry]] = lambda path: [None]
-    name: Callable[[Path, Any], str] = lambda path, entry: path.name.split(".")[0]
+    name: Callable[[Path, Any], str] = lambda path, entry: file_stem(path)
 
 
 def list_entries(path: Path) -> list[Entry]:

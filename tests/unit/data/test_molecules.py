@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from pft_lightning.data.readers import (
     list_entries,
     read_phonon,
 )
+from pft_lightning.data.readers.registry import entry_name
 from pft_lightning.data.sources import find_sources
 from pft_lightning.data.store import PhononStore, build_store
 from pft_lightning.errors import ConfigError, DataFormatError
@@ -437,6 +439,18 @@ def test_what_is_wrong_with_a_molecule_is_said_in_one_message(
 def test_units_of_hessians_are_those_that_are_known() -> None:
     with pytest.raises(ConfigError, match="hessian_units='mm'; accepted: eV/angstrom2"):
         PhononReadOptions(hessian_units="mm")
+
+
+def test_molecules_are_named_by_their_file_in_stores_and_in_evaluations(
+    tmp_path: Path, water
+) -> None:
+    for kind, write in list(WRITERS.items())[:3]:
+        plain = tmp_path / f"H2O.v2{kind}"
+        write(plain, *water)
+        packed = tmp_path / f"{plain.name}.gz"
+        packed.write_bytes(gzip.compress(plain.read_bytes()))
+        for path in (plain, packed):
+            assert read_phonon(path).name == entry_name(path, None) == "H2O.v2"
 
 
 def test_a_file_of_one_frame_is_one_structure(tmp_path: Path, water) -> None:

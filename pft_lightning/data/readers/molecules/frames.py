@@ -14,6 +14,7 @@ from pft_lightning.data.readers.molecules.record import (
     MolecularHessian,
     refuse_periodic,
 )
+from pft_lightning.data.readers.names import file_stem
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.readers.targets import Remarks, check_keys, frame_to_record
 from pft_lightning.data.readers.xyz import read_frames
@@ -41,7 +42,7 @@ def list_frames(path: Path) -> list[int]:
 def frame_name(path: Path, number: int) -> str:
     """Name a frame by its file, and by its number where there are several."""
     frames = _frames(path, path.stat().st_mtime_ns)
-    atoms, stem = frames[number], path.name.split(".")[0]
+    atoms, stem = frames[number], file_stem(path)
     if isinstance(atoms, Atoms):
         for key in _NAMES:
             if isinstance(atoms.info.get(key), str) and atoms.info[key]:

@@ -20,6 +20,7 @@ from pft_lightning.data.readers.molecules.text import (
     read_lines,
     truncated,
 )
+from pft_lightning.data.readers.names import file_stem
 from pft_lightning.errors import DataFormatError
 
 
@@ -77,7 +78,7 @@ def read_fchk(path: Path) -> MolecularHessian:
     hessian[np.tril_indices(n)] = arrays[_HESSIAN]
     gradient, weights = arrays.get(_GRADIENT), arrays.get(_WEIGHTS)
     return MolecularHessian(
-        name=path.stem,
+        name=file_stem(path),
         atomic_numbers=numbers,
         positions=arrays[_COORDINATES].reshape(-1, 3) * units.Bohr,
         hessian=hessian + np.tril(hessian, -1).T,

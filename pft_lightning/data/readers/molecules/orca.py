@@ -19,6 +19,7 @@ from pft_lightning.data.readers.molecules.text import (
     read_lines,
     truncated,
 )
+from pft_lightning.data.readers.names import file_stem
 from pft_lightning.data.readers.species import read_element
 from pft_lightning.errors import DataFormatError
 
@@ -48,7 +49,7 @@ def read_orca(path: Path) -> MolecularHessian:
     numbers, masses, positions = _read_atoms(iter(lines[blocks["$atoms"] + 1 :]), path)
     hessian = _read_matrix(iter(lines[blocks["$hessian"] + 1 :]), len(numbers), path)
     return MolecularHessian(
-        name=path.stem,
+        name=file_stem(path),
         atomic_numbers=numbers,
         positions=positions * units.Bohr,
         hessian=hessian,

@@ -12,6 +12,7 @@ from pft_lightning.data.readers.molecules.record import (
     MolecularHessian,
     refuse_periodic,
 )
+from pft_lightning.data.readers.names import file_stem
 from pft_lightning.errors import DataFormatError
 
 
@@ -52,7 +53,7 @@ def read_vibrations(path: Path, text: bytes) -> MolecularHessian:
             "without constraints."
         )
     return MolecularHessian(
-        name=path.name.split(".")[0],
+        name=file_stem(path),
         atomic_numbers=atoms.numbers,
         positions=atoms.positions,
         hessian=found.get_hessian_2d(),
