@@ -265,26 +265,108 @@ def changed(path: Path, tmp_path: Path, **config) -> Path:
     return tmp_path / "changed.pth"
 
 
+XPLOR = {"cutoff_function_name": "XPLOR"}
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
         ({"version": "99.0.0"}, "was written by SevenNet 99.0.0"),
-        ({"version": None}, "version='None'"),
+        ({"version": None}, "version=None"),
+        ({"version": 0.13}, "version=0.13"),
         ({"channel": 10**12}, "channel=1000000000000"),
+        ({"channel": 100}, "channel=100; expected 1 to 36"),
         ({"channel": 7}, "cannot build its network"),
+        ({"channel": True}, "channel=True"),
         ({"num_convolution_layer": 10**6}, "num_convolution_layer=1000000"),
+        ({"num_convolution_layer": 64}, "but weights of 2"),
         ({"lmax": 40}, "lmax=40"),
+        ({"lmax": torch.zeros(3)}, "lmax=tensor"),
         ({"cutoff": float("nan")}, "cutoff=nan"),
+        ({"cutoff": True}, "cutoff=True"),
+        ({"cutoff": "4.5"}, "cutoff='4.5'"),
         ({"_type_map": {11: 0, 14: 0, 17: 1}}, "the places"),
+        ({"_type_map": {11: 0.0, 14: 1.0, 17: 2.0}}, "the places"),
         ({"_type_map": {"Na": 0}}, "atomic_numbers"),
+        ({"_number_of_species": torch.zeros(3)}, "of tensor"),
         ({"irreps_manual": ["6x0e", "99999999x3e", "6x0e"]}, "99999999x3e"),
-        ({"radial_basis": {"radial_basis_name": "none"}}, "cannot build its network"),
+        ({"irreps_manual": True}, "irreps_manual=True"),
+        ({"irreps_manual": [1]}, r"irreps_manual=\[1\]"),
+        ({"radial_basis": {"radial_basis_name": "none"}}, "expected bessel"),
+        ({"radial_basis": {}}, "radial_basis_name=None"),
+        ({"cutoff_function": XPLOR}, "cutoff_on=None"),
+        ({"cutoff_function": XPLOR | {"cutoff_on": -1.0}}, "cutoff_on=-1.0"),
+        ({"cutoff_function": XPLOR | {"cutoff_on": 4.5}}, "to less than 4.5"),
+        ({"cutoff_function": {"cutoff_function_name": "x"}}, "poly_cut or XPLOR"),
         ({"weight_nn_hidden_neurons": [10**12]}, "hidden layers"),
+        ({"weight_nn_hidden_neurons": [100, 100]}, "hidden layers"),
+        ({"weight_nn_hidden_neurons": 3}, "hidden layers of 3"),
+        (
+            {"readout_as_fcn": True, "readout_fcn_hidden_neurons": [10**6] * 2},
+            "readout_fcn_hidden_neurons: hidden layers",
+        ),
+        ({"is_parity": "no"}, "is_parity='no'; expected False or True"),
+        ({"use_flash_tp": 1}, "use_flash_tp=1"),
+        ({"cuequivariance_config": {"use": "no"}}, "cuequivariance_config.use='no'"),
+        ({"act_gate": {"e": "relu"}}, "act_gate.e='relu'; expected ssp or silu"),
+        ({"act_radial": None}, "act_radial=None"),
+        ({"self_connection_type": ["linear"]}, "expected one a layer"),
+        ({"use_modality": True}, "_modal_map"),
     ],
 )
 def test_a_configuration_that_lies_is_refused(files, tmp_path, config, words):
     with pytest.raises(CheckpointError, match=words):
         load_model(changed(files["plain"], tmp_path, **config))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_modal_map": {"PBE": 0, "R2SCAN": 0}},
+        {"_modal_map": {"PBE": 0, "R2SCAN": -1}},
+        {"_modal_map": {"PBE": 0}},
+        {"_modal_map": None},
+        {"_number_of_modalities": 10**12},
+    ],
+)
+def test_modalities_have_each_a_place_of_their_own(files, tmp_path, config):
+    with pytest.raises(CheckpointError, match="_modal_map"):
+        load_model(changed(files["modalities"], tmp_path, **config), head="PBE")
+
+
+def test_names_of_modalities_that_are_not_used_are_none(files, tmp_path):
+    path = changed(files["plain"], tmp_path, _modal_map={"PBE": 0})
+    assert load_model(path).heads == ()
+
+
+WEIGHT = "0_self_interaction_1.linear.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        (WEIGHT, [1.0], "something else than tensors"),
+        (WEIGHT, torch.zeros(36, dtype=torch.complex64), "complex64, no real number"),
+        (WEIGHT, torch.zeros(36, device="meta"), "no plain array"),
+        ("0_convolution.denominator", torch.zeros(1), "denominator is 0; a positive"),
+        ("0_convolution.denominator", torch.full((1,), torch.nan), "NaN or infinity"),
+    ],
+)
+def test_weights_that_are_none_are_refused(files, tmp_path, name, value, words):
+    content = torch.load(files["plain"], weights_only=False)
+    content["model_state_dict"][name] = value
+    torch.save(content, tmp_path / "changed.pth")
+    with pytest.raises(CheckpointError, match=words):
+        load_model(tmp_path / "changed.pth")
+
+
+def test_weights_that_repeat_one_number_bear_out_no_large_network(files, tmp_path):
+    content = torch.load(files["plain"], weights_only=False)
+    content["model_state_dict"]["more"] = torch.zeros(1).expand(10**12)
+    content["config"]["channel"] = 10**5
+    torch.save(content, tmp_path / "changed.pth")
+    with pytest.raises(CheckpointError, match="channel=100000; expected 1 to 36"):
+        load_model(tmp_path / "changed.pth")
 
 
 def test_a_checkpoint_that_calls_functions_is_refused(files, tmp_path):

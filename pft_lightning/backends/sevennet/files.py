@@ -82,12 +82,13 @@ def read(path: Path, *, trust: bool = False) -> tuple[torch.nn.Module, dict[str,
                 _restore_precision(network, content["model_state_dict"])
         # SevenNet asserts and indexes, so that a wrong file fails in any way.
         except Exception as error:
-            reason = " ".join(str(error).split())[:400]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
             raise CheckpointError(
                 f"{path}: SevenNet {sevenn.__version__} cannot build its network "
-                f"({type(error).__name__}: {reason}). It is damaged, or of a version "
-                "that this one does not read."
+                f"({reason.rstrip(': ')}). It is damaged, or of a version that this "
+                "one does not read."
             ) from error
+    _check_denominators(path, network)
     return _up_to_energies(network), config
 
 
@@ -141,6 +142,17 @@ def write(path: Path, config: Mapping[str, Any], network: torch.nn.Module) -> No
         "scheduler_state_dict": {},
     }
     write_atomically(path, lambda file: torch.save(content, file))
+
+
+def _check_denominators(path: Path, network: torch.nn.Module) -> None:
+    """Refuse a file whose messages would be divided by nothing."""
+    for name, value in network.named_parameters():
+        if name.endswith(".denominator") and bool((value <= 0).any()):
+            raise CheckpointError(
+                f"{path}: the weight {name} is {value.min().item():g}; a positive "
+                "number is needed. Its training failed, or it is damaged: copy or "
+                "download it again."
+            )
 
 
 def _restore_precision(

@@ -85,7 +85,8 @@ class SevenNetModel(EnergyModel):
         self, network: torch.nn.Module, config: Mapping[str, Any], head: str | None
     ) -> None:
         places: dict[int, int] = config[names.TYPE_MAP]
-        self._modalities: dict[str, int] = config.get(names.MODAL_MAP) or {}
+        several = config.get(names.USE_MODALITY, False)
+        self._modalities: dict[str, int] = config[names.MODAL_MAP] if several else {}
         super().__init__(
             cutoff=config[names.CUTOFF],
             atomic_numbers=tuple(places),

@@ -14,6 +14,11 @@ import numpy as np
 from ase import Atoms
 from ase.io.cif import CIFBlock, parse_cif
 
+from pft_lightning.data.readers.cif_checks import (
+    check_block,
+    check_coincidences,
+    has_positions,
+)
 from pft_lightning.data.readers.options import reading
 from pft_lightning.errors import DataFormatError
 from pft_lightning.files import COMPRESSED, read_data
@@ -24,7 +29,7 @@ _SUFFIXES: Final = tuple(f".cif{packed}" for packed in ("", *COMPRESSED))
 # What an occupancy may miss one by, as digits are written.
 _WHOLE: Final = 1e-3
 
-_ELEMENT: Final = re.compile(r"([A-Z][a-z]?)([0-9.]*)")
+_ELEMENT: Final = re.compile(r"([A-Z][a-z]?)(\d*\.?\d*)")
 
 
 def is_cif(path: Path) -> bool:
@@ -47,11 +52,7 @@ def read_cif(path: Path) -> Iterator[tuple[int, Atoms | DataFormatError]]:
         # ASE's remarks on symbols of space groups; the operations are what counts.
         warnings.filterwarnings("ignore", module="ase.io.cif")
         warnings.filterwarnings("ignore", module="ase.spacegroup")
-        blocks = [
-            block
-            for block in parse_cif(io.BytesIO(read_data(path)))
-            if block.has_structure()
-        ]
+        blocks = [block for block in _parse(path) if has_positions(block)]
         if not blocks:
             raise DataFormatError(
                 f"{path}: no crystal is in it (a cell and positions of atoms). It was "
@@ -65,19 +66,49 @@ def read_cif(path: Path) -> Iterator[tuple[int, Atoms | DataFormatError]]:
                 yield index, error
 
 
+def _parse(path: Path) -> list[CIFBlock]:
+    data = io.BytesIO(read_data(path))
+    # A row of a wrong length, which ASE leaves out.
+    warnings.filterwarnings("error", message="Wrong number", module="ase.io.cif")
+    try:
+        return list(parse_cif(data))
+    except IndexError:
+        reason = "a value that was begun does not end"
+    except AssertionError:
+        reason = "it does not begin with data_"
+    except (RuntimeError, ValueError, UserWarning) as error:
+        reason = str(error)[:200]
+    raise DataFormatError(
+        f"{path}: cannot be read ({reason}). It was truncated, or is no CIF: write it "
+        "again."
+    )
+
+
 def _to_atoms(block: CIFBlock, path: Path) -> Atoms:
     where = f"{path}, data_{block.name}"
-    occupancies = block.get("_atom_site_occupancy")
-    known = [float(o) for o in occupancies or () if isinstance(o, (int, float))]
-    if known and min(known) < 1 - _WHOLE:
-        raise DataFormatError(
-            f"{where}: a site is occupied to {min(known):g}; force constants need a "
-            "crystal with whole atoms. Give an ordered structure."
-        )
+    check_block(block, where)
+    _check_occupancies(block, where)
     atoms: Atoms = block.get_atoms()
+    check_coincidences(block, atoms, where)
     _check_formula(block, atoms, where)
     atoms.info.clear()
     return atoms
+
+
+def _check_occupancies(block: CIFBlock, where: str) -> None:
+    found = block.get("_atom_site_occupancy", [])
+    for occupancy in found if isinstance(found, list) else [found]:
+        if occupancy in (".", "?"):
+            continue
+        if not isinstance(occupancy, (int, float)):
+            raise DataFormatError(
+                f"{where}: a site is occupied to {occupancy!r}; expected a number."
+            )
+        if abs(occupancy - 1) > _WHOLE:
+            raise DataFormatError(
+                f"{where}: a site is occupied to {occupancy:g}; force constants need a "
+                "crystal with whole atoms. Give an ordered structure."
+            )
 
 
 def _check_formula(block: CIFBlock, atoms: Atoms, where: str) -> None:
@@ -104,4 +135,5 @@ def _parse_formula(formula: Any) -> dict[str, float]:
     parts = [_ELEMENT.fullmatch(word) for word in text.split()]
     if not all(parts):
         return {}
-    return {p[1]: float(p[2] or 1) for p in parts if p and p[2] not in (".", "0")}
+    numbers = {p[1]: float(p[2] or 1) for p in parts if p and p[2] != "."}
+    return {symbol: number for symbol, number in numbers.items() if number > 0}

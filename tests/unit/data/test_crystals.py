@@ -45,6 +45,13 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+def operation(text: str) -> str:
+    """The crystal with one operation of symmetry listed."""
+    return ROCKSALT.replace(
+        "loop_", f"_space_group_symop_operation_xyz '{text}'\nloop_"
+    )
+
+
 def read(path: Path) -> list[Atoms]:
     return list(read_structures(path))
 
@@ -64,12 +71,32 @@ def test_cif_is_read_plain_and_compressed_and_with_several_crystals(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (ROCKSALT[:300], r"a\.cif: no crystal is in it"),
+        (ROCKSALT.partition("loop_")[0], r"a\.cif: no crystal is in it"),
+        (ROCKSALT[:300], r"a\.cif, data_NaCl: it lists no atoms"),
         (ROCKSALT[:-20], r"a\.cif: cannot be read .*incomplete row"),
         (ROCKSALT.rpartition("Cl1")[0], "its atoms are Na4, its formula Na1 Cl1"),
         (ROCKSALT.replace("0 0 0 1", "0 0 0 0.5"), "a site is occupied to 0.5"),
-        (ROCKSALT.replace("_length_c 5.64", "_length_c 0"), r"a\.cif"),
-        ("no crystal at all", r"a\.cif"),
+        (ROCKSALT.replace("0 0 0 1", "0 0 0 1.5"), "a site is occupied to 1.5"),
+        (ROCKSALT.replace("0 0 0 1", "0 0 0 full"), "occupied to 'full'"),
+        (ROCKSALT.replace("_length_c 5.64", "_length_c 0"), "_length_c is 0; a length"),
+        (ROCKSALT.replace("_length_c 5.64", "_length_c -5.64"), "_length_c is -5.64"),
+        (ROCKSALT.replace("_length_c 5.64", ""), "_length_c is missing"),
+        (ROCKSALT.replace("_beta 90", "_beta 200"), "_beta is 200; from 0 to 180"),
+        (ROCKSALT.replace("_beta 90", "_beta nan"), "_beta is 'nan'"),
+        (ROCKSALT.replace("a 90", "a 30"), r"angles \[30, 30, 30\]|of its space group"),
+        (ROCKSALT.replace("_gamma 90", "_gamma 120"), "not the symmetry of its space"),
+        (ROCKSALT.replace("'F m -3 m'", "'Q 9'").replace("225", "999"), "number 999"),
+        (ROCKSALT.replace("0 0 0 1", "0 0 ? 1"), "fract_z of the site Na is '[?]'"),
+        (ROCKSALT.replace("0 0 0 1", "0 0 1e30 1"), "fract_z of the site Na is 1e"),
+        (ROCKSALT.replace("0 0 0 1", "0 0 0 1 7"), "Wrong number 7 of tokens"),
+        (ROCKSALT.replace("Na1 Na", "Na1 Qq"), "the site 'Qq' is of no element"),
+        (ROCKSALT.replace("0.5 0.5 0.5", "0 0 0"), "Na and Cl share the site"),
+        (operation("x, y, q"), "'x, y, q' is none"),
+        (operation("x, y"), "'x, y' is none"),
+        (operation("x, y, 2/0"), "'x, y, 2/0' is none"),
+        (operation("x, x, z"), "'x, x, z' is none"),
+        (ROCKSALT + ";text", "was begun does not end"),
+        ("no crystal at all", "does not begin with data_"),
     ],
 )
 def test_a_cif_that_is_no_whole_crystal_is_refused_by_name(tmp_path, text, message):
@@ -77,7 +104,9 @@ def test_a_cif_that_is_no_whole_crystal_is_refused_by_name(tmp_path, text, messa
         read(write(tmp_path / "a.cif", text))
 
 
-@pytest.mark.parametrize("formula", ["'Na4 Cl4'", "?", "'Cl Na'", "'NaCl (salt)'"])
+@pytest.mark.parametrize(
+    "formula", ["'Na4 Cl4'", "?", "'Cl Na'", "'NaCl (salt)'", "Na1.1.1"]
+)
 def test_a_formula_counts_up_to_its_multiple_and_only_if_it_is_one(tmp_path, formula):
     text = ROCKSALT.replace("'Na1 Cl1'", formula)
     assert len(read(write(tmp_path / "a.cif", text))) == 1
