@@ -303,7 +303,7 @@ class _Bounded(io.RawIOBase):
     def __init__(
         self,
         path: Path,
-        opened: IO[bytes],
+        opened: Any,
         size: int,
         max_bytes: int,
         is_packed: bool,
@@ -318,7 +318,8 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            block = self._opened.read(len(buffer))
+            # What there is: one that fills the buffer loses all of it over damage.
+            block = self._opened.read1(len(buffer))
         except EOFError as error:
             raise DataFormatError(
                 f"{self._path}: the file ends early ({error}). It was truncated on "

@@ -19,6 +19,7 @@ from ase.optimize import FIRE
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.data.molecules import Molecule
+from pft_lightning.errors import RelaxationError
 from pft_lightning.evaluation.folder import (
     ERROR,
     FREQUENCIES,
@@ -65,8 +66,14 @@ def compare_molecule(
     started = time.perf_counter()
     found, steps, n_products = _compute(model, reference, task)
     seconds = time.perf_counter() - started
-    properties = molecule_properties(found, task.protocol)
     ours, theirs = found.frequencies(), reference.frequencies()
+    if len(ours) != len(theirs):
+        raise RelaxationError(
+            f"the molecule has {len(ours)} vibrations in its minimum, and "
+            f"{len(theirs)} in the reference: one of them is linear. Compare them at "
+            "the geometry of the reference, with the protocol dft_cell."
+        )
+    properties = molecule_properties(found, task.protocol)
     row: Row = {
         STATUS: OK,
         ERROR: "",

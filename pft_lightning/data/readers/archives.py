@@ -25,6 +25,7 @@ from pft_lightning.data.readers.names import (
     JSON,
     NOT_SOURCES,
     SUFFIXES,
+    file_stem,
 )
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.phonopy import (
@@ -58,11 +59,13 @@ class _Member:
         name: as the archive has it, in signs that can be printed.
         size: bytes.
         place: where it begins in the unpacked tar; its number in a zip.
+        problem: why nothing of it, or after it, can be read.
     """
 
     name: str
     size: int
     place: int
+    problem: str = ""
 
 
 def list_members(path: Path) -> list[int]:
@@ -94,6 +97,8 @@ def read_member(path: Path, entry: int, options: PhononReadOptions) -> Structure
     archive = _open(path)
     member = archive.members[entry]
     where = _place(path, member)
+    if member.problem:
+        raise DataFormatError(member.problem)
     with reading(where):
         if member.size > MAX_BYTES:
             raise DataFormatError(
@@ -104,9 +109,11 @@ def read_member(path: Path, entry: int, options: PhononReadOptions) -> Structure
             raise EOFError(f"{len(packed)} of {member.size} bytes")
         data = unpack(packed, where)
         if where.name.lower().endswith(JSON):
-            return read_document_text(data, where, options)
-        content = check_content(parse_yaml(data, where, on_disk=len(packed)), where)
-        record = read_content(content, where, options, beside=False)
+            record = read_document_text(data, where, options)
+        else:
+            content = parse_yaml(data, where, on_disk=len(packed))
+            content = check_content(content, where)
+            record = read_content(content, where, options, beside=False)
     return replace(record, name=_name(path, member))
 
 
@@ -115,7 +122,10 @@ def _place(path: Path, member: _Member) -> Path:
 
 
 def _name(path: Path, member: _Member) -> str:
-    name = material_name(_place(path, member))
+    place = _place(path, member)
+    if place.name.lower().endswith(JSON):
+        place = place.with_name(f"{file_stem(place)}.yaml")
+    name = material_name(place)
     if name != path.name:
         return name
     ending = next(end for end in ARCHIVES[::-1] if path.name.lower().endswith(end))
@@ -154,18 +164,31 @@ class _Tar(_Archive):
                             f"{self._path}: has more than {_MAX_MEMBERS} members, "
                             "which no archive of data has. Unpack what you need of it."
                         )
+                    if info.size < 0:
+                        # tarfile would go back, and find the same member for ever.
+                        raise tarfile.ReadError(f"a member has {info.size} bytes")
                     if info.isreg() and not info.issparse():
                         name = _printable(info.name)
                         found.append(_Member(name, info.size, info.offset_data))
                     # It keeps all members otherwise.
                     archive.members = []  # type: ignore[attr-defined]
-        except (tarfile.TarError, EOFError) as error:
+                # tarfile takes a damaged header for the end; that is a block of zeros.
+                self._stream.seek(archive.offset)
+                if any(self._stream.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError("damaged header")
+        except (tarfile.TarError, EOFError, DataFormatError) as error:
             # Whole members before the damage are sound.
             if not found:
                 raise DataFormatError(
                     f"{self._path}: is no tar archive that can be read ({error}). It "
                     "is damaged or incomplete: copy or download it again."
                 ) from error
+            last = found[-1]
+            is_whole = self._stream.tell() >= last.place + last.size
+            # Material that is not whole is named when it is read.
+            if is_whole or not _phonon_members([last]):
+                problem = _damage(self._path, last, error)
+                found.append(_Member(last.name, 0, 0, problem))
         return found
 
     def read(self, member: _Member) -> bytes:
@@ -257,12 +280,23 @@ def _phonon_members(found: list[_Member]) -> list[_Member]:
     return [
         member
         for member, path in zip(found, paths, strict=True)
-        if path.name.lower().endswith((*SUFFIXES, *JSON))
-        and not path.name.startswith((".", "._"))
-        and "__MACOSX" not in path.parts
-        and path.name not in NOT_SOURCES
-        and not (path.parent in complete and path.name.startswith(INPUT_FILES))
+        if member.problem
+        or (
+            path.name.lower().endswith((*SUFFIXES, *JSON))
+            and not path.name.startswith((".", "._"))
+            and "__MACOSX" not in path.parts
+            and path.name not in NOT_SOURCES
+            and not (path.parent in complete and path.name.startswith(INPUT_FILES))
+        )
     ]
+
+
+def _damage(path: Path, last: _Member, error: Exception) -> str:
+    cause = f"{error}".removeprefix(f"{path}: ").rstrip(".")
+    return (
+        f"{path}: nothing after its member {last.name} can be read ({cause}). It "
+        "is damaged or incomplete: copy or download it again."
+    )
 
 
 def _printable(name: str) -> str:

@@ -48,10 +48,11 @@ def list_documents(path: Path) -> list[int | None]:
     """
     with reading(path):
         content = _unwrapped(_content(path, path.stat().st_mtime_ns))
-    if not (isinstance(content, list) and all(isinstance(c, dict) for c in content)):
-        return [None]
-    if not content:
+    if isinstance(content, list) and not content:
         raise DataFormatError(f"{path}: is an empty list. Download it again.")
+    # A document that is null, or a text, does not keep the others from being read.
+    if not (isinstance(content, list) and any(isinstance(c, dict) for c in content)):
+        return [None]
     return list(range(len(content)))
 
 

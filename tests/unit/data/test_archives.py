@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from molecular_files import molecule, write_vibrations
 
 from pft_lightning.data.readers import list_entries, read_entry, read_phonon
 from pft_lightning.data.readers.options import PhononReadOptions
+from pft_lightning.data.readers.registry import entry_name
 from pft_lightning.data.store import PhononStore, build_store
 from pft_lightning.errors import DataFormatError
 
@@ -137,7 +139,7 @@ def test_bombs_are_refused_before_they_are_unpacked(texts, tmp_path: Path) -> No
     with tarfile.open(tmp_path / "outer.tar.gz", "w:gz") as archive:
         add(archive, "bomb.yaml", zeros)
     with pytest.raises(DataFormatError, match=r"outer.tar.gz: .* unpack to"):
-        list_entries(tmp_path / "outer.tar.gz")
+        read_entry(tmp_path / "outer.tar.gz", 0, OPTIONS)
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.yaml", zeros)
     with pytest.raises(DataFormatError, match=r"b.zip/bomb.yaml: .* unpack to"):
@@ -173,8 +175,10 @@ def test_a_truncated_archive_gives_its_whole_members_and_names_the_other(
     with pytest.raises(DataFormatError, match="is no zip archive that can be read"):
         list_entries(tmp_path / "c.zip")
     (tmp_path / "d.tar.gz").write_bytes(gzip.compress(whole)[:-400])
+    assert list_entries(tmp_path / "d.tar.gz") == [0, 1]
+    assert read_entry(tmp_path / "d.tar.gz", 0, OPTIONS).n_atoms == 8
     with pytest.raises(DataFormatError, match=r"d.tar.gz: the file ends early"):
-        list_entries(tmp_path / "d.tar.gz")
+        read_entry(tmp_path / "d.tar.gz", 1, OPTIONS)
 
 
 def test_archives_without_phonons_say_so(tmp_path: Path) -> None:
@@ -182,3 +186,61 @@ def test_archives_without_phonons_say_so(tmp_path: Path) -> None:
         archive.writestr("mp-1/FORCE_SETS", "2")
     with pytest.raises(DataFormatError, match=r"Folders with FORCE_SETS .* unpacked"):
         list_entries(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.xz"])
+def test_what_follows_damage_in_an_archive_is_named_and_what_is_before_it_is_read(
+    texts, tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"set.{ending}"
+    noise = np.random.default_rng(0).bytes(1 << 20)
+    with tarfile.open(path, f"w:{ending[4:]}") as archive:
+        add(archive, "iron.yaml", texts["iron"])
+        add(archive, "noise.bin", noise)
+        add(archive, "silicon.yaml", texts["silicon"])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    report = build_store(path, tmp_path / "x.store", cutoff=3.5, progress=False)
+    assert report.n_structures == 1
+    ((_, reason),) = report.skipped
+    assert f"{path}: nothing after its member noise.bin can be read" in reason
+
+
+def _damaged_header(first: bytes) -> bytes:
+    return b"x" + first[1:]
+
+
+def _negative_size(first: bytes) -> bytes:
+    header = bytearray(first)
+    header[124:136] = tarfile.itn(-512, 12, tarfile.GNU_FORMAT)
+    total = tarfile.calc_chksums(header)[0]
+    header[148:156] = f"{total:06o}\0 ".encode()
+    return bytes(header)
+
+
+@pytest.mark.parametrize("change", [_damaged_header, _negative_size])
+def test_a_header_that_is_damaged_is_not_taken_for_the_end(
+    texts, tmp_path: Path, change
+) -> None:
+    path = tmp_path / "set.tar"
+    with tarfile.open(path, "w") as archive:
+        add(archive, "iron.yaml", texts["iron"])
+        place = archive.offset
+        add(archive, "silicon.yaml", texts["silicon"])
+    data = path.read_bytes()
+    header = change(data[place : place + 512])
+    path.write_bytes(data[:place] + header + data[place + 512 :])
+    assert list_entries(path) == [0, 1]
+    assert read_entry(path, 0, OPTIONS).n_atoms == 8
+    with pytest.raises(DataFormatError, match="nothing after its member iron"):
+        read_entry(path, 1, OPTIONS)
+
+
+def test_members_in_json_are_named_alike_in_stores_and_evaluations(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "set.tar"
+    write_vibrations(tmp_path / "a.json", *molecule("H2O"))
+    with tarfile.open(path, "w") as archive:
+        add(archive, "H2O.json", (tmp_path / "a.json").read_bytes())
+    assert entry_name(path, 0) == read_entry(path, 0, OPTIONS).name == "H2O"

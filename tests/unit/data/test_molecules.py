@@ -401,6 +401,52 @@ def _system_of_objects(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     return path / "a"
 
 
+def _system_npz(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_system(path / "a", atoms, hessian)
+    with (path / "a/set.000/hessian.npy").open("wb") as file:
+        np.savez(file, hessian=hessian)
+    return path / "a"
+
+
+def _system_of_empty_frames(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_system(path / "a", atoms, hessian)
+    # To list so many frames takes more memory than there is.
+    np.save(path / "a/set.000/hessian.npy", np.zeros((10**9, 0)))
+    return path / "a"
+
+
+def _json_large_shape(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_vibrations(path / "a.json", atoms, hessian)
+    content = json.loads((path / "a.json").read_text())
+    # ASE would fill 60 GB with it.
+    content["hessian"]["__ndarray__"] = [[30000, 3, 30000, 3], "float64", [0.0]]
+    (path / "a.json").write_text(json.dumps(content))
+    return path / "a.json"
+
+
+def _fchk_gradient_of_others(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_fchk(path / "a.fchk", atoms, hessian, np.zeros((1, 3)))
+    return path / "a.fchk"
+
+
+def _orca_half_an_atom(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    write_orca(path / "a.hess", atoms, hessian)
+    text = (path / "a.hess").read_text()
+    (path / "a.hess").write_text(text.replace("$atoms\n3", "$atoms\n3.5"))
+    return path / "a.hess"
+
+
+def _xyz_of_halogens_in_other_unit(
+    path: Path, atoms: Atoms, hessian: np.ndarray
+) -> Path:
+    # Long for its radii; 30 eV/Å².
+    fluorine = Atoms("F2", [[0, 0, 0], [0, 0, 1.412]])
+    matrix = np.zeros((6, 6))
+    matrix[2::3, 2::3] = [[30.0, -30.0], [-30.0, 30.0]]
+    write_info(path / "a.xyz", fluorine, matrix / PER_BOHR2)
+    return path / "a.xyz"
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -424,6 +470,18 @@ def _system_of_objects(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
         (_system_periodic, "empty file nopbc"),
         (_system_of_mixed_types, "is a system of mixed types"),
         (_system_of_objects, "coord.npy: cannot be read"),
+        (_xyz_of_halogens_in_other_unit, r"F-F, .* 0.309 eV/Å².*hartree/bohr2 .30."),
+        (_orca_half_an_atom, "the number of atoms is 3.5; an integer is needed"),
+        (
+            _fchk_gradient_of_others,
+            "'Cartesian Gradient' has 3 numbers; 9 are",
+        ),
+        (_json_large_shape, "an array of shape .30000, 3, 30000, 3. has 1 numbers"),
+        (
+            _system_of_empty_frames,
+            r"holds a float64 array of shape .1000000000, 0.",
+        ),
+        (_system_npz, "hessian.npy: is an archive of arrays .npz."),
     ],
 )
 def test_what_is_wrong_with_a_molecule_is_said_in_one_message(
@@ -459,3 +517,67 @@ def test_a_file_of_one_frame_is_one_structure(tmp_path: Path, water) -> None:
     assert read_phonon(tmp_path / "a.xyz", hessian_key="dft_Hessian").name == "a"
     with pytest.raises(DataFormatError, match="has no 'hess'; it holds dft_Hessian"):
         read_phonon(tmp_path / "a.xyz", hessian_key="hess")
+
+
+def test_fortran_may_write_exponents_as_it_does(tmp_path: Path, water) -> None:
+    path = tmp_path / "a.hess"
+    write_orca(path, *water)
+    expected = read_phonon(path).force_constants.full()
+    plain = path.read_text()
+    for text in (
+        plain.replace("E-", "d-").replace("E+", "D+"),
+        # Three digits leave no room for a letter.
+        plain.replace("E-14", "-114"),
+        "\ufeff" + plain.replace("\n", "\r\n"),
+    ):
+        assert text != plain
+        path.write_bytes(text.encode())
+        found = read_phonon(path).force_constants.full()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+
+def test_a_long_line_of_a_checkpoint_file_is_no_header(tmp_path: Path, water) -> None:
+    write_fchk(tmp_path / "a.fchk", *water)
+    text = (tmp_path / "a.fchk").read_text()
+    # Half an hour, were it searched for one.
+    (tmp_path / "a.fchk").write_text("A" + " " * 500_000 + "x\n" + text)
+    assert read_phonon(tmp_path / "a.fchk").n_atoms == 3
+
+
+def test_a_set_that_is_damaged_takes_no_other_with_it(tmp_path: Path, water) -> None:
+    write_system(tmp_path / "system", *water)
+    (tmp_path / "system/set.001").mkdir()
+    (tmp_path / "system/set.001/hessian.npy").write_bytes(b"damaged")
+    np.save(tmp_path / "system/set.001/coord.npy", water[0].positions.reshape(1, -1))
+    options = {"cutoff": 4.0, "progress": False}
+    report = build_store(tmp_path / "system", tmp_path / "x.store", **options)
+    assert report.n_structures == 1
+    assert "set.001/hessian.npy: cannot be read" in report.skipped[0][1]
+
+
+def test_isotopes_that_a_system_names_have_their_mass(tmp_path: Path, water) -> None:
+    write_system(tmp_path / "system", *water)
+    (tmp_path / "system/type_map.raw").write_text("D\nO\n")
+    masses = read_phonon(tmp_path / "system").masses
+    np.testing.assert_allclose(masses, [15.999, 2.01410178, 2.01410178])
+
+
+def test_a_hessian_in_the_order_of_its_indices_is_that_of_the_atoms(
+    tmp_path: Path, water
+) -> None:
+    atoms, hessian = water
+    order = [2, 0, 1]
+    rows = (3 * np.array(order)[:, None] + np.arange(3)).ravel()
+    content = VibrationsData.from_2d(atoms, hessian[np.ix_(rows, rows)], order)
+    content.write(tmp_path / "a.json")
+    found = hessian_of(read_phonon(tmp_path / "a.json").force_constants.full())
+    np.testing.assert_allclose(found, hessian, rtol=0, atol=1e-4)
+
+
+def test_what_tells_the_unit_of_a_hessian_is_no_second_one(
+    tmp_path: Path, water
+) -> None:
+    atoms, hessian = water
+    atoms.info.update(hessian=hessian, hessian_unit="eV/A2", has_hessian=True)
+    ase.io.write(tmp_path / "a.xyz", atoms, format="extxyz")
+    assert read_phonon(tmp_path / "a.xyz").info["units_from"].endswith("of hessian")

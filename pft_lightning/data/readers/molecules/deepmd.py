@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from ase.data import atomic_numbers
+from ase.data import atomic_masses, atomic_numbers
 
 from pft_lightning.data.readers.molecules.record import MolecularHessian
 from pft_lightning.data.readers.molecules.text import numbers_of, read_lines
@@ -24,12 +24,8 @@ _HESSIAN: Final = "hessian.npy"
 
 
 def list_system(path: Path) -> list[int]:
-    """List the frames of all sets, numbered through.
-
-    Raises:
-        DataFormatError: an array cannot be read.
-    """
-    return list(range(sum(len(_load(s, _HESSIAN, path)) for s in _sets(path))))
+    """List the frames of all sets, numbered through."""
+    return list(range(sum(_count(folder, path) for folder in _sets(path))))
 
 
 def read_system(
@@ -40,10 +36,10 @@ def read_system(
     Raises:
         DataFormatError: names the file, the frame, the value and what to do.
     """
-    numbers = _read_types(path)
+    numbers, masses = _read_types(path)
     folder, index = path, number
     for folder in _sets(path):
-        n_frames = len(_load(folder, _HESSIAN, path))
+        n_frames = _count(folder, path)
         if index < n_frames:
             break
         index -= n_frames
@@ -74,6 +70,7 @@ def read_system(
         unit_from="options.hessian_units, of hessian.npy",
         energy=None if energy is None else float(energy[0]),
         forces=None if forces is None else forces.reshape(-1, 3),
+        masses=masses,
     )
     return found, where
 
@@ -82,17 +79,27 @@ def _sets(path: Path) -> list[Path]:
     return sorted(file.parent for file in path.glob(f"set.*/{_HESSIAN}"))
 
 
-def _read_types(path: Path) -> np.ndarray:
-    """Atomic numbers of the atoms of a system."""
+def _count(folder: Path, path: Path) -> int:
+    """Count the frames of a set: one where it cannot be read, and reading says why."""
+    try:
+        return len(_load(folder, _HESSIAN, path))
+    except DataFormatError:
+        return 1
+
+
+def _read_types(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Atomic numbers of the atoms of a system, and masses where isotopes are named."""
     file, names = path / TYPES, path / "type_map.raw"
     if not names.is_file():
         raise DataFormatError(
             f"{path}: has no type_map.raw, which says the element of each type. Add it."
         )
-    kinds = []
+    kinds, weights, isotopes = [], [], False
     for word in " ".join(read_lines(names)).split():
-        symbol, _ = read_element(word, "a type", str(names))
+        symbol, mass = read_element(word, "a type", str(names))
         kinds.append(atomic_numbers[symbol.rstrip("0123456789")])
+        weights.append(mass or atomic_masses[kinds[-1]])
+        isotopes |= mass is not None
     types = numbers_of(" ".join(read_lines(file)).split(), "the list of types", file)
     wrong = [t for t in types if t != int(t) or not 0 <= t < len(kinds)]
     if wrong or not len(types):
@@ -101,7 +108,8 @@ def _read_types(path: Path) -> np.ndarray:
             f"from 0 to {len(kinds) - 1} are expected, as type_map.raw names "
             f"{len(kinds)}. Write it again."
         )
-    return np.array(kinds)[types.astype(np.int64)]
+    indices = types.astype(np.int64)
+    return np.array(kinds)[indices], np.array(weights)[indices] if isotopes else None
 
 
 def _load(folder: Path, name: str, path: Path) -> np.ndarray:
@@ -113,7 +121,12 @@ def _load(folder: Path, name: str, path: Path) -> np.ndarray:
         )
     with reading(file):
         array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-    if array.ndim < 1 or array.dtype.kind not in "iuf":
+        if not isinstance(array, np.ndarray):
+            raise DataFormatError(
+                f"{file}: is an archive of arrays (npz); one array is needed. Save it "
+                "with numpy.save."
+            )
+    if not array.ndim or not array.size or array.dtype.kind not in "iuf":
         raise DataFormatError(
             f"{file}: holds a {array.dtype} array of shape {array.shape}; numbers with "
             "a row for each frame are needed. Write the system again."

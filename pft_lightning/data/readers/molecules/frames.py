@@ -91,7 +91,9 @@ def _find_hessian(
     if atoms.calc is not None:
         held.update(atoms.calc.results)
     named = [key for key in held if HESSIAN in key.lower()]
-    keys = named if wanted is None else [wanted]
+    # Others may tell its unit, or whether it is there.
+    sized = [key for key in named if np.size(held[key]) == 9 * len(atoms) ** 2]
+    keys = (sized or named) if wanted is None else [wanted]
     if len(keys) != 1 or keys[0] not in held:
         problem = "has no Hessian" if wanted is None else f"has no {wanted!r}"
         if len(keys) > 1:

@@ -27,6 +27,9 @@ from pft_lightning.errors import DataFormatError
 # Label, type, "N=" before the length of an array, and length or value.
 _HEADER: Final = re.compile(r"([A-Za-z].*?)\s+([IRCHL])\s+(?:(N=)\s*)?(\S+)\s*")
 
+# Headers have 80 columns; in longer lines the search for one would take long.
+_MAX_HEADER: Final = 200
+
 _COORDINATES: Final = "Current cartesian coordinates"
 _HESSIAN: Final = "Cartesian Force Constants"
 _GRADIENT: Final = "Cartesian Gradient"
@@ -67,8 +70,9 @@ def read_fchk(path: Path) -> MolecularHessian:
         raise DataFormatError(
             f"{path}: has {len(numbers)} atoms; at most {MAX_ATOMS} are read."
         )
-    for name, size in ((_COORDINATES, n), (_HESSIAN, n * (n + 1) // 2)):
-        if len(arrays[name]) != size:
+    sizes = {_COORDINATES: n, _GRADIENT: n, _HESSIAN: n * (n + 1) // 2}
+    for name, size in sizes.items():
+        if name in arrays and len(arrays[name]) != size:
             raise DataFormatError(
                 f"{path}: {name!r} has {len(arrays[name])} numbers; {size} are "
                 f"expected for {len(numbers)} atoms. The file mixes two molecules: "
@@ -85,7 +89,7 @@ def read_fchk(path: Path) -> MolecularHessian:
         unit="hartree/bohr2",
         unit_from="formatted checkpoint",
         forces=None
-        if gradient is None or len(gradient) != n
+        if gradient is None
         else -gradient.reshape(-1, 3) * units.Hartree / units.Bohr,
         masses=weights,
     )
@@ -96,7 +100,7 @@ def _read_arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
     lines = iter(read_lines(path, ends=True))
     found: dict[str, np.ndarray] = {}
     for line in lines:
-        header = _HEADER.fullmatch(line)
+        header = _header(line)
         if header is None:
             continue
         label, kind, is_array, size = header.groups()
@@ -111,8 +115,12 @@ def _read_arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
         words: list[str] = []
         while len(words) < int(size):
             line = next(lines, "")
-            if not line.strip() or _HEADER.fullmatch(line):
+            if not line.strip() or _header(line):
                 raise truncated(path, f"{name!r} has {len(words)} of {size} numbers")
             words += line.split()
         found[name] = numbers_of(words[: int(size)], name, path)
     return found
+
+
+def _header(line: str) -> re.Match[str] | None:
+    return _HEADER.fullmatch(line) if len(line) <= _MAX_HEADER else None

@@ -63,10 +63,10 @@ def _read_atoms(
     lines: Iterator[str], path: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read atomic numbers, masses (AMU) and positions (bohr)."""
-    n_atoms = int(number_of(next(lines, ""), "the number of atoms", path))
+    n_atoms = number_of(next(lines, ""), "the number of atoms", path)
     if not 0 < n_atoms <= MAX_ATOMS:
         raise DataFormatError(
-            f"{path}: $atoms claims {n_atoms} atoms; 1 to {MAX_ATOMS} are read."
+            f"{path}: $atoms claims {n_atoms:.6g} atoms; 1 to {MAX_ATOMS} are read."
         )
     numbers, rows = [], []
     for index in range(n_atoms):
@@ -82,17 +82,17 @@ def _read_atoms(
 
 def _read_matrix(lines: Iterator[str], n_atoms: int, path: Path) -> np.ndarray:
     """Read a matrix in blocks of columns, each row with its number before it."""
-    n = int(number_of(next(lines, ""), "the size of the Hessian", path))
+    n = number_of(next(lines, ""), "the size of the Hessian", path)
     if n != 3 * n_atoms:
         raise DataFormatError(
-            f"{path}: $hessian has {n} rows; {3 * n_atoms} are expected for the "
+            f"{path}: $hessian has {n:.6g} rows; {3 * n_atoms} are expected for the "
             f"{n_atoms} atoms of $atoms. The file mixes two molecules: write it again."
         )
     matrix = np.full((n, n), np.nan)
     known = 0
     while known < n:
         header = next(lines, "").split()
-        columns = [int(word) for word in header if word.isdigit()]
+        columns = [int(word) for word in header if word.isdecimal()]
         if not columns or columns != list(range(known, known + len(columns))):
             raise truncated(path, f"$hessian has {known} of {n} columns")
         for row in range(n):

@@ -21,12 +21,14 @@ from pft_lightning.units import HESSIAN_UNITS, HessianUnit
 
 
 # Stiffness along the stiffest bond, eV/Å²: of two non-metals from that of I2 (11) to
-# that of the ions of N2 and CO (160), of any atoms from that of Cs2 (0.4) on; with room
-# for stretched and for doubtful ones.
+# that of the ions of N2 and CO (160), of light ones from that of the hydrogen bond of
+# FHF- (14) on, of any atoms from that of Cs2 (0.4) on; with room for stretched and for
+# doubtful ones.
 _SOFTEST_BOND, _SOFTEST_METALLIC_BOND, _STIFFEST_BOND = 5.0, 0.3, 250.0
+_SOFTEST_LIGHT_BOND = 10.0
 
-# Atoms are bonded up to this many times the sum of their covalent radii.
-_BOND_LENGTH = 1.2
+# Atoms are bonded up to this many times the sum of their covalent radii; F2 is at 1.24.
+_BOND_LENGTH = 1.3
 
 _NON_METALS = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 52, 53)
 
@@ -161,7 +163,10 @@ def _check_unit(
     stiffness, first, second = bond
     high = _STIFFEST_BOND
     low = _SOFTEST_BOND
-    if not np.isin(record.atomic_numbers[[first, second]], _NON_METALS).all():
+    pair = record.atomic_numbers[[first, second]]
+    if np.isin(pair, _NON_METALS).all() and pair.max() < 10:
+        low = _SOFTEST_LIGHT_BOND
+    elif not np.isin(pair, _NON_METALS).all():
         low = _SOFTEST_METALLIC_BOND
     if low <= stiffness <= high:
         return

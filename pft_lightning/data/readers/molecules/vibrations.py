@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase.io.jsonio import decode
@@ -33,7 +36,9 @@ def read_vibrations(path: Path, text: bytes) -> MolecularHessian:
     """
     try:
         # ASE makes arrays and some kinds of its own objects of JSON, nothing else.
-        found = decode(text.decode())
+        content = text.decode(json.detect_encoding(text))
+        json.loads(content, object_hook=_check_array)
+        found = decode(content)
     except Exception as error:
         raise DataFormatError(
             f"{path}: holds no VibrationsData that ASE can read "
@@ -46,18 +51,28 @@ def read_vibrations(path: Path, text: bytes) -> MolecularHessian:
         )
     atoms, indices = found.get_atoms(), found.get_indices()
     refuse_periodic(atoms.pbc, str(path))
-    if not np.array_equal(indices, np.arange(len(atoms))):
+    if not np.array_equal(np.sort(indices), np.arange(len(atoms))):
         raise DataFormatError(
             f"{path}: the Hessian is of {len(indices)} of {len(atoms)} atoms (the "
             "others were fixed); that of all of them is needed. Repeat the calculation "
             "without constraints."
         )
+    # The Hessian has the order of the indices.
+    order = (3 * np.argsort(indices)[:, None] + np.arange(3)).ravel()
     return MolecularHessian(
         name=file_stem(path),
         atomic_numbers=atoms.numbers,
         positions=atoms.positions,
-        hessian=found.get_hessian_2d(),
+        hessian=found.get_hessian_2d()[np.ix_(order, order)],
         unit="eV/angstrom2",
         unit_from="ASE VibrationsData",
         masses=atoms.get_masses(),
     )
+
+
+def _check_array(content: dict[str, Any]) -> dict[str, Any]:
+    """Refuse an array of more numbers than there are: ASE makes room for them first."""
+    shape, _, numbers = content.get("__ndarray__", ([], "", [0]))
+    if math.prod(shape) > len(numbers):
+        raise ValueError(f"an array of shape {shape} has {len(numbers)} numbers")
+    return content
