@@ -238,7 +238,7 @@ def test_every_weight_belongs_to_a_part(load):
 @pytest.mark.parametrize(
     ("name", "head", "words"),
     [
-        ("modalities", None, "PBE, R2SCAN"),
+        ("modalities", None, r"modalities\.pth: .*PBE, R2SCAN"),
         ("modalities", "SCAN", "PBE, R2SCAN"),
         ("plain", "PBE", "no modalities"),
     ],

@@ -258,7 +258,11 @@ def load(
         ConfigError: see ``SevenNetModel``.
     """
     network, config = sevennet_files.read(path, trust=trust)
-    return SevenNetModel(network, config, head).to(device=device, dtype=dtype)
+    try:
+        model = SevenNetModel(network, config, head)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return model.to(device=device, dtype=dtype)
 
 
 def _choose(head: str | None, modalities: tuple[str, ...]) -> str | None:
