@@ -1,8 +1,9 @@
 """Tables of base, ours and published weights from what run.sh kept.
 
     python table.py ../results/paper/cpu-cotraining-val-metrics.json [MORE ...]
+        [--names base=base model=ours published=published]
 
-Means over materials, with the change against the base model.
+Means over materials, with the change against the potential that is named first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ FRAMES = (
     ("MPtrj forces, meV/Å", "forces_mae", 1),
     ("MPtrj stress, meV/Å³", "stress_mae", 2),
 )
-NAMES = ("base", "model", "published")
+NAMES = ("base=base", "model=ours", "published=published")
 
 
 def line(title: str, values: list[float], digits: int) -> str:
@@ -41,16 +42,20 @@ def main() -> None:
     """Print one table for each file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("metrics", nargs="+", type=Path)
-    for path in parser.parse_args().metrics:
+    parser.add_argument("--names", nargs="+", default=NAMES, help="LABEL=TITLE")
+    options = parser.parse_args()
+    labels, titles = zip(*(name.split("=", 1) for name in options.names), strict=True)
+    for path in options.metrics:
         found = json.loads(path.read_text())
         count = max(m["force_constants_mae"]["n"] for m in found["models"].values())
         print(f"\n{path.name}, {count} materials\n")
-        print("| mean absolute error | base | ours | published |\n|---|---|---|---|")
+        print("| mean absolute error | " + " | ".join(titles) + " |")
+        print("|---|" + "---|" * len(titles))
         for title, metric, digits in ROWS:
-            values = [found["models"][name][metric]["mean"] for name in NAMES]
+            values = [found["models"][label][metric]["mean"] for label in labels]
             print(line(title, values, digits))
         for title, metric, digits in FRAMES:
-            values = [1000 * found["forgetting"][name][metric] for name in NAMES]
+            values = [1000 * found["forgetting"][label][metric] for label in labels]
             print(line(title, values, digits))
 
 
