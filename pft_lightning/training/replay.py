@@ -9,6 +9,7 @@ tensors: nothing of a step may depend on numbers that only the host has.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -91,6 +92,7 @@ class ReplayedSteps:
     def __init__(self, recorder: Recorder | None = None) -> None:
         self._record = recorder or CudaRecorder()
         self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
+        self._n_dropped = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReplayedSteps:
         """Records anew: a copy of the module (an average) has weights of its own."""
@@ -137,7 +139,7 @@ class ReplayedSteps:
         key = _describe(work, tensors, weights, parameters)
         if key not in self._recordings:
             if len(self._recordings) == MOST_GRAPHS:
-                self._recordings.popitem(last=False)
+                self._drop_oldest()
             self._recordings[key] = self._make(
                 work, counts, weights, evaluate, parameters
             )
@@ -154,6 +156,20 @@ class ReplayedSteps:
         terms = dict(zip(recording.names, found, strict=False))
         gradients = iter(found[len(terms) :])
         return terms, [next(gradients) if used else None for used in recording.used]
+
+    def _drop_oldest(self) -> None:
+        """Make room; says once that steps are recorded more often than they pay."""
+        self._recordings.popitem(last=False)
+        self._n_dropped += 1
+        if self._n_dropped == MOST_GRAPHS:
+            warnings.warn(
+                f"cuda_graphs=true: batches come in more than {2 * MOST_GRAPHS} sizes, "
+                "so that steps are recorded anew again and again, which takes longer "
+                "than to take them. Leave it out; or give batches of one number of "
+                "structures. Nequix without Triton sorts neighbours into groups of "
+                "many sizes: install Triton.",
+                stacklevel=2,
+            )
 
     def _make(
         self,

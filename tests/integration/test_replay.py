@@ -14,6 +14,7 @@ from pft_lightning.graphs import build_batch, build_crystal_batch
 from pft_lightning.runs import native
 from pft_lightning.runs.train import train
 from pft_lightning.testing import PairPotential, build_tiny_crystals
+from pft_lightning.training import replay
 from pft_lightning.training.replay import ReplayedSteps
 
 
@@ -85,6 +86,15 @@ def test_a_training_by_recorded_steps_has_the_weights_of_another(
     assert steps.n_recordings < 12
     # Sums have the same terms and some zeros; twelve steps of Adam.
     torch.testing.assert_close(runs["recorded"], runs["plain"], rtol=1e-9, atol=1e-9)
+
+
+def test_steps_that_are_recorded_again_and_again_are_told(
+    compose, tmp_path, recorded, monkeypatch
+):
+    monkeypatch.setattr(replay, "MOST_GRAPHS", 1)
+    config = compose(tmp_path / "run", "cuda_graphs=true", "trainer.max_steps=3")
+    with pytest.warns(UserWarning, match="recorded anew again and again"):
+        train(config)
 
 
 def test_without_a_gpu_recording_is_refused(compose, tmp_path):
