@@ -50,6 +50,10 @@ OTHER = {
     "radial_mlp_layers": 1,
 }
 PUBLISHED = ("nequix-mp-1.pt", "nequix-mp-1-pft.pt")
+OTHER_PUBLISHED = tuple(
+    f"nequix-{name}.nqx"
+    for name in ("mp-1-pft-nocotrain", "omat-1", "oam-1", "oam-1-pft")
+)
 
 needs_nequix = pytest.mark.skipif(
     not all(importlib.util.find_spec(n) for n in ("nequix", "jax", "e3nn_jax")),
@@ -101,6 +105,27 @@ def assert_same_weights(model, other) -> None:
 @pytest.mark.parametrize("name", ["norm.pt", "other.nqx"])
 def test_derivatives_are_exact(files, name):
     check_backend_conformance(load_model(files[name], dtype="float64"))
+
+
+def as_file(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_numbers_of_the_configuration_may_follow_the_weights(files, tmp_path):
+    """As Nequix's fine-tuning writes them."""
+    numbers = (np.float64(6.0), np.int64(11), np.bool_(True))
+    content = b"".join(as_file(np.asarray(number)) for number in numbers)
+    path = tmp_path / "more.nqx"
+    path.write_bytes(files["norm.nqx"].read_bytes().rstrip(b"\n") + content)
+    assert_same_weights(load_model(path), load_model(files["norm.nqx"]))
+
+
+@pytest.mark.parametrize("name", OTHER_PUBLISHED)
+def test_all_published_weights_are_read(published, name, rattled):
+    rattled.calc = Calculator(load_model(published / name))
+    assert np.isfinite(rattled.get_forces()).all()
 
 
 def test_derivatives_of_the_published_model_are_exact(published):
@@ -256,6 +281,7 @@ def test_bad_files(files, tmp_path):
         refused(content[: line - 20], "starts with JSON|not a file that torch")
     arrays = files["norm.nqx"].read_bytes()
     refused(arrays + b"\x93NUMPY", "goes on behind")
+    refused(arrays + as_file(np.zeros(3)), "goes on behind")
     weights = files["norm.pt"].read_bytes().split(b"\n", 1)[1]
     jax_weights = arrays.split(b"\n", 1)[1]
     for changes, pattern in (

@@ -187,13 +187,31 @@ def _from_arrays(
                 "architecture that is not known here."
             )
         state[name][start : start + array.size] = torch.from_numpy(array.reshape(-1))
-    if file.read().strip():
+    if not _holds_scalars(file):
         raise CheckpointError(
             f"{path}: goes on behind its last weight. The file is of a Nequix "
             "architecture that is not known here."
         )
     shapes = {name: value.shape for name, value in network.state_dict().items()}
     return {name: value.reshape(shapes[name]) for name, value in state.items()}
+
+
+def _holds_scalars(file: IO[bytes]) -> bool:
+    """Whether all that is left are single numbers.
+
+    Nequix's fine-tuning writes those of the configuration behind the weights.
+    """
+    while first := file.read(1):
+        if first.isspace():  # some end with a line
+            return not file.read().strip()
+        file.seek(-1, io.SEEK_CUR)
+        try:
+            value = np.load(file, allow_pickle=False)
+        except Exception:  # a damaged header fails in any way
+            return False
+        if value.ndim:
+            return False
+    return True
 
 
 def _leaves(network: NequixNetwork) -> Iterator[tuple[str, int, tuple[int, ...]]]:
