@@ -3,10 +3,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 import pft_lightning
+
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -42,6 +49,15 @@ def test_every_public_name_can_be_imported(name):
 
 def test_public_names_are_sorted_and_complete():
     assert pft_lightning.__all__ == sorted(pft_lightning._HOMES)
+
+
+def test_the_wheel_holds_every_folder_of_the_package():
+    root = Path(__file__).parents[2]
+    with (root / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    folders = {file.parent for file in root.glob("pft_lightning/**/__init__.py")}
+    found = {".".join(folder.relative_to(root).parts) for folder in folders}
+    assert found | {"pft_lightning.conf"} <= set(listed)
 
 
 # A fork of a process that has torch is a fresh one for everything else.
