@@ -40,7 +40,7 @@ FRAMEWORK_TESTS = [
 # Tests of what MACE computes and what it is built of, where e3nn's version tells.
 E3NN_TESTS = [
     f"tests/backends/test_{name}.py"
-    for name in ("mace", "mace_adaptation", "mace_export", "compiled_models")
+    for name in ("mace", "mace_export", "compiled_models")
 ]
 
 # What mace-torch needs besides e3nn and torch.
