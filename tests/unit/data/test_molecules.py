@@ -15,26 +15,23 @@ from molecular_files import (
     REFERENCE,
     WRITERS,
     molecule,
-    write_arrays,
     write_fchk,
     write_info,
     write_orca,
     write_system,
-    write_vibrations,
 )
 
 import pft_lightning as pft
 from pft_lightning.data.commensurate import fold_record
 from pft_lightning.data.molecules import Molecule
 from pft_lightning.data.readers import (
-    PhononReadOptions,
     list_entries,
     read_phonon,
 )
 from pft_lightning.data.readers.registry import entry_name
 from pft_lightning.data.sources import find_sources
 from pft_lightning.data.store import PhononStore, build_store
-from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.errors import DataFormatError
 from pft_lightning.physics.molecules import (
     hessian_of,
     impose_invariance,
@@ -57,11 +54,6 @@ from pft_lightning.testing import PairPotential
 
 
 HARTREE = 27.211386245988
-
-
-@pytest.fixture
-def water() -> tuple[Atoms, np.ndarray]:
-    return molecule("H2O")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -264,239 +256,6 @@ def test_a_system_that_changed_in_a_set_is_read_again(tmp_path: Path, water) -> 
     np.save(tmp_path / "system/set.000/coord.npy", coordinates)
     report = build_store(tmp_path / "system", tmp_path / "x.store", **options)
     assert (report.n_structures, report.n_read) == (2, 2)
-
-
-def _cut(path: Path, part: float) -> None:
-    text = path.read_text()
-    path.write_text(text[: int(part * len(text))])
-
-
-def _orca_cut(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_orca(path / "a.hess", atoms, hessian)
-    text = (path / "a.hess").read_text()
-    # The blocks are in any order; here the matrix is last and ends early.
-    matrix, rest = text.split("$atoms")
-    (path / "a.hess").write_text(f"$atoms{rest}{matrix[:-120]}")
-    return path / "a.hess"
-
-
-def _orca_other_atoms(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_orca(path / "a.hess", atoms[:2], hessian)
-    return path / "a.hess"
-
-
-def _fchk_cut(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_fchk(path / "a.fchk", atoms, hessian)
-    _cut(path / "a.fchk", 0.8)
-    return path / "a.fchk"
-
-
-def _fchk_without_last_digit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_fchk(path / "a.fchk", atoms, hessian)
-    # A number still, a hundred times as large.
-    text = (path / "a.fchk").read_text().rstrip()
-    (path / "a.fchk").write_text(text[:-1])
-    return path / "a.fchk"
-
-
-def _fchk_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_fchk(path / "a.fchk", atoms, hessian * PER_BOHR2)
-    return path / "a.fchk"
-
-
-def _fchk_without_frequencies(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_fchk(path / "a.fchk", atoms, hessian)
-    text = (path / "a.fchk").read_text()
-    (path / "a.fchk").write_text(text.split("Cartesian Force Constants")[0])
-    return path / "a.fchk"
-
-
-def _xyz_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_info(path / "a.xyz", atoms, hessian / PER_BOHR2)
-    return path / "a.xyz"
-
-
-def _xyz_of_metal_in_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    # Its stiffness is 6.8 eV/Å².
-    salt = Atoms("NaCl", [[0, 0, 0], [0, 0, 2.36]])
-    matrix = np.zeros((6, 6))
-    matrix[2::3, 2::3] = [[6.8, -6.8], [-6.8, 6.8]]
-    write_info(path / "b.xyz", salt, matrix)
-    assert len(Molecule.of(read_phonon(path / "b.xyz")).frequencies()) == 1
-    write_info(path / "a.xyz", salt, matrix / PER_BOHR2)
-    return path / "a.xyz"
-
-
-def _xyz_not_symmetric(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_arrays(path / "a.xyz", atoms, hessian + np.tri(9, k=-3))
-    return path / "a.xyz"
-
-
-def _xyz_other_atoms(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_info(path / "a.xyz", atoms, hessian[:6, :6])
-    return path / "a.xyz"
-
-
-def _xyz_periodic(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    atoms.cell, atoms.pbc = np.eye(3) * 12, True
-    write_info(path / "a.xyz", atoms, hessian)
-    return path / "a.xyz"
-
-
-def _xyz_one_atom(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_info(path / "a.xyz", atoms[:1], hessian[:3, :3])
-    return path / "a.xyz"
-
-
-def _xyz_other_molecule(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    hessian[0, 0] += 10.0
-    write_info(path / "a.xyz", atoms, hessian)
-    return path / "a.xyz"
-
-
-def _json_cut(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_vibrations(path / "a.json", atoms, hessian)
-    _cut(path / "a.json", 0.9)
-    return path / "a.json"
-
-
-def _json_part(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    part = VibrationsData.from_2d(atoms, hessian[3:, 3:], indices=[1, 2])
-    part.write(path / "a.json")
-    return path / "a.json"
-
-
-def _json_other_atoms(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_vibrations(path / "a.json", atoms, hessian)
-    content = json.loads((path / "a.json").read_text())
-    content["hessian"]["__ndarray__"][0] = [2, 3, 2, 3]
-    content["hessian"]["__ndarray__"][2] = [0.0] * 36
-    (path / "a.json").write_text(json.dumps(content))
-    return path / "a.json"
-
-
-def _system_other_atoms(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_system(path / "a", atoms, hessian)
-    (path / "a/type.raw").write_text("0\n1\n")
-    return path / "a"
-
-
-def _system_periodic(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_system(path / "a", atoms, hessian)
-    (path / "a/nopbc").unlink()
-    np.save(path / "a/set.000/box.npy", np.eye(3).reshape(1, 9) * 20)
-    return path / "a"
-
-
-def _system_of_mixed_types(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_system(path / "a", atoms, hessian)
-    np.save(path / "a/set.000/real_atom_types.npy", np.array([[1, 0, 0]]))
-    return path / "a"
-
-
-def _system_of_objects(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_system(path / "a", atoms, hessian)
-    objects = np.array([{"a": 1}], dtype=object)
-    np.save(path / "a/set.000/coord.npy", objects, allow_pickle=True)
-    return path / "a"
-
-
-def _system_npz(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_system(path / "a", atoms, hessian)
-    with (path / "a/set.000/hessian.npy").open("wb") as file:
-        np.savez(file, hessian=hessian)
-    return path / "a"
-
-
-def _system_of_empty_frames(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_system(path / "a", atoms, hessian)
-    # To list so many frames takes more memory than there is.
-    np.save(path / "a/set.000/hessian.npy", np.zeros((10**9, 0)))
-    return path / "a"
-
-
-def _json_large_shape(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_vibrations(path / "a.json", atoms, hessian)
-    content = json.loads((path / "a.json").read_text())
-    # ASE would fill 60 GB with it.
-    content["hessian"]["__ndarray__"] = [[30000, 3, 30000, 3], "float64", [0.0]]
-    (path / "a.json").write_text(json.dumps(content))
-    return path / "a.json"
-
-
-def _fchk_gradient_of_others(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_fchk(path / "a.fchk", atoms, hessian, np.zeros((1, 3)))
-    return path / "a.fchk"
-
-
-def _orca_half_an_atom(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    write_orca(path / "a.hess", atoms, hessian)
-    text = (path / "a.hess").read_text()
-    (path / "a.hess").write_text(text.replace("$atoms\n3", "$atoms\n3.5"))
-    return path / "a.hess"
-
-
-def _xyz_of_halogens_in_other_unit(
-    path: Path, atoms: Atoms, hessian: np.ndarray
-) -> Path:
-    # Long for its radii; 30 eV/Å².
-    fluorine = Atoms("F2", [[0, 0, 0], [0, 0, 1.412]])
-    matrix = np.zeros((6, 6))
-    matrix[2::3, 2::3] = [[30.0, -30.0], [-30.0, 30.0]]
-    write_info(path / "a.xyz", fluorine, matrix / PER_BOHR2)
-    return path / "a.xyz"
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (_orca_cut, r"a.hess: \$hessian has \d of 9 rows in columns"),
-        (_orca_other_atoms, r"\$hessian has 9 rows; 6 are expected for the 2 atoms"),
-        (_fchk_cut, r"'Cartesian Force Constants' has \d+ of 45 numbers"),
-        (_fchk_without_last_digit, "has 44 of 45 numbers"),
-        (_fchk_other_unit, "with the Hessian in hartree/bohr2 .*eV/angstrom2"),
-        (_fchk_without_frequencies, "frequency calculation"),
-        (_xyz_other_unit, r"0.64 eV/Å².*plausible in hartree/bohr2 \(62.1\)"),
-        (_xyz_of_metal_in_other_unit, r"\(Na-Cl, .* 0.07 eV/Å².*hartree/bohr2 \(6.8\)"),
-        (_xyz_not_symmetric, "is not symmetric: it differs .* by 1 eV/Å²"),
-        (_xyz_other_atoms, r"hessian has shape \(6, 6\); expected \(9, 9\)"),
-        (_xyz_periodic, "frame 0: is periodic .*pbc F F F"),
-        (_xyz_one_atom, "has 1 atoms; at least 2 are needed"),
-        (_xyz_other_molecule, "moving the whole molecule changes forces by 10"),
-        (_json_cut, "is no JSON that can be read"),
-        (_json_part, "is of 2 of 3 atoms"),
-        (_json_other_atoms, "atoms and Hessian do not belong together"),
-        (_system_other_atoms, "coord.npy: has 9 numbers in frame 0; 6 are expected"),
-        (_system_periodic, "empty file nopbc"),
-        (_system_of_mixed_types, "is a system of mixed types"),
-        (_system_of_objects, "coord.npy: cannot be read"),
-        (_xyz_of_halogens_in_other_unit, r"F-F, .* 0.309 eV/Å².*hartree/bohr2 .30."),
-        (_orca_half_an_atom, "the number of atoms is 3.5; an integer is needed"),
-        (
-            _fchk_gradient_of_others,
-            "'Cartesian Gradient' has 3 numbers; 9 are",
-        ),
-        (_json_large_shape, "an array of shape .30000, 3, 30000, 3. has 1 numbers"),
-        (
-            _system_of_empty_frames,
-            r"holds a float64 array of shape .1000000000, 0.",
-        ),
-        (_system_npz, "hessian.npy: is an archive of arrays .npz."),
-    ],
-)
-def test_what_is_wrong_with_a_molecule_is_said_in_one_message(
-    tmp_path: Path, water, write, message: str
-) -> None:
-    path = write(tmp_path, *water)
-    with pytest.raises(DataFormatError, match=message) as error:
-        read_phonon(path)
-    assert str(error.value).startswith(str(path))
-    assert "\n" not in str(error.value)
-
-
-def test_units_of_hessians_are_those_that_are_known() -> None:
-    with pytest.raises(ConfigError, match="hessian_units='mm'; accepted: eV/angstrom2"):
-        PhononReadOptions(hessian_units="mm")
 
 
 def test_molecules_are_named_by_their_file_in_stores_and_in_evaluations(
