@@ -1,0 +1,1 @@
+"""Lattice thermal conductivity of potentials, compared with DFT mode by mode."""

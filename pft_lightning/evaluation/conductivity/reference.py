@@ -1,0 +1,245 @@
+"""Conductivities of DFT, mode by mode, as k_SRME and its leaderboard write them.
+
+A file is a table in JSON, as pandas writes it: a column is an object with the value of
+each row by the name of the row. Two sets of column names are in use.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from ase.formula import Formula
+
+from pft_lightning.data.sources import skip_lines
+from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.evaluation.conductivity.score import Conductivity
+from pft_lightning.files import read_data
+from pft_lightning.json_files import parse_json
+
+
+# What is read -> its names, those of the phononDB reference first.
+_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "id": ("mp_id", "material_id"),
+    "formula": ("name", "formula"),
+    "space_group": ("symm.no", "init_spg_num", "spg_num"),
+    "mesh": ("q_mesh", "q_point_mesh"),
+    "temperatures": ("temperatures", "temperature"),
+    "kappa": ("kappa_TOT_ave", "kappa_tot_avg"),
+    "modes": ("mode_kappa_TOT_ave", "mode_kappa_tot_avg"),
+    "weights": ("weights", "mode_weights"),
+    "q_points": ("qpoints", "q_points"),
+    "frequencies": ("frequencies", "ph_freqs"),
+}
+
+# Columns without which nothing can be scored.
+_NEEDED: Final = ("id", "kappa", "modes", "weights", "q_points", "frequencies")
+
+# Where a table names no temperature.
+_USUAL_TEMPERATURE: Final = 300.0
+
+# Largest difference of temperatures that are the same, K.
+_SAME_TEMPERATURE: Final = 1e-6
+
+# Largest difference between a conductivity and the sum over its modes, relative.
+_TOLERANCE: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReferenceCrystal:
+    """A crystal whose conductivity is known from DFT.
+
+    Attributes:
+        name: its identifier, e.g. mp-1265.
+        formula: as the table has it; empty where it does not say.
+        space_group: number; 0 where it does not say.
+        mesh: numbers of q-points along the axes; None where it does not say.
+        conductivity: of DFT.
+    """
+
+    name: str
+    formula: str
+    space_group: int
+    mesh: tuple[int, int, int] | None
+    conductivity: Conductivity
+
+
+def read_conductivities(
+    path: str | Path, temperature: float = _USUAL_TEMPERATURE
+) -> dict[str, ReferenceCrystal]:
+    """Read the conductivities of DFT from a table.
+
+    Rows that cannot be used are left out; a warning names them.
+
+    Args:
+        path: ``kappas_phononDB_PBE_noNAC.json.gz`` and alike, packed or not.
+        temperature: K, one of those of the table.
+
+    Returns:
+        Crystals by their identifier.
+
+    Raises:
+        DataFormatError: no such table, or none of its rows can be used.
+        ConfigError: it has another temperature.
+    """
+    path = Path(path).expanduser()
+    columns = _read_columns(path)
+    found: dict[str, ReferenceCrystal] = {}
+    skipped: list[tuple[str, str]] = []
+    for row in columns["id"]:
+        try:
+            crystal = _read_row(columns, row, temperature)
+            if crystal.name in found:
+                raise DataFormatError(f"{crystal.name} is there twice")
+        except DataFormatError as error:
+            skipped.append((row, f"{path}, row {row}: {error}."))
+        else:
+            found[crystal.name] = crystal
+    if not found:
+        reasons = "\n".join(skip_lines(skipped, most=3)[1:])
+        raise DataFormatError(
+            f"{path}: none of its {len(skipped)} conductivities can be used:\n{reasons}"
+        )
+    if skipped:
+        warnings.warn("\n".join(skip_lines(skipped)), stacklevel=2)
+    return found
+
+
+def _read_columns(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Read the columns that are needed, by what they hold."""
+    try:
+        table = parse_json(read_data(path))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, DataFormatError):
+            raise
+        raise DataFormatError(
+            f"{path}: cannot be read as JSON ({type(error).__name__}: {error}). Give a "
+            "table of conductivities, kappas_phononDB_PBE_noNAC.json.gz or alike."
+        ) from error
+    columns = {
+        what: table[name]
+        for what, names in _COLUMNS.items()
+        for name in reversed(names)
+        if isinstance(table, dict) and isinstance(table.get(name), dict)
+    }
+    missing = [what for what in _NEEDED if what not in columns]
+    if missing:
+        names = ", ".join(" or ".join(_COLUMNS[what]) for what in missing)
+        raise DataFormatError(
+            f"{path}: lacks the columns {names}. Give a table of conductivities mode "
+            "by mode, kappas_phononDB_PBE_noNAC.json.gz or alike."
+        )
+    return columns
+
+
+def _read_row(
+    columns: Mapping[str, Mapping[str, Any]], row: str, temperature: float
+) -> ReferenceCrystal:
+    values = {what: column.get(row) for what, column in columns.items()}
+    known = np.atleast_1d(_numbers(values.get("temperatures") or _USUAL_TEMPERATURE))
+    apart = np.abs(known - temperature)
+    if apart.min() > _SAME_TEMPERATURE:
+        raise ConfigError(
+            f"protocol.temperature={temperature:g}: the reference has conductivities "
+            f"at {', '.join(f'{t:g}' for t in known)} K. Choose one of these."
+        )
+    at = int(np.argmin(apart))
+    kappa, modes = np.atleast_1d(_numbers(values["kappa"])), _numbers(values["modes"])
+    if modes.ndim != 3 or not len(modes) == len(kappa) == len(known):
+        raise DataFormatError(
+            f"modes have the shape {modes.shape}; expected ({len(known)} temperatures, "
+            "q-points, bands)"
+        )
+    found = Conductivity(
+        temperature=temperature,
+        kappa=float(kappa[at]),
+        modes=modes[at],
+        weights=_numbers(values["weights"]),
+        q_points=_numbers(values["q_points"]),
+        frequencies=_numbers(values["frequencies"]),
+    )
+    _check(found)
+    mesh: Sequence[Any] = values.get("mesh") or ()
+    return ReferenceCrystal(
+        name=str(values["id"]),
+        formula=str(values.get("formula") or ""),
+        space_group=int(values.get("space_group") or 0),
+        mesh=(int(mesh[0]), int(mesh[1]), int(mesh[2])) if len(mesh) == 3 else None,
+        conductivity=found,
+    )
+
+
+def _numbers(value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataFormatError(f"holds what is no number ({error})") from error
+    if array.size == 0 or not np.isfinite(array).all():
+        raise DataFormatError("a number is missing or not finite")
+    return array
+
+
+def _check(found: Conductivity) -> None:
+    """Refuse numbers that do not belong together."""
+    n_points, n_bands = found.modes.shape
+    shapes = {
+        "weights": (found.weights.shape, (n_points,)),
+        "q_points": (found.q_points.shape, (n_points, 3)),
+        "frequencies": (found.frequencies.shape, (n_points, n_bands)),
+    }
+    for name, (shape, expected) in shapes.items():
+        if shape != expected:
+            raise DataFormatError(
+                f"{name} have the shape {shape}; expected {expected}, as the modes"
+            )
+    total = found.modes.sum() / found.weights.sum()
+    if not found.kappa > 0 or abs(total / found.kappa - 1) > _TOLERANCE:
+        raise DataFormatError(
+            f"the modes add up to {total:.5g} W/m/K, and the whole is "
+            f"{found.kappa:.5g}; one of the two is wrong"
+        )
+
+
+def find_crystal(
+    crystals: Mapping[str, ReferenceCrystal],
+    names: Iterable[str],
+    formula: str,
+    space_group: int,
+) -> ReferenceCrystal | None:
+    """Find a crystal by its identifiers, or else by formula and space group.
+
+    Args:
+        crystals: by identifier.
+        names: that the crystal may be known by.
+        formula: reduced, of ``reduce_formula``.
+        space_group: number.
+
+    Returns:
+        None where there is none, or several of that formula and space group.
+    """
+    for name in names:
+        if name in crystals:
+            return crystals[name]
+    same = [
+        crystal
+        for crystal in crystals.values()
+        if crystal.space_group == space_group
+        and reduce_formula(crystal.formula) == formula
+    ]
+    return same[0] if len(same) == 1 else None
+
+
+def reduce_formula(formula: str) -> str:
+    """Reduce a formula, elements in alphabetical order; empty for what is none.
+
+    >>> reduce_formula("Mg4O4"), reduce_formula("OMg")
+    ('MgO', 'MgO')
+    """
+    try:
+        return Formula(formula).reduce()[0].format("abc")
+    except ValueError:
+        return ""
