@@ -19,15 +19,10 @@ from pft_lightning.units import unit_system
 class Options(BaseModel):
     """A block of options; others than those listed are refused.
 
-    The string below an option says what it is.
+    The string below an option says what it is (``options.blocks.describe_options``).
     """
 
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        protected_namespaces=(),
-        use_attribute_docstrings=True,
-    )
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ MODULES = {
 # Those of frameworks that are not installed are left out.
 PRELOADED = [
     *MODULES.values(),
+    "pft_lightning.conf",  # what configurations are composed of
     *(f"pft_lightning.backends.{name}" for name in ("mace", "nequip", "nequix")),
 ]
 

@@ -6,9 +6,12 @@ signature, and what an option is from the docstring: each stands once, where it 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
+import itertools
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -118,6 +121,29 @@ def describe_arguments(source: Callable[..., Any]) -> Mapping[str, str]:
             elif section and name and line.strip():
                 found[name] += f" {line.strip()}"
     return {key: _as_sentence(text) for key, text in found.items()}
+
+
+@cache
+def describe_options(block: type[Options]) -> Mapping[str, str]:
+    """What a block says of its options, each in the string below it.
+
+    pydantic would read them when it makes the block, which takes each command longer
+    than all else that it does before it starts to work. Only help pages show them.
+    """
+    found: dict[str, str] = {}
+    for owner in reversed(inspect.getmro(block)):
+        if not issubclass(owner, Options):
+            continue
+        try:
+            (made,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        except OSError:  # made by ``block_of``, which knows what they are
+            continue
+        body = made.body if isinstance(made, ast.ClassDef) else []
+        for option, below in itertools.pairwise(body):
+            if isinstance(option, ast.AnnAssign) and isinstance(below, ast.Expr):
+                text = ast.literal_eval(below.value)
+                found[ast.unparse(option.target)] = inspect.cleandoc(text)
+    return found
 
 
 def _as_sentence(text: str) -> str:

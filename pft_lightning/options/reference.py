@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from pft_lightning.backends.registry import BACKENDS
 from pft_lightning.option_types import Added
-from pft_lightning.options.blocks import block_for, first_sentence
+from pft_lightning.options.blocks import block_for, describe_options, first_sentence
 from pft_lightning.options.choices import (
     COMMANDS,
     first_choices,
@@ -99,6 +99,7 @@ def _entries(block: Any, node: Mapping[str, Any], prefix: str) -> Iterator[Entry
     if "_target_" in node:
         block = block_for(node["_target_"])
     fields = block.model_fields if is_block(block) else {}
+    below = describe_options(block) if is_block(block) else {}
     for name, value in node.items():
         if name.startswith("_") or (prefix == "" and name == "hydra"):
             continue
@@ -107,10 +108,16 @@ def _entries(block: Any, node: Mapping[str, Any], prefix: str) -> Iterator[Entry
             inner = field.annotation if field is not None else None
             yield from _entries(inner, value, f"{prefix}{name}.")
         else:
-            yield _entry(f"{prefix}{name}", field, value)
+            yield _entry(f"{prefix}{name}", field, value, below.get(name, ""))
     for name, field in fields.items():
         if any(isinstance(entry, Added) for entry in field.metadata):
-            yield _entry(f"{prefix}{name}", field, field.default, is_added=True)
+            yield _entry(
+                f"{prefix}{name}",
+                field,
+                field.default,
+                below.get(name, ""),
+                is_added=True,
+            )
 
 
 def _is_open(field: FieldInfo | None) -> bool:
@@ -118,12 +125,17 @@ def _is_open(field: FieldInfo | None) -> bool:
 
 
 def _entry(
-    name: str, field: FieldInfo | None, value: Any, *, is_added: bool = False
+    name: str,
+    field: FieldInfo | None,
+    value: Any,
+    below: str,
+    *,
+    is_added: bool = False,
 ) -> Entry:
     default = None if value == "???" else _yaml(value)
     if field is None:
         return Entry(name, default, "", "An argument of the class.", "")
-    meaning = " ".join((field.description or "").replace("``", "`").split())
+    meaning = " ".join((field.description or below).replace("``", "`").split())
     return Entry(
         name, default, describe(field), meaning, first_sentence(meaning), is_added
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from commands import run_command
 
 from pft_lightning.cli.help import answer, help_page, nothing_given
 from pft_lightning.cli.own_choices import search_conf
+from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.errors import ConfigError
+from pft_lightning.option_types import Options
+from pft_lightning.options.blocks import block_of, describe_options
 from pft_lightning.options.choices import COMMANDS, first_choices, groups
 from pft_lightning.options.commands import COMMANDS as WORDS
 from pft_lightning.options.reference import all_entries, reference
@@ -22,6 +26,21 @@ REFERENCE = Path(__file__).parents[3] / "docs" / "reference.md"
 def test_the_reference_is_that_of_the_code():
     remedy = "python -m pft_lightning.options.reference > docs/reference.md"
     assert REFERENCE.read_text(encoding="utf-8") == reference(), remedy
+
+
+def test_options_are_made_without_reading_the_code_that_describes_them(monkeypatch):
+    """Half of what a command took to start went into what only help pages show."""
+    monkeypatch.setattr(inspect, "getmodule", pytest.fail)
+    monkeypatch.setattr(inspect, "findsource", pytest.fail)
+    made = block_of.__wrapped__(PhononReadOptions)
+
+    class Mine(Options):
+        number: int = 1
+        """Said here."""
+
+    assert made.model_fields["max_force"].description
+    monkeypatch.undo()
+    assert describe_options(Mine) == {"number": "Said here."}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
