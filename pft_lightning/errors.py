@@ -55,4 +55,4 @@ class RelaxationError(PFTError, RuntimeError):
 
 
 class DivergenceError(PFTError, ArithmeticError):
-    """A loss, gradient or validation error of a training is NaN or infinite."""
+    """What is computed is NaN or infinite: a loss, a gradient, a force, a result."""

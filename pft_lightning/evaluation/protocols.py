@@ -45,12 +45,12 @@ from pft_lightning.types import Engine
 from pft_lightning.units import unit_system
 
 
-_VolumeLimits = Annotated[
+VolumeLimits = Annotated[
     list[Positive],
     Field(min_length=2, max_length=2),
     Words("two numbers above 0, the smaller one first"),
 ]
-_Mesh = Annotated[
+Mesh = Annotated[
     # Beyond these, the points of the mesh fill the memory of any machine.
     Annotated[float, Field(gt=0, le=1000)]
     | Annotated[
@@ -113,8 +113,8 @@ class Protocol:
     displacement: Angstrom = 0.01
     fmax: EVPerAngstrom = 0.005
     max_steps: Count = 1000
-    volume_limits: Annotated[tuple[float, float], As(_VolumeLimits)] = (0.5, 2.0)
-    mesh: Annotated[float | tuple[int, int, int], As(_Mesh)] = 100.0
+    volume_limits: Annotated[tuple[float, float], As(VolumeLimits)] = (0.5, 2.0)
+    mesh: Annotated[float | tuple[int, int, int], As(Mesh)] = 100.0
     is_gamma_center: bool = True
     temperatures: Annotated[tuple[float, float, float], As(_Temperatures)] = (
         0.0,
@@ -269,18 +269,7 @@ def relax(
     )
     atoms.calc = calculator
     atoms.set_constraint(FixSymmetry(atoms, symprec=reference.symmetry.tolerance))
-    volume = atoms.get_volume()
-    low, high = protocol.volume_limits
-
-    def problem() -> str | None:
-        ratio = atoms.get_volume() / volume
-        if low < ratio < high:
-            return None
-        return (
-            f"the volume is {ratio:.3g} times the reference's; between {low} and "
-            f"{high} is expected"
-        )
-
+    problem = volume_problem(atoms, protocol.volume_limits)
     optimiser = FIRE(FrechetCellFilter(atoms), logfile=None)
     return atoms, minimise(optimiser, protocol, problem)
 
@@ -301,18 +290,46 @@ def minimise(
     Raises:
         RelaxationError: something ran away, or it did not converge in time.
     """
+    if run_optimiser(optimiser, protocol.fmax, protocol.max_steps, problem):
+        return int(optimiser.nsteps)
+    raise RelaxationError(
+        f"the relaxation did not converge to fmax={protocol.fmax} eV/Å in "
+        f"{protocol.max_steps} steps."
+    )
+
+
+def run_optimiser(
+    optimiser: Optimizer,
+    fmax: float,
+    max_steps: int,
+    problem: Callable[[], str | None],
+) -> bool:
+    """Run an optimiser until forces are small or its steps are used up.
+
+    Args:
+        optimiser: of ASE.
+        fmax: largest force of a structure that has converged, eV/Å.
+        max_steps: most steps.
+        problem: says after each step what has run away; None where nothing has.
+
+    Returns:
+        Whether it converged.
+
+    Raises:
+        RelaxationError: something ran away.
+    """
     with warnings.catch_warnings():
         # scipy's matrix logarithm remarks on rounding when the cell has not moved.
         warnings.filterwarnings("ignore", message="logm result may be inaccurate")
         try:
-            for converged in optimiser.irun(protocol.fmax, protocol.max_steps):
+            for converged in optimiser.irun(fmax, max_steps):
                 if (reason := problem()) is not None:
                     raise RelaxationError(
                         f"the relaxation exploded: after {optimiser.nsteps} steps "
                         f"{reason}."
                     )
                 if converged:
-                    return int(optimiser.nsteps)
+                    return True
         except PFTError:
             # Some of ours are ValueErrors too: an unknown element is no explosion.
             raise
@@ -322,10 +339,31 @@ def minimise(
                 f"the relaxation exploded after {optimiser.nsteps} steps "
                 f"({type(error).__name__}: {error})."
             ) from error
-    raise RelaxationError(
-        f"the relaxation did not converge to fmax={protocol.fmax} eV/Å in "
-        f"{protocol.max_steps} steps."
-    )
+    return False
+
+
+def volume_problem(
+    atoms: Atoms, limits: tuple[float, float]
+) -> Callable[[], str | None]:
+    """Make what says whether the volume of a crystal has run away since.
+
+    Args:
+        atoms: that are relaxed.
+        limits: of the volume, relative to the present one.
+    """
+    volume = atoms.get_volume()
+    low, high = limits
+
+    def problem() -> str | None:
+        ratio = atoms.get_volume() / volume
+        if low < ratio < high:
+            return None
+        return (
+            f"the volume is {ratio:.3g} times the reference's; between {low} and "
+            f"{high} is expected"
+        )
+
+    return problem
 
 
 def describe(protocol: Protocol) -> dict[str, Any]:
