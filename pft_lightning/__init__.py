@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from pft_lightning.adaptation.mixing import mix
     from pft_lightning.backends.base import EnergyModel
     from pft_lightning.backends.calculator import Calculator, hessian_vector_product
     from pft_lightning.backends.registry import load_model
@@ -42,6 +43,7 @@ _HOMES = {
     "force_constants": "evaluation.force_constants",
     "hessian_vector_product": "backends.calculator",
     "load_model": "backends.registry",
+    "mix": "adaptation.mixing",
     "read_phonopy": "data.readers.phonopy",
 }
 
@@ -59,6 +61,7 @@ __all__ = [
     "force_constants",
     "hessian_vector_product",
     "load_model",
+    "mix",
     "read_phonopy",
 ]
 

@@ -66,6 +66,12 @@ def _matrix(numbers: list[int] | None) -> list[int] | None:
     return numbers
 
 
+def _shares(shares: float | list[float]) -> float | list[float]:
+    if isinstance(shares, list) and (not shares or len(set(shares)) < len(shares)):
+        raise ValueError(shares)
+    return shares
+
+
 def _devices(devices: int | str | list[int]) -> int | str | list[int]:
     if isinstance(devices, int):
         good = devices == -1 or devices > 0
@@ -116,6 +122,14 @@ Nodes = Annotated[
 ]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Processes = Annotated[int, Field(ge=0, le=1024), Unit("processes")]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Shares = Annotated[
+    Share | list[Share],
+    AfterValidator(_shares),
+    Words(
+        "a number from 0 (base model) to 1 (fine-tuned), or a list of different ones"
+    ),
+]
 Cutoff = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False), Unit("Å")]
 Checkpoint = Annotated[
     str, Field(min_length=1), Words("a file, or the name of a foundation model")

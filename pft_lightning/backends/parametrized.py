@@ -37,18 +37,29 @@ def merge(network: torch.nn.Module) -> None:
     that the framework built; ``requires_grad`` of each stays as it is.
     """
     # All values are taken before the first weight is written: two names may share one.
-    changed = [
-        (module, {name: getattr(module, name).clone() for name in steps})
+    values = [
+        {name: getattr(module, name).clone() for name in steps}
         for module, steps in _changed_modules(network)
     ]
-    for module, values in changed:
-        plain_class = parametrize.type_before_parametrizations(module)
-        steps: Any = module._modules.pop("parametrizations")
-        module.__class__ = plain_class
-        for name, value in values.items():
-            original = steps[name].original
-            original.copy_(value)
-            module.register_parameter(name, original)
+    for weights, computed in zip(undo_changes(network), values, strict=True):
+        for name, value in computed.items():
+            weights[name].copy_(value)
+
+
+def undo_changes(network: torch.nn.Module) -> list[dict[str, torch.nn.Parameter]]:
+    """Replace computed weights by the plain ones that they are computed from, in place.
+
+    Returns:
+        Of each module that had some, these by name.
+    """
+    found = []
+    for module, steps in list(_changed_modules(network)):
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module._modules["parametrizations"]
+        found.append({name: chain.original for name, chain in steps.items()})
+        for name, weight in found[-1].items():
+            module.register_parameter(name, weight)
+    return found
 
 
 def plain(network: _Module) -> _Module:

@@ -42,7 +42,7 @@ _WITH_VALUE = re.compile(
 )
 # Options that are one path each, and those that are one or a list of them.
 _PATH = re.compile(
-    r"out|run|checkpoint|mace_config|paths\.run|hydra\.(run|sweep)\.dir|"
+    r"out|run|base|checkpoint|mace_config|paths\.run|hydra\.(run|sweep)\.dir|"
     r"data\.cache_dir|model\.checkpoint|compare\.[^.]+\.checkpoint"
 )
 _PATHS = re.compile(

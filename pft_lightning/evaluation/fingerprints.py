@@ -13,13 +13,12 @@ import torch
 from ase.calculators.calculator import BaseCalculator
 
 from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.settings import PLAIN, plain_settings
 from pft_lightning.evaluation.force_constants import Potential
 
 
 # What of a calculator changes from one structure to the next.
 _VOLATILE = ("atoms", "results", "_directory", "directory", "label", "prefix")
-
-_PLAIN = (bool, int, float, str, bytes, type(None), np.generic, torch.dtype)
 
 
 class _Hash(Protocol):
@@ -66,12 +65,9 @@ def _add_module(found: _Hash, module: torch.nn.Module) -> None:
         if isinstance(tensor, torch.Tensor):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
             found.update(_bytes(tensor))
-    for name, part in module.named_modules():
-        found.update(f"{name} {type(part).__qualname__} ".encode())
-        for attribute, value in sorted(vars(part).items()):
-            is_setting = not attribute.startswith("_") and attribute != "training"
-            if is_setting and isinstance(value, _PLAIN):
-                found.update(f"{attribute}={value!r} ".encode())
+    for name, kind, attribute, value in plain_settings(module):
+        text = f"{attribute}={value!r} " if attribute else f"{name} {kind} "
+        found.update(text.encode())
 
 
 def _add_calculator(found: _Hash, calculator: BaseCalculator) -> None:
@@ -96,7 +92,7 @@ def _add(found: _Hash, value: Any) -> None:
     elif isinstance(value, (list, tuple)):
         for held in value:
             _add(found, held)
-    elif isinstance(value, _PLAIN):
+    elif isinstance(value, PLAIN):
         found.update(f"{value!r} ".encode())
     else:
         _add_name(found, type(value))

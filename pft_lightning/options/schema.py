@@ -35,6 +35,7 @@ from pft_lightning.option_types import (
     Positive,
     Processes,
     Seed,
+    Shares,
     Text,
     Words,
 )
@@ -218,6 +219,21 @@ class _TrainedLoss(Loss):
     upstream: UpstreamWeights | None  # type: ignore[assignment]
 
 
+class Origin(Options):
+    """Where fine-tuned weights come from."""
+
+    run: Annotated[str | None, Words("the folder of a pft-train run, or null")] = None
+    """Folder of a pft-train run."""
+    checkpoint: Annotated[Text, Words("best, last, or a file")] = "best"
+    """Checkpoint of the run: best, last, or a file."""
+    weights: Literal["ema", "raw"] | None = None
+    """Weights of the run; null: the moving average where the run kept one."""
+    trust_config: bool = False
+    """True makes whatever _target_ of the run names, which can run any code."""
+    base: Checkpoint | None = None
+    """Base model of model.checkpoint, to mix the two; a run knows its own."""
+
+
 class TrainedRun(Options):
     """What ``pft-export`` needs of the configuration of a run."""
 
@@ -351,17 +367,12 @@ class Prepare(Options):
     distill: Distill
 
 
-class Export(Options):
+class Export(Origin):
     """``pft-export``."""
 
-    run: Annotated[str | None, Words("the folder of a pft-train run, or null")] = None
-    """Folder of a pft-train run."""
-    checkpoint: Annotated[Text, Words("best, last, or a file")] = "best"
-    """Checkpoint of the run: best, last, or a file."""
-    weights: Literal["ema", "raw"] | None = None
-    """Weights of the run; null: the moving average where the run kept one."""
-    trust_config: bool = False
-    """True makes whatever _target_ of the run names, which can run any code."""
+    mix: Shares | None = None
+    """How far the weights go from the base model, 0, to the fine-tuned ones, 1; of a
+    list each gets a file of its own. Null: all the way."""
     model: ExportedModel
     out: Annotated[Text, Words("the file to write, e.g. out=better.model")]
     """File to write: MACE .model or .safetensors, NequIP .ckpt or .nequip.zip, SevenNet

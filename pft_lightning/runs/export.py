@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from pft_lightning.adaptation.mixing import name_share
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import ConfigError
@@ -17,12 +18,7 @@ from pft_lightning.json_files import to_json
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Export
 from pft_lightning.runs.agreement import choose_structures, compare
-from pft_lightning.runs.origins import (
-    FileOrigin,
-    Origin,
-    Potential,
-    RunOrigin,
-)
+from pft_lightning.runs.origins import Potential, find_origin
 from pft_lightning.runs.provenance import (
     card_path,
     describe_file,
@@ -34,11 +30,14 @@ from pft_lightning.runs.provenance import (
 def export(config: DictConfig) -> EnergyModel:
     """Write a potential, its provenance and its model card; all or none of them.
 
+    Of several mixes each is a potential of its own.
+
     Args:
         config: As composed from ``conf/export.yaml``.
 
     Returns:
-        The model as loaded from the file that was written.
+        The model as loaded from the file that was written; from the last one where
+        several were.
 
     Raises:
         CheckpointError: There is no such run or checkpoint, it is damaged, the base
@@ -56,10 +55,23 @@ def export(config: DictConfig) -> EnergyModel:
             "give either run=FOLDER, of a pft-train run, or model.checkpoint=FILE, to "
             "write it in another form."
         )
-    kind: type[Origin] = FileOrigin if config.run is None else RunOrigin
-    potential = kind(config).load_potential()
+    if config.base is not None and config.mix is None:
+        raise ConfigError(
+            f"base={config.base}: says what model.checkpoint is mixed with; add mix=, "
+            "e.g. mix=0.5, or leave it out."
+        )
+    potential = find_origin(config).load_potential(with_base=config.mix is not None)
     _check_suffix(out, potential.model)
-    return _write(out, potential)
+    if config.mix is None:
+        return _write(out, potential)
+    if not OmegaConf.is_list(config.mix):
+        return _write(out, potential.mixed(config.mix))
+    ending = next(e for e in potential.model.export_suffixes if out.name.endswith(e))
+    start = out.name.removesuffix(ending)
+    for share in config.mix:
+        target = out.with_name(f"{start}_mix{name_share(share)}{ending}")
+        written = _write(target, potential.mixed(share))
+    return written
 
 
 def _check_suffix(out: Path, model: EnergyModel) -> None:

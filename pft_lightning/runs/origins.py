@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pft_lightning.adaptation import Scratch
+from pft_lightning.adaptation.mixing import mix, name_share
 from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.parametrized import undo_changes
 from pft_lightning.backends.registry import find_model_file, load_model
 from pft_lightning.errors import CheckpointError, ConfigError
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import TrainedRun
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.kinds import open_record
-from pft_lightning.runs.provenance import describe_conversion, describe_run
-from pft_lightning.runs.run import RunRecord
+from pft_lightning.runs.provenance import (
+    describe_conversion,
+    describe_mix,
+    describe_run,
+    identify,
+)
 from pft_lightning.training.checkpoint_io import read_checkpoint
 from pft_lightning.training.instantiation import check_data
+from pft_lightning.training.module import PhononFineTuning
 
 
 EMA, RAW = "ema", "raw"
@@ -39,12 +48,37 @@ class Potential:
         history: for the provenance.
         config: of the run; None for a file.
         description: in words.
+        base: what it was fine-tuned from; None where nobody asked.
+        base_file: name and hash of its file.
     """
 
     model: EnergyModel
     history: dict[str, Any]
     config: DictConfig | None
     description: str
+    base: EnergyModel | None = None
+    base_file: dict[str, Any] = field(default_factory=dict)
+
+    def mixed(self, share: float) -> Potential:
+        """The potential part of the way from the base model, 0, to this one, 1.
+
+        Raises:
+            ConfigError: the two differ in more than weights.
+        """
+        assert self.base is not None
+        try:
+            model = mix(self.base, self.model, share)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{self.base_file['file']} and {self.description}: {error}"
+            ) from error
+        return replace(
+            self,
+            model=model,
+            history=describe_mix(self.history, share, self.base_file),
+            description=f"{name_share(share)} of the way from the base model to the "
+            f"{self.description}",
+        )
 
 
 class Origin(Protocol):
@@ -56,12 +90,29 @@ class Origin(Protocol):
 
     def __init__(self, config: DictConfig) -> None: ...
 
-    def load_potential(self) -> Potential:
+    def load_potential(self, *, with_base: bool) -> Potential:
         """Load it, with what is known of it.
+
+        Args:
+            with_base: load what it was fine-tuned from, too.
 
         Raises:
             PFTError: it is not there, damaged, or not of what was asked for.
         """
+
+
+def find_origin(config: DictConfig) -> Origin:
+    """What options name, of which one of ``run`` and ``model.checkpoint`` is given.
+
+    Args:
+        config: with the options of ``options.schema.Origin``, and ``model``.
+
+    Raises:
+        CheckpointError: there is no such run.
+        ConfigError: options are given that do not belong together.
+    """
+    kind: type[Origin] = FileOrigin if config.run is None else RunOrigin
+    return kind(config)
 
 
 class FileOrigin:
@@ -80,19 +131,35 @@ class FileOrigin:
                 "weights= chooses among the weights of a run; leave it out."
             )
         self._options = config.model
+        self._base: str | None = config.base
 
-    def load_potential(self) -> Potential:
+    def load_potential(self, *, with_base: bool) -> Potential:
         """See ``Origin``."""
         options = self._options
-        model = load_model(
-            options.checkpoint,
+        model = self._load(options.checkpoint, options.dtype)
+        source = find_model_file(options.checkpoint, options.backend)
+        potential = Potential(model, describe_conversion(source), None, str(source))
+        if not with_base:
+            return potential
+        if self._base is None:
+            raise ConfigError(
+                f"base is not given: the potential that {options.checkpoint} was "
+                "fine-tuned from, e.g. base=base.model. A run knows its own: "
+                "run=FOLDER."
+            )
+        base = self._load(self._base, str(model.dtype).removeprefix("torch."))
+        file = identify(find_model_file(self._base, options.backend))
+        return replace(potential, base=base, base_file=file)
+
+    def _load(self, path: str, dtype: str | None) -> EnergyModel:
+        options = self._options
+        return load_model(
+            path,
             backend=options.backend,
-            dtype=options.dtype,
+            dtype=dtype,
             head=options.head,
             trust=options.trust,
         )
-        source = find_model_file(options.checkpoint, options.backend)
-        return Potential(model, describe_conversion(source), None, str(source))
 
 
 class RunOrigin:
@@ -103,33 +170,42 @@ class RunOrigin:
 
     Raises:
         CheckpointError: there is no such run.
+        ConfigError: a base model is given, which the run has.
     """
 
     def __init__(self, config: DictConfig) -> None:
+        if config.base is not None:
+            raise ConfigError(
+                f"base={config.base}: a run is mixed with the base model that it "
+                "started from; leave it out."
+            )
         self._config = config
         self._folder = RunFolder.existing(config.run)
 
-    def load_potential(self) -> Potential:
+    def load_potential(self, *, with_base: bool) -> Potential:
         """See ``Origin``."""
         path, folder = self._find_checkpoint(), self._folder
         run_config = folder.read_config()
         record = open_record(_check_run(run_config, folder, self._config), folder)
-        base_model = record.identify_base_model()
+        base_file = record.identify_base_model()
         checkpoint = read_checkpoint(path, remedy=_REMEDY)
         weights = self._choose_weights(checkpoint, path)
-        model = _load_weights(record, checkpoint, weights, path, folder)
+        module = record.build_module()
+        base = _copy_base(module, base_file, folder) if with_base else None
+        _load_weights(module, checkpoint, weights, path, folder)
         history = describe_run(
             folder,
             run_config,
-            model,
+            module.model,
             upstream=record.upstream_sources(),
-            base_model=base_model,
+            base_model=base_file,
             checkpoint=path,
             weights=weights,
             step=int(checkpoint.get("global_step", 0)),
             trust=record.config.model.trust,
         )
-        return Potential(model, history, record.config, f"{_WORDS[weights]} of {path}")
+        words = f"{_WORDS[weights]} of {path}"
+        return Potential(module.model, history, record.config, words, base, base_file)
 
     def _find_checkpoint(self) -> Path:
         folder, asked = self._folder, self._config.checkpoint
@@ -158,14 +234,36 @@ def _is_averaged(checkpoint: dict[str, Any]) -> bool:
     return "current_model_state" in checkpoint
 
 
+def _copy_base(
+    module: PhononFineTuning, base_file: dict[str, Any], folder: RunFolder
+) -> EnergyModel:
+    """What the training started from, a new head among it.
+
+    Args:
+        module: of the run, before it is given the weights of a checkpoint.
+        base_file: of the run; empty for none.
+        folder: of the run.
+
+    Raises:
+        ConfigError: it started from weights that were drawn.
+    """
+    if isinstance(module.adaptation, Scratch) or not base_file:
+        raise ConfigError(
+            f"mix: the run in {folder.path} started from random weights, so that "
+            "nothing useful lies between them and the trained ones. Leave mix out."
+        )
+    base = copy.deepcopy(module.model)
+    undo_changes(base)
+    return base
+
+
 def _load_weights(
-    record: RunRecord,
+    module: PhononFineTuning,
     checkpoint: dict[str, Any],
     weights: str,
     path: Path,
     folder: RunFolder,
-) -> EnergyModel:
-    module = record.build_module()
+) -> None:
     module.on_load_checkpoint(checkpoint)
     # Lightning puts the average where the weights are otherwise.
     use_other = _is_averaged(checkpoint) and weights == RAW
@@ -177,7 +275,6 @@ def _load_weights(
             f"{path}: is not a checkpoint of the run in {folder.path}, whose potential "
             f"has other weights ({str(error).splitlines()[-1].strip()})."
         ) from error
-    return module.model
 
 
 def _check_run(

@@ -32,6 +32,8 @@ _PAPER = "https://arxiv.org/abs/2601.07742"
 # Parts of a configuration that make the recipe of a card; none of them names a file.
 _RECIPE = ("model", "adaptation", "probe", "loss", "optimizer", "scheduler", "trainer")
 _LOCAL = ("checkpoint", "default_root_dir")
+# What a card asks for and not every file has.
+_UNKNOWN: dict[str, Any] = {"data": {}, "run": None, "base_model": None, "mix": None}
 
 
 def describe_run(
@@ -94,20 +96,50 @@ def describe_conversion(source: Path) -> dict[str, Any]:
     Args:
         source: the file; what an earlier export left beside it is kept.
     """
-    digest = compute_sha256(source)
+    file = identify(source)
     beside = provenance_path(source)
     known: dict[str, Any] = {}
     if beside.is_file():
         content = find_json(beside) or {}
-        file = content.get("file")
-        is_of_it = isinstance(file, dict) and file.get("sha256") == digest
+        told = content.get("file")
+        is_of_it = isinstance(told, dict) and told.get("sha256") == file["sha256"]
         if content.get("format") == FORMAT and is_of_it:
             known = {
                 name: value
                 for name, value in content.items()
                 if name not in ("file", "check", "created", "versions")
             }
-    return {**known, "converted_from": {"file": source.name, "sha256": digest}}
+    return {**known, "converted_from": file}
+
+
+def identify(path: Path) -> dict[str, Any]:
+    """Name and SHA-256 of a file."""
+    return {"file": path.name, "sha256": compute_sha256(path)}
+
+
+def describe_mix(
+    history: Mapping[str, Any], share: float, base: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is known of a potential between a base model and a fine-tuned one.
+
+    Args:
+        history: of the fine-tuned one.
+        share: of the way to it.
+        base: name and hash of the file of the base model.
+    """
+    known = dict(history)
+    described: dict[str, Any] = {"share": share, "base": dict(base)}
+    if "mix" in history:  # of a file that is a mix itself
+        described["fine_tuned_is_mix"] = history["mix"]
+    if "metrics" in history:
+        described["metrics_are_of_its_ends"] = (
+            history.get("metrics_are_of_this_file", False)
+            and history.get("base_model") == base
+        )
+        known["metrics_are_of_this_file"] = bool(
+            history.get("metrics_are_of_this_file") and share == 1
+        )
+    return {**known, "mix": described}
 
 
 def describe_file(
@@ -174,7 +206,7 @@ def render_card(provenance: Mapping[str, Any], model: EnergyModel) -> str:
     name = provenance["file"]["name"]
     return (
         _template().render(
-            **{"data": {}, "run": None, "base_model": None, **provenance},
+            **{**_UNKNOWN, **provenance},
             rows=rows,
             forgetting=[row for row in rows if row["name"].startswith("upstream/")],
             recipe_text=OmegaConf.to_yaml(OmegaConf.create(shown)).strip(),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pft_lightning.adaptation.mixing import mix
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import CheckpointError
 
@@ -54,13 +55,17 @@ def files(runs, tmp_path_factory) -> dict[str, Path]:
         "raw": exported(folder / "raw.model", double, "weights=raw"),
         "portable": exported(folder / "ema.safetensors", double),
         "float32": exported(folder / "single.model", single),
+        "mix": exported(folder / "mix.model", single, "mix=0.25"),
     }
 
 
 def test_exported_files_predict_the_same_in_the_tools_of_mace(runs, files, tmp_path):
     average, raw = (model_of(runs["float64"], weights) for weights in ("ema", "raw"))
     # Merged in float32, while these adapters are applied in float64.
-    single = model_of(runs["float32"]).double()
+    single = model_of(runs["float32"])
+    base = load_model(runs["float32"].parent / "base.model", dtype="float32")
+    mixed = mix(base, single, 0.25).double()
+    single.double()
     cases = [
         ("mace_calculator", "ema", average, (1e-12, 1e-12)),
         ("mace_calculator", "raw", raw, (1e-12, 1e-12)),
@@ -68,6 +73,7 @@ def test_exported_files_predict_the_same_in_the_tools_of_mace(runs, files, tmp_p
         # It writes forces, here of 0.03 eV/Å, with eight decimals.
         ("mace_eval_configs", "ema", average, (1e-12, 1e-6)),
         ("mace_calculator", "float32", single, (1e-6, 1e-6)),
+        ("mace_calculator", "mix", mixed, (1e-12, 1e-12)),
     ]
     jobs = [(tool, files[file], "float64") for tool, file, _, _ in cases]
     found = predict_elsewhere(tmp_path, jobs)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pft_lightning.adaptation.mixing import mix
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import CheckpointError, ConfigError
 
@@ -42,20 +43,26 @@ def run(world, base, tmp_path_factory) -> Path:
     return finish_run(world, folder, base, "model.dtype=float64", *lora)
 
 
-def test_exported_files_predict_the_same_in_the_tools_of_nequip(run, tmp_path):
+def test_exported_files_predict_the_same_in_the_tools_of_nequip(run, base, tmp_path):
     average = exported(tmp_path / "ema.ckpt", f"run={run}")
     raw = exported(tmp_path / "raw.ckpt", f"run={run}", "weights=raw")
     package = exported(tmp_path / "ema.nequip.zip", f"run={run}")
+    mixed = exported(tmp_path / "mix.ckpt", f"run={run}", "mix=0.25")
     jobs = [
         ("nequip_calculator", average, "float64"),
         ("nequip_package", average, "float64"),
         ("nequip_calculator", package, "float64"),
         ("nequip_calculator", raw, "float64"),
+        ("nequip_calculator", mixed, "float64"),
     ]
     found = predict_elsewhere(tmp_path, jobs)
-    weights = ("ema", "ema", "ema", "raw")
-    for (tool, file, _), kind, numbers in zip(jobs, weights, found, strict=True):
-        errors = relative_errors(model_of(run, kind), numbers)
+    ends = load_model(base, dtype="float64"), model_of(run)
+    models = [
+        *(model_of(run, k) for k in ("ema", "ema", "ema", "raw")),
+        mix(*ends, 0.25),
+    ]
+    for (tool, file, _), model, numbers in zip(jobs, models, found, strict=True):
+        errors = relative_errors(model, numbers)
         assert max(errors) < 1e-12, f"{tool} of {file.name}: {errors}"
     assert abs(found[0]["energy"] / found[3]["energy"] - 1) > 1e-6
     assert "nequip-compile ema.nequip.zip" in Path(f"{package}.md").read_text()

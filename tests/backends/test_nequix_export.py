@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pft_lightning.adaptation.mixing import mix
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import BackendUnavailableError
 
@@ -82,6 +83,15 @@ def test_a_run_in_double_precision_is_rounded_in_the_form_of_jax(files, tmp_path
         tmp_path / "a.nqx", f"model.checkpoint={files['ema.pt']}", "model.dtype=float64"
     )
     assert load_model(out).dtype == torch.float32
+
+
+@pytest.mark.parametrize("ending", [".pt", ".nqx"])
+def test_a_mix_is_written_in_both_forms(run, tmp_path, ending):
+    out = exported(tmp_path / f"a{ending}", f"run={run}", "mix=0.25")
+    base = load_model(run.parent / "base.pt", dtype="float32")
+    expected = mix(base, model_of(run), 0.25).state_dict()
+    found = load_model(out).state_dict()
+    assert all(torch.equal(found[n], value) for n, value in expected.items())
 
 
 @needs_nequix

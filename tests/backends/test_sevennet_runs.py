@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pft_lightning.adaptation.mixing import mix
 from pft_lightning.backends.registry import load_model
 
 
@@ -57,16 +58,19 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(run, cut):
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-def test_exported_files_predict_the_same_in_sevennet(run, tmp_path):
+def test_exported_files_predict_the_same_in_sevennet(run, base, tmp_path):
     """In a process that knows nothing of us; of the modality that was trained."""
     kinds = ("ema", "raw")
     files = [
         exported(tmp_path / f"{k}.pth", f"run={run}", f"weights={k}") for k in kinds
     ]
+    files.append(exported(tmp_path / "mix.pth", f"run={run}", "mix=0.25"))
+    models = {kind: model_of(run, kind) for kind in kinds}
+    start = load_model(base, dtype="float32", head="PBE")
+    models["mix"] = mix(start, models["ema"], 0.25)
     jobs = [("sevennet_calculator", file, "PBE") for file in files]
     results = predict_elsewhere(tmp_path, jobs)
-    for kind, file, found in zip(kinds, files, results, strict=True):
-        model = model_of(run, kind)
+    for (kind, model), file, found in zip(models.items(), files, results, strict=True):
         again = load_model(file, head="PBE").state_dict()
         assert all(torch.equal(again[n], v) for n, v in model.state_dict().items())
         energy, forces = relative_errors(model, found)

@@ -1,0 +1,153 @@
+"""Potentials between a base model and fine-tuned weights: files, and a curve."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from omegaconf import OmegaConf
+
+from pft_lightning import load_model
+from pft_lightning.backends.pair import PairPotential
+from pft_lightning.errors import ConfigError
+from pft_lightning.runs.export import export
+from pft_lightning.runs.train import train
+
+from ..conftest import ELEMENTS
+
+
+STEPS = ("trainer.max_steps=2", "optimizer.lr=1e-2", "export=last")
+
+
+def composed(command: str, *overrides: str):
+    with initialize_config_module("pft_lightning.conf", version_base="1.3"):
+        return hydra_compose(command, overrides=list(overrides))
+
+
+def exported(*overrides: str):
+    return export(composed("export", "checkpoint=last", *overrides))
+
+
+def told_of(out: Path) -> tuple[dict, str]:
+    """The provenance and the card beside a file."""
+    provenance = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
+    return provenance, Path(f"{out}.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def finished(compose, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    lora = ("adaptation=lora", "adaptation.rank=1", "adaptation.targets=['*']")
+    train(compose(folder, *STEPS, *lora))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(finished) -> dict[str, torch.Tensor]:
+    return load_model(finished / "model.pt").state_dict()
+
+
+@pytest.fixture(scope="module")
+def base(world) -> dict[str, torch.Tensor]:
+    return load_model(world.base).state_dict()
+
+
+def test_mixes_of_a_run_are_files_whose_names_say_so(finished, base, tuned, tmp_path):
+    exported(f"run={finished}", f"out={tmp_path}/a.pt", "mix=[0,0.25,1]")
+    names = [f"a_mix{share}.pt" for share in ("0", "0.25", "1")]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        name + ending for name in names for ending in ("", ".json", ".md")
+    )
+    found = [load_model(tmp_path / name).state_dict() for name in names]
+    for name, value in base.items():
+        assert torch.equal(found[0][name], value), name
+        assert torch.equal(found[2][name], tuned[name]), name
+        line = value + 0.25 * (tuned[name] - value)
+        # One rounding each way.
+        assert torch.allclose(found[1][name], line, rtol=1e-15, atol=0), name
+        assert not torch.equal(tuned[name], value), name
+    for name, share in zip(names, (0, 0.25, 1), strict=True):
+        provenance, card = told_of(tmp_path / name)
+        assert provenance["mix"]["share"] == share
+        assert provenance["mix"]["base"] == provenance["base_model"]
+        assert provenance["metrics_are_of_this_file"] is (share == 1)
+        assert f"| mix | {share} of the way from the base model `base.pair`" in card
+        assert ("These numbers are not of this file" in card) is (share != 1)
+        assert "base model (mix 0) | fine-tuned (mix 1)" in card
+
+
+def test_the_other_weights_of_a_run_mix_too_and_claim_no_numbers(
+    finished, base, tmp_path
+):
+    out = {kind: tmp_path / f"{kind}.pt" for kind in ("raw", "half")}
+    exported(f"run={finished}", f"out={out['raw']}", "weights=raw")
+    exported(f"run={finished}", f"out={out['half']}", "weights=raw", "mix=0.5")
+    raw, half = (load_model(out[kind]).state_dict() for kind in ("raw", "half"))
+    for name, value in base.items():
+        assert torch.allclose(half[name], (value + raw[name]) / 2, rtol=1e-15, atol=0)
+    provenance, card = told_of(out["half"])
+    assert not provenance["metrics_are_of_this_file"]
+    assert not provenance["mix"]["metrics_are_of_its_ends"]
+    assert "(mix 1)" not in card
+    assert "but of the weights that the run ended with." in card
+
+
+def test_two_files_mix_without_a_run_and_keep_what_is_known(finished, world, tmp_path):
+    first, half, again = (tmp_path / f"{name}.pt" for name in ("a", "half", "again"))
+    exported(f"run={finished}", f"out={first}")
+    files = (f"base={world.base}", "mix=0.5")
+    exported(f"model.checkpoint={first}", f"out={half}", *files)
+    exported(f"run={finished}", f"out={tmp_path / 'b.pt'}", "mix=0.5")
+    states = [load_model(path).state_dict() for path in (half, tmp_path / "b.pt")]
+    assert all(torch.equal(states[1][n], value) for n, value in states[0].items())
+    provenance, _ = told_of(half)
+    assert provenance["converted_from"]["file"] == "a.pt"
+    assert provenance["mix"]["base"]["file"] == "base.pair"
+    assert not provenance["metrics_are_of_this_file"]
+    exported(f"model.checkpoint={half}", f"out={again}", *files)
+    provenance, card = told_of(again)
+    assert provenance["mix"]["fine_tuned_is_mix"]["share"] == 0.5
+    assert "themselves a mix" in card
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["run={run}", f"mix={mix}"], f"mix={shown}; expected a number from 0")
+        for mix, shown in (
+            ("1.5", r"1\.5"), ("-0.1", r"-0\.1"), ("half", "half"), ("true", "true"),
+            ("[]", r"\[\]"), ("[0.5,0.5]", r"\[0\.5, 0\.5\]"), ("[0.5,2]", ".*"),
+            ("nan", "nan"),
+        )
+    ] + [
+        (["model.checkpoint={run}/model.pt", "mix=0.5"], "base is not given.*base="),
+        (["model.checkpoint={run}/model.pt", "base={base}"], r"add mix=.*mix=0\.5"),
+        (["run={run}", "mix=0.5", "base={base}"], "a run is mixed with the base"),
+        (["model.checkpoint={run}/model.pt", "base={other}", "mix=0.5"],
+         r"other\.pair and .*model\.pt: .* cannot be mixed: .* cutoff of 5\.0 Å"),
+    ],
+)  # fmt: skip
+def test_mixes_that_make_no_sense_are_named(
+    finished, world, tmp_path, overrides, message
+):
+    other = world.base.with_name("other.pair")
+    PairPotential(5.0, ELEMENTS).save(other)
+    values = {"run": finished, "base": world.base, "other": other}
+    with pytest.raises(ConfigError, match=message):
+        exported(f"out={tmp_path}/a.pt", *(o.format(**values) for o in overrides))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_from_random_weights_has_nothing_to_be_mixed_with(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    config = OmegaConf.load(run / "config.yaml")
+    config.adaptation = {"_target_": "pft_lightning.adaptation.Scratch", "seed": 0}
+    OmegaConf.save(config, run / "config.yaml")
+    with pytest.raises(ConfigError, match="started from random weights"):
+        exported(f"run={run}", f"out={tmp_path}/a.pt", "mix=0.5")
