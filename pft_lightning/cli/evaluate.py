@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pft_lightning.cli.command import command
+from pft_lightning.runs.checks import check_trust
 from pft_lightning.runs.evaluate import check_evaluation, evaluate
 from pft_lightning.runs.memory import keep_freed_memory
 
@@ -16,5 +18,6 @@ from pft_lightning.runs.memory import keep_freed_memory
 )
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-evaluate``."""
+    check_trust(config, HydraConfig.get().overrides.task)
     keep_freed_memory()
     check_evaluation(evaluate(config).summary)

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
+from typing_extensions import NotRequired
+
 from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation.properties_io import load_properties, save_properties
 from pft_lightning.files import make_folder, write_atomically
@@ -224,6 +226,8 @@ class Summary(TypedDict):
         forgetting: errors of each model on upstream frames, as of
             ``forgetting.merge``; empty where there were none.
         failures: of materials and models.
+        trade_off: gain against forgetting, as of ``trade_off.TradeOff``; absent where
+            the models are no mixes.
     """
 
     protocol: dict[str, Any]
@@ -232,6 +236,7 @@ class Summary(TypedDict):
     models: dict[str, dict[str, Any]]
     forgetting: dict[str, dict[str, Any]]
     failures: list[Failure]
+    trade_off: NotRequired[Any]
 
 
 class EvaluationFolder:
@@ -368,6 +373,8 @@ class EvaluationFolder:
                 forgetting=content.get("forgetting") or {},
                 failures=content.get("failures") or [],
             )
+            if content.get("trade_off"):
+                summary["trade_off"] = content["trade_off"]
             with self.rows_file.open(newline="", encoding="utf-8") as opened:
                 rows = list(csv.DictReader(opened))
             if rows and not {NAME, MODEL, STATUS} <= set(rows[0]):

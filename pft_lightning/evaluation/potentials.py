@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -29,13 +30,7 @@ def load_potentials(
         ConfigError: A label occurs twice, or an entry names no potential, or two.
         CheckpointError: A file cannot be read.
     """
-    found: dict[str, Potential] = {}
-    for label, entry in config.compare.items():
-        found[str(label)] = _load(f"compare.{label}", dict(entry), device)
-    if config.label in found:
-        raise ConfigError(
-            f"label={config.label!r} is also a label of compare; give it another one."
-        )
+    found = load_compared(config, device, taken=(config.label,))
     main = {
         "model": config.model.backend,
         "checkpoint": config.model.checkpoint,
@@ -45,6 +40,30 @@ def load_potentials(
         "trust": config.model.trust,
     }
     found[config.label] = _load("model", main, device)
+    return found
+
+
+def load_compared(
+    config: DictConfig, device: str | torch.device, *, taken: Collection[str]
+) -> dict[str, Potential]:
+    """Load the potentials of ``compare``, by label.
+
+    Args:
+        config: of ``pft-evaluate``.
+        device: to put them on.
+        taken: labels of others.
+
+    Raises:
+        ConfigError: A label is taken, or an entry names no potential, or two.
+        CheckpointError: A file cannot be read.
+    """
+    found: dict[str, Potential] = {}
+    for label, entry in config.compare.items():
+        if label in taken:
+            raise ConfigError(
+                f"label={label!r} is also a label of compare; give it another one."
+            )
+        found[str(label)] = _load(f"compare.{label}", dict(entry), device)
     return found
 
 

@@ -219,21 +219,6 @@ class _TrainedLoss(Loss):
     upstream: UpstreamWeights | None  # type: ignore[assignment]
 
 
-class Origin(Options):
-    """Where fine-tuned weights come from."""
-
-    run: Annotated[str | None, Words("the folder of a pft-train run, or null")] = None
-    """Folder of a pft-train run."""
-    checkpoint: Annotated[Text, Words("best, last, or a file")] = "best"
-    """Checkpoint of the run: best, last, or a file."""
-    weights: Literal["ema", "raw"] | None = None
-    """Weights of the run; null: the moving average where the run kept one."""
-    trust_config: bool = False
-    """True makes whatever _target_ of the run names, which can run any code."""
-    base: Checkpoint | None = None
-    """Base model of model.checkpoint, to mix the two; a run knows its own."""
-
-
 class TrainedRun(Options):
     """What ``pft-export`` needs of the configuration of a run."""
 
@@ -283,11 +268,25 @@ class Limits(Options):
     """Largest energy."""
 
 
-class Evaluate(Options):
-    """``pft-evaluate``."""
+class Origin(Options):
+    """Where fine-tuned weights come from."""
 
-    task: Literal["compare", "force_constants"] = "compare"
-    """Compare potentials with DFT phonons, or write force constants of one."""
+    run: Annotated[str | None, Words("the folder of a pft-train run, or null")] = None
+    """Folder of a pft-train run."""
+    checkpoint: Annotated[Text, Words("best, last, or a file")] = "best"
+    """Checkpoint of the run: best, last, or a file."""
+    weights: Literal["ema", "raw"] | None = None
+    """Weights of the run; null: the moving average where the run kept one."""
+    trust_config: bool = False
+    """True makes whatever _target_ of the run names, which can run any code."""
+    base: Checkpoint | None = None
+    """Base model of model.checkpoint, to mix the two; a run knows its own."""
+
+
+class _Evaluation(Options):
+    task: Literal["compare", "trade_off", "force_constants"] = "compare"
+    """Compare potentials with DFT phonons, or mixes of a base and a fine-tuned one; or
+    write force constants of one."""
     model: EvaluatedModel
     protocol: ProtocolOptions
     compare: Annotated[
@@ -323,6 +322,17 @@ class Evaluate(Options):
     progress: bool = True
     """Whether a progress bar is shown."""
     paths: Folder
+
+
+class Evaluate(Origin, _Evaluation):  # in the reference, the first come last
+    """``pft-evaluate``."""
+
+    run: Annotated[str | None, Words("the folder of a pft-train run, or null")] = None
+    """task=trade_off: folder of a pft-train run, whose weights are mixed with its base
+    model."""
+    mix: Shares | None = None
+    """task=trade_off: how far the weights go from the base model, 0, to the fine-tuned
+    ones, 1. Both ends are always evaluated; null is [0.25, 0.5, 0.75]."""
 
 
 class PrepareModel(Options):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,22 +12,14 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pft_lightning.evaluation import folder as schema
 from pft_lightning.evaluation.folder import FORGETTING
+from pft_lightning.evaluation.trade_off import GAIN
 from pft_lightning.plots.style import (
     colour,
     legend_outside,
     new_figure,
     plain,
     with_unit,
-)
-
-
-GAIN: Final = (
-    schema.MESH_FREQUENCY_MAE,
-    schema.FORCE_CONSTANTS_MAE,
-    schema.MAX_FREQUENCY_ERROR_K,
-    *map(schema.error_of, schema.THERMAL),
 )
 
 

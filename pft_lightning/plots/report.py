@@ -37,6 +37,7 @@ from pft_lightning.plots.finished import (
 from pft_lightning.plots.gain import plot_gain_and_forgetting
 from pft_lightning.plots.style import OMEGA_MAX, QUANTITIES
 from pft_lightning.plots.thermal import plot_thermal
+from pft_lightning.plots.trade_off import plot_trade_off
 from pft_lightning.types import PhononProperties
 
 
@@ -148,6 +149,7 @@ def _render(
             pictures=pictures.made,
             totals=list(_totals(evaluation)),
             forgetting=list(_forgetting(evaluation)),
+            traded=_traded(summary),
             instability=_instability(summary["models"]),
             failures=_failures(summary["failures"]),
             damaged=damaged,
@@ -192,6 +194,14 @@ def _draw_totals(pictures: _Pictures, evaluation: FinishedEvaluation) -> None:
         plot_gain_and_forgetting(summary["models"], summary["forgetting"]),
         "Bars are means, diamonds medians over the materials; lower is better.",
     )
+    if "trade_off" in summary:
+        pictures.add(
+            "trade_off",
+            plot_trade_off(summary["trade_off"]),
+            "Changes against the base model, mix 0. Left: up is more gained, right is "
+            "more forgotten; each is a mean over its errors. The knee is the mix with "
+            "the largest difference of the two, each scaled to 0 to 1 over all mixes.",
+        )
     pictures.add(
         "parity",
         plot_parity(columns, temperature=temperature),
@@ -300,6 +310,12 @@ def _forgetting(evaluation: FinishedEvaluation) -> Iterator[dict[str, Any]]:
                 value / first - 1 if value and first else None for value in values
             ]
             yield {"name": name, "values": values, "changes": changes}
+
+
+def _traded(summary: schema.Summary) -> list[str]:
+    """Errors that the mixes of a trade-off change."""
+    points = summary["trade_off"]["points"] if "trade_off" in summary else []
+    return list(dict.fromkeys(name for point in points for name in point["changes"]))
 
 
 def _instability(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

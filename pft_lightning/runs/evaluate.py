@@ -24,6 +24,7 @@ from pft_lightning.options.schema import Evaluate
 from pft_lightning.plots.report import write_report
 from pft_lightning.runs.folder import RunFolder, collect_versions
 from pft_lightning.runs.tables import print_crystals, print_evaluation
+from pft_lightning.runs.trade_off import add_trade_off, check_trade_off, load_mixes
 
 
 # Ranks finish at different times, and one material can take hours.
@@ -37,7 +38,8 @@ def evaluate(config: DictConfig) -> Evaluation | CrystalPhonons:
         config: As composed from ``conf/evaluate.yaml``.
 
     Returns:
-        Of ``task=compare`` the evaluation, else what was computed of all crystals.
+        Of ``task=force_constants`` what was computed of all crystals, else the
+        evaluation.
 
     Raises:
         PFTError: Anything in the configuration or the data that cannot be used.
@@ -54,6 +56,7 @@ def evaluate(config: DictConfig) -> Evaluation | CrystalPhonons:
         config.model.checkpoint = None  # a calculator takes its place
     if alone:
         _check_crystals(config)
+    check_trade_off(config)
     folder = RunFolder(config.paths.run)
     with folder.locked():
         fabric = build_fabric(config)
@@ -70,7 +73,11 @@ def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluati
     values: Any = OmegaConf.to_container(config, resolve=True)
     protocol = Protocol(**values["protocol"])
     options = PhononReadOptions(**values["options"])
-    potentials = load_potentials(config, fabric.device)
+    mixes: dict[str, float] = {}
+    if config.task == "trade_off":
+        potentials, mixes = load_mixes(config, fabric.device)
+    else:
+        potentials = load_potentials(config, fabric.device)
     if fabric.is_global_zero:
         folder.write_start(config)
     evaluation = evaluate_phonons(
@@ -88,6 +95,8 @@ def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluati
         progress=config.progress,
     )
     if fabric.is_global_zero:
+        if mixes:
+            add_trade_off(evaluation, mixes, folder.path)
         report = write_report(folder.path)
         print_evaluation(evaluation.summary, folder.path, report)
     return evaluation

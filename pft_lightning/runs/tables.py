@@ -12,6 +12,7 @@ from rich.table import Table
 from pft_lightning.adaptation import TrainableSet
 from pft_lightning.evaluation import folder as schema
 from pft_lightning.evaluation.crystals import CrystalPhonons
+from pft_lightning.evaluation.trade_off import TradeOff
 
 
 # Metric -> what the table calls it.
@@ -121,6 +122,12 @@ def print_before_after(summary: Mapping[str, Any], folder: Path) -> None:
     console.print(f"Fine-tuned potential: {result}", highlight=False, soft_wrap=True)
 
 
+# Column of the table of a trade-off -> error.
+_TRADED = {
+    "frequencies": schema.MESH_FREQUENCY_MAE,
+    **dict(zip(("energies", "forces", "stresses"), schema.FORGETTING, strict=True)),
+}
+
 _MAX_FAILURES = 10
 _MAX_CRYSTALS = 20
 
@@ -168,11 +175,38 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
             text = "upstream " + name.replace("_mae", " MAE")
             numbers = (_number(e.get(name)) for e in errors)
             table.add_row(text, schema.UNITS[name], *numbers)
-    console = Console(width=None if Console().is_terminal else 100)
+    width = max(100, 52 + 20 * len(models))
+    console = Console(width=None if Console().is_terminal else width)
     console.print(table)
+    if "trade_off" in summary:
+        _print_trade_off(console, summary["trade_off"])
     _print_failures(console, summary)
     console.print(f"Evaluation: {folder}", highlight=False, soft_wrap=True)
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+
+
+def _print_trade_off(console: Console, trade_off: TradeOff) -> None:
+    """Print gain and forgetting of all mixes, and which is the knee."""
+    table = Table(title="Trade-off: changes against the base model, in per cent")
+    table.add_column("")
+    for name in ("gain", "forgetting", *_TRADED):
+        table.add_column(name, justify="right")
+    for point in trade_off["points"]:
+        is_knee = point["mix"] is not None and point["mix"] == trade_off["knee"]
+        changes = map(point["changes"].get, _TRADED.values())
+        cells = map(_percent, (point["gain"], point["forgetting"], *changes))
+        table.add_row(point["label"] + (" (knee)" if is_knee else ""), *cells)
+    console.print(table)
+    if trade_off["knee"] is None:
+        console.print(f"No knee: {trade_off['remark']}.", highlight=False)
+    else:
+        console.print(
+            f"Knee: mix {trade_off['knee']:g}, where gain is farthest ahead of "
+            "forgetting. Write it with pft-export and the same run or files, "
+            f"mix={trade_off['knee']:g} out=FILE.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def print_crystals(found: CrystalPhonons) -> None:
@@ -223,6 +257,10 @@ def _mean_and_median(total: Mapping[str, Any]) -> str:
     if total["mean"] is None:
         return ""
     return f"{total['mean']:.4g} ({total['median']:.4g})"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:+.1f}"
 
 
 def _number(value: float | None) -> str:

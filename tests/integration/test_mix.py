@@ -10,15 +10,17 @@ import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from pft_lightning import load_model
 from pft_lightning.backends.pair import PairPotential
-from pft_lightning.errors import ConfigError
+from pft_lightning.errors import ConfigError, PFTError
+from pft_lightning.runs.evaluate import evaluate
 from pft_lightning.runs.export import export
 from pft_lightning.runs.train import train
 
-from ..conftest import ELEMENTS
+from ..conftest import ELEMENTS, true_potential
 
 
 STEPS = ("trainer.max_steps=2", "optimizer.lr=1e-2", "export=last")
@@ -151,3 +153,98 @@ def test_a_run_from_random_weights_has_nothing_to_be_mixed_with(finished, tmp_pa
     OmegaConf.save(config, run / "config.yaml")
     with pytest.raises(ConfigError, match="started from random weights"):
         exported(f"run={run}", f"out={tmp_path}/a.pt", "mix=0.5")
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Leave the pixels of the report out: they are what takes time."""
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path, **_: path.write_bytes(b"pixels")
+    )
+
+
+@pytest.fixture(scope="module")
+def curve(finished, world, tmp_path_factory):
+    """The trade-off of one mix and the ends, with a third potential, the true one."""
+    folder = tmp_path_factory.mktemp("curve")
+    true_potential().save(folder / "true.pair")
+
+    def evaluated(*overrides: str) -> dict:
+        run = folder / "evaluation"
+        options = (
+            "task=trade_off",
+            f"phonons={world.phonons_val}",
+            f"upstream={world.upstream_val}",
+            *("protocol.mesh=[4,4,4]", "protocol.band_points=5", "accelerator=cpu"),
+            f"paths.run={run}",
+        )
+        evaluate(composed("evaluate", *options, *overrides))
+        return json.loads((run / "metrics.json").read_text()) | {"folder": run}
+
+    evaluated.run = (
+        f"run={finished}",
+        "checkpoint=last",
+        "mix=0.5",
+        f"compare.true.checkpoint={folder}/true.pair",
+    )
+    return evaluated
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_trade_off_is_a_curve_of_gain_against_forgetting(curve, capsys):
+    found = curve(*curve.run)
+    labels = ["mix_0", "true", "mix_0.5", "mix_1"]
+    assert list(found["models"]) == labels
+    points = {point["label"]: point for point in found["trade_off"]["points"]}
+    assert list(points) == ["mix_0", "mix_0.5", "mix_1", "true"]
+    assert points["mix_0"]["gain"] == points["mix_0"]["forgetting"] == 0
+    frequencies, forces = (
+        [found["models"][m]["mesh_frequency_mae"]["mean"] for m in labels],
+        [found["forgetting"][m]["forces_mae"] for m in labels],
+    )
+    for label, ours, theirs in zip(labels, frequencies, forces, strict=True):
+        changes = points[label]["changes"]
+        assert changes["mesh_frequency_mae"] == pytest.approx(ours / frequencies[0] - 1)
+        assert changes["forces_mae"] == pytest.approx(theirs / forces[0] - 1)
+    # Its force constants are by finite displacements, its frames have eight decimals.
+    assert points["true"]["gain"] > 0.95
+    assert points["true"]["forgetting"] < -0.95
+    assert points["true"]["mix"] is None
+    printed = capsys.readouterr().out
+    assert "Trade-off" in printed
+    assert "nee" in printed.rpartition("Trade-off")[2]
+    page = (found["folder"] / "report.html").read_text()
+    assert 'id="trade_off"' in page
+    assert (found["folder"] / "figures" / "trade_off.png").is_file()
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_trade_off_goes_on_with_more_mixes_where_it_was(curve):
+    files = list((curve(*curve.run)["folder"] / "forgetting").glob("*.json"))
+    written = {path: path.stat().st_mtime_ns for path in files}
+    more = curve(*curve.run[:2], "mix=[0.5,0.25]", curve.run[3])
+    assert [p["mix"] for p in more["trade_off"]["points"]] == [0, 0.25, 0.5, 1, None]
+    assert {p: p.stat().st_mtime_ns for p in written} == written
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["upstream=null", "run={run}"], "needs upstream=PATH"),
+        ([], "either run=FOLDER"),
+        (["model.checkpoint={base}", "run={run}"], "either run=FOLDER"),
+        (["model.checkpoint={base}"], "base is not given"),
+        (["run={run}", "calculator=a:b"], "calculator=a:b: has no weights"),
+        (["run={run}", "mix=2"], "mix=2; expected a number from 0"),
+        (["run={run}", "compare.mix_1.checkpoint={base}"], "label='mix_1' is also"),
+        (["task=compare", "run={run}"], "run=.*is for task=trade_off"),
+        (["task=compare", "model.checkpoint={base}", "mix=0.5"], "is for task=trade"),
+        (["run={run}/checkpoints"], "holds no run"),
+    ],
+)
+def test_a_trade_off_that_makes_no_sense_is_refused(
+    curve, finished, world, overrides, message
+):
+    values = {"run": finished, "base": world.base}
+    with pytest.raises(PFTError, match=message):
+        curve(*(o.format(**values) for o in overrides))

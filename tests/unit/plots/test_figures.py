@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from pft_lightning.evaluation.trade_off import Point
 from pft_lightning.plots.bands import path_ticks, plot_bands
 from pft_lightning.plots.errors import (
     HISTOGRAMS,
@@ -21,6 +22,7 @@ from pft_lightning.plots.errors import (
 from pft_lightning.plots.gain import GAIN, plot_gain_and_forgetting
 from pft_lightning.plots.style import QUANTITIES, colour, plain
 from pft_lightning.plots.thermal import plot_thermal
+from pft_lightning.plots.trade_off import plot_trade_off
 
 
 @pytest.fixture
@@ -262,6 +264,35 @@ def test_gain_and_forgetting_are_the_totals(upstream):
     assert drawn["frequency MAE (THz)"] == [2.0, 3.0]
     assert drawn["$S$ error (J/K/mol)"] == [2.0]
     assert drawn.get("forces MAE (eV/Å)") == ([0.5, 0.7] if upstream else None)
+
+
+def test_a_trade_off_is_drawn_through_its_mixes_with_the_knee_in_a_ring():
+    places = {0.0: (0.0, 0.0), 0.5: (0.1, 0.4), 1.0: (0.5, 0.5), None: (0.2, 0.1)}
+    points = [
+        Point(
+            label=f"mix_{mix}" if mix is not None else "$other",
+            mix=mix,
+            gain=gain,
+            forgetting=forgetting,
+            changes={"entropy_error": -gain, "forces_mae": forgetting, "unknown": 0.0},
+            n_materials=3,
+        )
+        for mix, (forgetting, gain) in places.items()
+    ]
+    figure = plot_trade_off({"points": points, "knee": 0.5, "remark": ""})
+    curve, changes = figure.axes
+    drawn = [line.get_xydata().tolist() for line in curve.lines]
+    assert drawn[0] == [[0, 0], [0.1, 0.4], [0.5, 0.5]]
+    assert [[0.1, 0.4]] in drawn[2:]
+    assert [[0.2, 0.1]] in drawn[2:]
+    assert {"0", "0.5", "1"} == {text.get_text() for text in curve.texts}
+    by_name = {line.get_label(): line.get_xydata().tolist() for line in changes.lines}
+    assert by_name["$S$ error"] == [[0, 0], [0.5, -0.4], [1, -0.5]]
+    assert by_name["forces MAE"] == [[0, 0], [0.5, 0.1], [1, 0.5]]
+    # Without a knee, and without anything known.
+    for point in points:
+        point.update(gain=None, forgetting=None, changes={})
+    plot_trade_off({"points": points, "knee": None, "remark": "x"}).canvas.draw()
 
 
 def test_names_are_drawn_as_they_are(properties):
