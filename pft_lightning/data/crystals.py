@@ -88,7 +88,7 @@ def read_structures(spec: Spec) -> Iterator[ase.Atoms]:
     count = 0
     for path in found.paths:
         with _skipping(str(path), skipped):
-            for where, atoms in _read(path):
+            for where, atoms in read_file(path):
                 if isinstance(atoms, DataFormatError):
                     skipped.append((where, str(atoms)))
                     continue
@@ -142,7 +142,7 @@ def list_crystals(
         for source, reason in found.skipped
     ]
     for path in found.paths:
-        if _is_phonon_source(path):
+        if is_phonon_source(path):
             name = path.absolute().name if path.is_dir() else material_name(path)
             read = partial(_read_cells, path, supercell, options)
             crystals.append(Crystal(name, str(path), path, 0, read))
@@ -158,7 +158,7 @@ def _of_structures(
     symprec = choose_symprec(None, options, path)
     try:
         with reading(path):
-            structures = list(_read(path))
+            structures = list(read_file(path))
     except DataFormatError as error:
         yield Crystal(name, str(path), path, 0, partial(_fail, str(error)))
         return
@@ -209,7 +209,7 @@ def _report(skipped: list[tuple[str, str]], count: int) -> None:
         warnings.warn("\n".join(skip_lines(skipped)), stacklevel=3)
 
 
-def _read(path: Path) -> Iterator[tuple[str, ase.Atoms | DataFormatError]]:
+def read_file(path: Path) -> Iterator[tuple[str, ase.Atoms | DataFormatError]]:
     """Give place and structure of all in a file; one that is bad is an error."""
     for index, atoms in _read_all(path):
         where = f"{path}, structure {index}"
@@ -224,8 +224,8 @@ def _read(path: Path) -> Iterator[tuple[str, ase.Atoms | DataFormatError]]:
 
 
 def _read_all(path: Path) -> Iterator[tuple[int, ase.Atoms | DataFormatError]]:
-    if _is_phonon_source(path):
-        yield 0, _to_ase(_load(path, _OPTIONS)[0].to_phonopy().unitcell)
+    if is_phonon_source(path):
+        yield 0, _to_ase(load_cells(path, _OPTIONS)[0].to_phonopy().unitcell)
     elif is_xyz(path):
         yield from read_frames(path)
     elif is_cif(path):
@@ -237,7 +237,8 @@ def _read_all(path: Path) -> Iterator[tuple[int, ase.Atoms | DataFormatError]]:
         yield from enumerate(ase.io.read(path, ":"))
 
 
-def _is_phonon_source(path: Path) -> bool:
+def is_phonon_source(path: Path) -> bool:
+    """Tell whether a path is a file or folder of phonopy or phono3py."""
     return path.is_dir() or path.name.endswith(SUFFIXES)
 
 
@@ -245,7 +246,7 @@ def _read_cells(
     path: Path, supercell: SupercellOptions, options: PhononReadOptions
 ) -> Phonopy:
     with reading(path):
-        cells, is_alone = _load(path, options)
+        cells, is_alone = load_cells(path, options)
         if is_alone:
             atoms = _to_ase(cells.to_phonopy().unitcell)
             return build_supercell(atoms, supercell, str(path), cells.symprec)
@@ -256,12 +257,30 @@ def _read_cells(
         return cells.to_phonopy()
 
 
-def _load(path: Path, options: PhononReadOptions) -> tuple[PhononCells, bool]:
-    """Cells of a phonopy file or folder without forces; tells if it is a unit cell."""
+def load_cells(path: Path, options: PhononReadOptions) -> tuple[PhononCells, bool]:
+    """Read the cells of a phonopy file or folder; see ``cells_of``."""
     if path.is_dir():
         phonon, units, nac_params = read_cells(path, options)
         return PhononCells.of(phonon, units, nac_params), False
-    content = load_content(path)
+    return cells_of(load_content(path), path, options)
+
+
+def cells_of(
+    content: dict[str, Any], path: Path, options: PhononReadOptions
+) -> tuple[PhononCells, bool]:
+    """Take the cells of second order of what a phonopy or phono3py file holds.
+
+    Args:
+        content: of ``load_content``.
+        path: the file, for messages, and for Born charges beside it.
+        options: units and tolerance.
+
+    Returns:
+        The cells, and whether the file has a unit cell alone, without a supercell.
+
+    Raises:
+        DataFormatError: names the file, the value and what to do.
+    """
     # phonopy takes a crystal in a file that names no units for one of VASP.
     code, _ = declared_units(content, path) or (options.units or "vasp", "")
     units = unit_system(code)

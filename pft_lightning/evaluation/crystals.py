@@ -58,7 +58,12 @@ from pft_lightning.evaluation.records import (
     readable_record,
     unreadable_record,
 )
-from pft_lightning.evaluation.reference import Material, file_name, number_names
+from pft_lightning.evaluation.reference import (
+    Material,
+    Reference,
+    file_name,
+    number_names,
+)
 from pft_lightning.evaluation.sharing import compute_records
 from pft_lightning.evaluation.stored import find_finished
 from pft_lightning.evaluation.summary import count_failures
@@ -157,7 +162,7 @@ def compute_crystals(
 
 def list_materials(
     structures: Spec, supercell: SupercellOptions, options: PhononReadOptions
-) -> list[Material]:
+) -> list[Material[Reference]]:
     """List crystals as the materials of an evaluation, each with a name of its own.
 
     Raises:
@@ -165,7 +170,7 @@ def list_materials(
     """
     choices = [asdict(supercell), asdict(options)]
 
-    def to_material(crystal: Crystal) -> Material:
+    def to_material(crystal: Crystal) -> Material[Reference]:
         state = [] if crystal.path is None else source_state(crystal.path)
         place = str(Path(crystal.source).absolute())
         return Material(
@@ -183,12 +188,12 @@ def list_materials(
 class _Work:
     """What is done with every crystal, and where it is written."""
 
-    task: Task
+    task: Task[Protocol]
     folder: EvaluationFolder
     formats: tuple[Format, ...]
     progress: bool
 
-    def keys_of(self, material: Material) -> dict[str, str]:
+    def keys_of(self, material: Material[Reference]) -> dict[str, str]:
         """What the files of a crystal depend on."""
         keys = self.task.keys_of(material)
         return {label: digest([key, self.formats]) for label, key in keys.items()}
@@ -201,7 +206,7 @@ class _Work:
         names = file_names(self.formats, self.task.protocol)
         return all((place / name).is_file() for name in names)
 
-    def compute(self, material: Material) -> Record:
+    def compute(self, material: Material[Reference]) -> Record:
         """Compute and write the phonons of one crystal; failures are in the record."""
         # Without it nobody takes files for whole that are being replaced.
         self.folder.record_file(material.name).unlink(missing_ok=True)
@@ -228,7 +233,7 @@ class _Work:
         self.folder.write_record(record)
         return record
 
-    def _write(self, material: Material, cells: Phonopy) -> Row:
+    def _write(self, material: Material[Reference], cells: Phonopy) -> Row:
         """Compute and write the phonons of one crystal; give what they come to."""
         (model,) = self.task.models.values()
         phonon, row = _phonons_of(model, cells, self.task, self.progress)
@@ -241,7 +246,7 @@ class _Work:
 
 
 def _phonons_of(
-    model: Potential, cells: Phonopy, task: Task, progress: bool
+    model: Potential, cells: Phonopy, task: Task[Protocol], progress: bool
 ) -> tuple[Phonopy, Row]:
     """Phonons of a potential in given cells, and what they took."""
     started = time.perf_counter()
@@ -277,7 +282,7 @@ def _largest_force(model: Potential, phonon: Phonopy) -> float:
 
 
 def _collect(
-    records: list[Record], task: Task, versions: Mapping[str, str] | None
+    records: list[Record], task: Task[Protocol], versions: Mapping[str, str] | None
 ) -> tuple[list[Row], Summary]:
     """Rows of all crystals, and how many there are and failed."""
     labels = list(task.models)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -30,10 +30,14 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that compute numbers between model and result."""
+def library_versions(others: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of the libraries that compute numbers between model and result.
+
+    Args:
+        others: beside those of every evaluation.
+    """
     found = {}
-    for name in ("phonopy", "spglib", "symfc"):
+    for name in ("phonopy", "spglib", "symfc", *others):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -5,8 +5,10 @@
 ``per_material.csv``         ``COLUMNS``, one row per material and model
 ``materials/<name>.json``    ``Record`` of a material; it says that the material is done
 ``materials/<name>.npz``     its phonon properties, see ``properties_io``
-``materials/<name>/``        force constants of a crystal, see ``phonopy_files``
+``materials/<name>/``        force constants of a crystal, see ``phonopy_files``; or
+                             conductivities by model, see ``conductivity.stages``
 ``forgetting/<label>.json``  errors of a model on upstream frames
+``leaderboard/``             conductivities by model, see ``conductivity.leaderboard``
 ``report.html``              the page of ``plots.report``, with ``figures/*.png``
 ``command.txt``              the command, written by ``runs.folder``
 ===========================  ========================================================
@@ -266,6 +268,10 @@ class EvaluationFolder:
     def phonopy_folder(self, name: str) -> Path:
         """Folder with the files of a crystal that phonopy reads."""
         return self.materials / name
+
+    def model_folder(self, name: str, label: str) -> Path:
+        """Folder with the stages of the conductivity of a crystal with a model."""
+        return self.phonopy_folder(name) / f"model-{label}"
 
     def forgetting_file(self, label: str) -> Path:
         """File with the errors of a model on upstream frames."""

@@ -60,7 +60,10 @@ _MAX_EXTENT = 2.0
 
 
 def compare_molecule(
-    model: Potential, reference: Molecule, expected: PhononProperties, task: Task
+    model: Potential,
+    reference: Molecule,
+    expected: PhononProperties,
+    task: Task[Protocol],
 ) -> tuple[Row, PhononProperties]:
     """Row and properties of a model on a molecule, whose own are expected."""
     started = time.perf_counter()
@@ -123,7 +126,7 @@ def molecule_properties(molecule: Molecule, protocol: Protocol) -> PhononPropert
 
 
 def _compute(
-    model: Potential, reference: Molecule, task: Task
+    model: Potential, reference: Molecule, task: Task[Protocol]
 ) -> tuple[Molecule, int, int]:
     """Hessian of a model, steps of relaxation and number of products or forces."""
     protocol, atoms, steps = task.protocol, reference.atoms.copy(), 0

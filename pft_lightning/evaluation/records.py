@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import Any, cast
 
 from pft_lightning.data.molecules import Molecule
 from pft_lightning.evaluation.failures import failed_row, is_lasting
@@ -22,7 +22,7 @@ from pft_lightning.evaluation.folder import (
 from pft_lightning.evaluation.reference import Material, Reference
 
 
-def identify(material: Material, phonon: Reference) -> Row:
+def identify(material: Material[Reference], phonon: Reference) -> Row:
     """Columns that say which material a row is of."""
     if isinstance(phonon, Molecule):
         return {
@@ -41,7 +41,10 @@ def identify(material: Material, phonon: Reference) -> Row:
 
 
 def unreadable_record(
-    material: Material, error: Exception, keys: Mapping[str, str], labels: Iterable[str]
+    material: Material[Any],
+    error: Exception,
+    keys: Mapping[str, str],
+    labels: Iterable[str],
 ) -> Record:
     """Record of a material that cannot be read, so that every model fails on it.
 
@@ -57,7 +60,7 @@ def unreadable_record(
 
 
 def readable_record(
-    material: Material,
+    material: Material[Any],
     identity: Row,
     keys: Mapping[str, str],
     rows: Mapping[str, Row],
@@ -74,7 +77,10 @@ def readable_record(
 
 
 def _record(
-    material: Material, identity: Row, keys: Mapping[str, str], rows: Mapping[str, Row]
+    material: Material[Any],
+    identity: Row,
+    keys: Mapping[str, str],
+    rows: Mapping[str, Row],
 ) -> Record:
     source = {"name": material.name, "source": material.source}
     return cast(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from phonopy import Phonopy
@@ -33,21 +34,24 @@ Reference = Phonopy | Molecule
 Phonons = Spec | Phonopy | Sequence[Phonopy] | Mapping[str, Reference]
 
 
+_Content = TypeVar("_Content")
+
+
 @dataclass(frozen=True, slots=True)
-class Material:
-    """One reference material, not read yet.
+class Material(Generic[_Content]):
+    """One material, not read yet.
 
     Attributes:
         name: unique in the evaluation; also the name of its files.
         source: where it comes from.
         fingerprint: changes when the source does.
-        read: gives the reference; raises PFTError where it cannot be used.
+        read: gives what is evaluated; raises PFTError where it cannot be used.
     """
 
     name: str
     source: str
     fingerprint: str
-    read: Callable[[], Reference]
+    read: Callable[[], _Content]
 
 
 def to_phonopy(record: StructureRecord) -> Phonopy:
@@ -124,7 +128,7 @@ def take_reference(phonon: Reference) -> Reference:
 
 def list_materials(
     phonons: Phonons, options: PhononReadOptions | None = None
-) -> list[Material]:
+) -> list[Material[Reference]]:
     """List reference materials without reading their force constants.
 
     Args:
@@ -156,7 +160,7 @@ def list_materials(
     return number_names(found)
 
 
-def _in_memory(name: str, phonon: Reference) -> Material:
+def _in_memory(name: str, phonon: Reference) -> Material[Reference]:
     found = hashlib.sha256()
     atoms = phonon.atoms if isinstance(phonon, Molecule) else phonon.supercell
     for array in (np.asarray(atoms.cell), atoms.positions):
@@ -171,7 +175,7 @@ def _in_memory(name: str, phonon: Reference) -> Material:
     )
 
 
-def _of_path(path: Path, options: PhononReadOptions) -> list[Material]:
+def _of_path(path: Path, options: PhononReadOptions) -> list[Material[Reference]]:
     state = [str(path.absolute()), source_state(path), asdict(options)]
     try:
         entries = list_entries(path)
@@ -203,7 +207,9 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.()+=@,\- ]", "_", name).strip(". ") or "material"
 
 
-def number_names(materials: list[Material]) -> list[Material]:
+def number_names(
+    materials: Sequence[Material[_Content]],
+) -> list[Material[_Content]]:
     """Number the names that occur twice, upper and lower case being one."""
     seen: set[str] = set()
     found = []

@@ -150,8 +150,8 @@ def evaluate_phonons(
 
 
 def _evaluate_materials(
-    materials: list[Material],
-    task: Task,
+    materials: list[Material[Reference]],
+    task: Task[Protocol],
     folder: EvaluationFolder | None,
     progress: bool,
 ) -> tuple[list[Record], dict[str, dict[str, PhononProperties]]]:
@@ -163,7 +163,7 @@ def _evaluate_materials(
     """
     properties: dict[str, dict[str, PhononProperties]] = {}
 
-    def evaluate(material: Material) -> Record:
+    def evaluate(material: Material[Reference]) -> Record:
         record, arrays = _evaluate(material, task, folder)
         if folder is None:
             properties[material.name] = arrays
@@ -177,7 +177,7 @@ def _evaluate_materials(
 
 
 def _measure_forgetting(
-    task: Task,
+    task: Task[Protocol],
     upstream: Spec | None,
     names: Mapping[str, str | None] | None,
     limits: Mapping[str, float] | None,
@@ -200,7 +200,7 @@ def _measure_forgetting(
 
 def _collect(
     records: list[Record],
-    task: Task,
+    task: Task[Protocol],
     forgetting: dict[str, Any] | None,
     versions: Mapping[str, str] | None,
 ) -> tuple[list[Row], Summary]:
@@ -213,7 +213,7 @@ def _collect(
 
 
 def _evaluate(
-    material: Material, task: Task, folder: EvaluationFolder | None
+    material: Material[Reference], task: Task[Protocol], folder: EvaluationFolder | None
 ) -> tuple[Record, dict[str, PhononProperties]]:
     """Evaluate all models on one material; failures become part of the record."""
     keys = task.keys_of(material)
@@ -249,7 +249,10 @@ def _evaluate(
 
 
 def _compare(
-    model: Potential, reference: Reference, expected: PhononProperties, task: Task
+    model: Potential,
+    reference: Reference,
+    expected: PhononProperties,
+    task: Task[Protocol],
 ) -> tuple[Row, PhononProperties]:
     """Row and properties of a model on a material, whose own are expected."""
     if isinstance(reference, Molecule):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -11,12 +12,16 @@ from pft_lightning.evaluation.folder import Record
 from pft_lightning.evaluation.reference import Material
 
 
+_Content = TypeVar("_Content")
+
+
 def compute_records(
-    materials: list[Material],
+    materials: list[Material[_Content]],
     finished: Mapping[str, Record],
-    compute: Callable[[Material], Record],
+    compute: Callable[[Material[_Content]], Record],
     *,
     progress: bool,
+    what: str = "phonons",
 ) -> list[Record]:
     """Compute the records that are not there yet, shared among the processes.
 
@@ -25,6 +30,7 @@ def compute_records(
         finished: records of an earlier evaluation, by name.
         compute: gives the record of a material, and writes it where it is kept.
         progress: show how many are done, and how long the others will take.
+        what: is computed, for the progress bar.
 
     Returns:
         Records of all materials, in their order.
@@ -35,7 +41,7 @@ def compute_records(
     rank, n_ranks = processes.rank()
     mine = tqdm(
         pending[rank::n_ranks],
-        desc="phonons",
+        desc=what,
         unit="material",
         disable=not (progress and rank == 0 and pending),
     )

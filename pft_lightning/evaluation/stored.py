@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation.folder import (
@@ -19,8 +20,8 @@ from pft_lightning.types import PhononProperties
 
 def find_finished(
     folder: EvaluationFolder | None,
-    materials: Iterable[Material],
-    keys_of: Callable[[Material], Mapping[str, str]],
+    materials: Iterable[Material[Any]],
+    keys_of: Callable[[Material[Any]], Mapping[str, str]],
     *,
     is_whole: Callable[[Record], bool] | None = None,
 ) -> dict[str, Record]:
@@ -55,7 +56,7 @@ def find_finished(
 
 
 def find_valid_results(
-    folder: EvaluationFolder | None, material: Material, keys: Mapping[str, str]
+    folder: EvaluationFolder | None, material: Material[Any], keys: Mapping[str, str]
 ) -> tuple[dict[str, Row], dict[str, PhononProperties]]:
     """Results of models that were evaluated on this material before.
 

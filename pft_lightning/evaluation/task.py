@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar, get_args
 
 from ase.calculators.calculator import BaseCalculator
 
@@ -17,7 +17,7 @@ from pft_lightning.evaluation.fingerprints import (
 )
 from pft_lightning.evaluation.folder import REFERENCE
 from pft_lightning.evaluation.force_constants import Method, Potential, in_float64
-from pft_lightning.evaluation.protocols import Protocol, describe
+from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.evaluation.reference import Material
 from pft_lightning.types import Engine
 
@@ -26,9 +26,12 @@ from pft_lightning.types import Engine
 # computed again.
 _RESULTS_VERSION = 2
 
+# Of phonons or of conductivities.
+_Protocol = TypeVar("_Protocol")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Task:
+class Task(Generic[_Protocol]):
     """What is done with every material.
 
     Attributes:
@@ -43,11 +46,11 @@ class Task:
     models: dict[str, Potential]
     fingerprints: dict[str, str]
     keys: dict[str, str]
-    protocol: Protocol
+    protocol: _Protocol
     max_atoms: int
     engine: Engine | None
 
-    def keys_of(self, material: Material) -> dict[str, str]:
+    def keys_of(self, material: Material[Any]) -> dict[str, str]:
         """What the results of each model on a material depend on."""
         return {
             label: digest([key, material.fingerprint])
@@ -57,11 +60,19 @@ class Task:
 
 def make_task(
     models: Potential | Mapping[str, Potential],
-    protocol: Protocol,
+    protocol: _Protocol,
     max_atoms: int,
     engine: Engine | None,
-) -> Task:
+    libraries: Sequence[str] = (),
+) -> Task[_Protocol]:
     """Check models and options, and note what results depend on.
+
+    Args:
+        models: one, or several by label.
+        protocol: a dataclass that is followed.
+        max_atoms: of one pass.
+        engine: of Hessian-vector products; None chooses by device.
+        libraries: that compute numbers, beside those of every evaluation.
 
     Raises:
         ConfigError: a label or an option that cannot be used.
@@ -69,7 +80,8 @@ def make_task(
     models = _named(models)
     _check_options(models, protocol, max_atoms, engine)
     fingerprints = {label: fingerprint(model) for label, model in models.items()}
-    settings = [_RESULTS_VERSION, library_versions(), describe(protocol), engine]
+    values = asdict(protocol)  # type: ignore[call-overload]
+    settings = [_RESULTS_VERSION, library_versions(libraries), values, engine]
     return Task(
         models={
             label: in_float64(model) if isinstance(model, EnergyModel) else model
@@ -109,7 +121,7 @@ def _named(models: Potential | Mapping[str, Potential]) -> dict[str, Potential]:
 
 def _check_options(
     models: Mapping[str, Potential],
-    protocol: Protocol,
+    protocol: object,
     max_atoms: int,
     engine: str | None,
 ) -> None:
@@ -120,6 +132,8 @@ def _check_options(
         raise ConfigError(
             f"engine={engine!r}; expected {', '.join(get_args(Engine))}, or null."
         )
+    if not isinstance(protocol, Protocol):
+        return
     if protocol.method not in get_args(Method):
         raise ConfigError(
             f"protocol.method={protocol.method!r}; expected one of "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,9 +69,21 @@ class ReferenceCrystal:
     conductivity: Conductivity
 
 
+class References(dict[str, ReferenceCrystal]):
+    """Crystals of a reference by their identifier."""
+
+    @cached_property
+    def state(self) -> list[list[Any]]:
+        """What tells that a reference has changed."""
+        return [
+            [name, one.conductivity.kappa, float(one.conductivity.modes.sum())]
+            for name, one in self.items()
+        ]
+
+
 def read_conductivities(
     path: str | Path, temperature: float = _USUAL_TEMPERATURE
-) -> dict[str, ReferenceCrystal]:
+) -> References:
     """Read the conductivities of DFT from a table.
 
     Rows that cannot be used are left out; a warning names them.
@@ -88,7 +101,7 @@ def read_conductivities(
     """
     path = Path(path).expanduser()
     columns = _read_columns(path)
-    found: dict[str, ReferenceCrystal] = {}
+    found = References()
     skipped: list[tuple[str, str]] = []
     for row in columns["id"]:
         try:

@@ -15,7 +15,9 @@ REFERENCE_KAPPA: Final = "reference_kappa"
 SRD: Final = "srd"
 SRE: Final = "sre"
 SRME: Final = "srme"
+REFERENCE_NAME: Final = "reference_name"
 OUTCOME: Final = "outcome"
+REASON: Final = "reason"
 STRUCTURE_TYPE: Final = "structure_type"
 
 # Values of OUTCOME.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import numpy as np
 import pytest
 
 from pft_lightning.evaluation.conductivity.score import Conductivity
+
+
+# Threads that wait for each other on a busy machine are slower than one.
+os.environ.setdefault("RAYON_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ase
+import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -28,6 +31,27 @@ def potential() -> PairPotential:
 def crystal(a: float = 2.52) -> ase.Atoms:
     """MgO of the type of CsCl, which is stable with this potential; minimum 2.5 Å."""
     return bulk("MgO", "cesiumchloride", a)
+
+
+def write_frames(path: Path, *frames: ase.Atoms) -> Path:
+    """Extended XYZ as phononDB's."""
+    ase.io.write(path, list(frames), format="extxyz")
+    return path
+
+
+def frame(mp_id: str = "mp-1", a: float = 2.5, **info) -> ase.Atoms:
+    """A frame of such a file; info set to None is left out."""
+    atoms = crystal(a)
+    known = {
+        "mp_id": mp_id,
+        "name": "MgO",
+        "fc2_supercell": DOUBLE,
+        "fc3_supercell": DOUBLE,
+        "q_mesh": np.array(MESH),
+        **info,
+    }
+    atoms.info.update({k: v for k, v in known.items() if v is not None})
+    return atoms
 
 
 def cells(atoms: ase.Atoms | None = None, mesh=MESH) -> ConductivityCells:
