@@ -8,7 +8,9 @@ import os
 # Read when Triton is imported, as torch may do.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
+from filelock import FileLock
 from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 
@@ -51,6 +54,25 @@ def twins(monkeypatch) -> Twins:
     both = Twins(calls)
     monkeypatch.setattr(contraction, "_compute_on", lambda device: both.contract)
     return both
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory) -> Callable[..., dict[str, Path]]:
+    """Make files that no test changes, once for all processes that run the tests."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, write: Callable[[Path], dict[str, Path]]) -> dict[str, Path]:
+        folder, made = root / name, root / f"{name}.json"
+        with FileLock(root / f"{name}.lock"):
+            if not made.exists():
+                folder.mkdir(exist_ok=True)
+                paths = {key: str(path) for key, path in write(folder).items()}
+                made.write_text(json.dumps(paths))
+        return {key: Path(path) for key, path in json.loads(made.read_text()).items()}
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import ase
@@ -11,7 +12,25 @@ import torch
 from ase.build import bulk
 
 
-DATA = Path(__file__).parent / "data"
+HERE = Path(__file__).parent
+DATA = HERE / "data"
+sys.path.insert(0, str(HERE))
+
+
+@pytest.fixture(scope="session")
+def mace_files(make_once) -> dict[str, Path]:
+    """Networks of MACE by name, see ``models.write_variants``."""
+    from models import write_variants
+
+    return make_once("mace_networks", write_variants)
+
+
+@pytest.fixture(scope="session")
+def nequip_files(make_once) -> dict[str, Path]:
+    """Networks of NequIP by name, see ``nequip_models.write_variants``."""
+    from nequip_models import write_variants
+
+    return make_once("nequip_networks", write_variants)
 
 
 @pytest.fixture

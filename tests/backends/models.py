@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,3 +88,12 @@ def build_mace(
             )
     finally:
         torch.set_default_dtype(before)
+
+
+def write_variants(folder: Path) -> dict[str, Path]:
+    """``.model`` files as MACE's training writes them; one of them in float32."""
+    paths = {name: folder / f"{name}.model" for name in (*VARIANTS, "float32")}
+    for name in VARIANTS:
+        torch.save(build_mace(name), paths[name])
+    torch.save(build_mace("scale_shift", torch.float32), paths["float32"])
+    return paths

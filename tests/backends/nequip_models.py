@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import ase.io
@@ -169,9 +169,9 @@ def write_base(path: Path, frames: Path, numbers: Sequence[int]) -> Path:
     return path
 
 
-def write_variants(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+def write_variants(folder: Path) -> dict[str, Path]:
     """Write checkpoints, and a package that ``nequip-package`` made of one of them."""
-    paths = write_checkpoints(folder, {name: VARIANTS[name] for name in names})
+    paths = write_checkpoints(folder, VARIANTS)
     paths["package"] = folder / "model.nequip.zip"
     package(paths["float32"], paths["package"])
     return paths

@@ -53,16 +53,8 @@ def stock_calculator(path: Path, **options):
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory) -> dict[str, Path]:
-    """``.model`` files as MACE's training writes them."""
-    folder = tmp_path_factory.mktemp("mace")
-    paths = {}
-    for variant in VARIANTS:
-        paths[variant] = folder / f"{variant}.model"
-        torch.save(build_mace(variant), paths[variant])
-    paths["float32"] = folder / "float32.model"
-    torch.save(build_mace("scale_shift", torch.float32), paths["float32"])
-    return paths
+def files(mace_files) -> dict[str, Path]:
+    return mace_files
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))

@@ -32,17 +32,13 @@ sys.path.insert(0, str(HERE))
 
 from adapted import ADAPTATIONS, check_adapted, coverage, randomise  # noqa: E402
 from conftest import assert_same_as  # noqa: E402
-from models import VARIANTS, build_mace  # noqa: E402
+from models import VARIANTS  # noqa: E402
 from test_mace import stock_calculator  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("mace")
-    paths = {name: folder / f"{name}.model" for name in VARIANTS}
-    for name, path in paths.items():
-        torch.save(build_mace(name), path)
-    return paths
+def files(mace_files) -> dict[str, Path]:
+    return mace_files
 
 
 def load(files, variant):

@@ -30,16 +30,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import assert_same_as  # noqa: E402
 from nequip_models import (  # noqa: E402
-    VARIANTS,
     package,
     write_checkpoint,
-    write_variants,
 )
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory) -> dict[str, Path]:
-    return write_variants(tmp_path_factory.mktemp("nequip"), VARIANTS)
+def files(nequip_files) -> dict[str, Path]:
+    return nequip_files
 
 
 def stock_calculator(path: Path):

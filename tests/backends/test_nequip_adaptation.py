@@ -21,14 +21,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from adapted import ADAPTATIONS, check_adapted, coverage, randomise  # noqa: E402
 from conftest import assert_same_as  # noqa: E402
-from nequip_models import write_variants  # noqa: E402
 from test_nequip import stock_calculator  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("nequip")
-    return write_variants(folder, ["float64", "float32"])
+def files(nequip_files) -> dict[str, Path]:
+    return nequip_files
 
 
 @pytest.mark.parametrize("name", sorted(ADAPTATIONS))

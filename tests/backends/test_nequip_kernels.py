@@ -25,13 +25,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of NequIP, Lightning, torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nequip_models import write_variants  # noqa: E402
-
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("kernels")
-    return write_variants(folder, ["float64", "float32"])["float64"]
+def checkpoint(nequip_files) -> Path:
+    return nequip_files["float64"]
 
 
 def with_modifiers(checkpoint: Path, path: Path, *names: str) -> Path:
