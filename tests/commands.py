@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from multiprocessing import forkserver
 from pathlib import Path
 
+import platformdirs
+
 
 MODULES = {
     name: f"pft_lightning.cli.{name.removeprefix('pft-')}"
@@ -125,6 +127,19 @@ def run_command(name: str, *arguments: str, **options) -> subprocess.CompletedPr
     return subprocess.CompletedProcess(
         [name, *arguments], command.returncode, stdout, stderr
     )
+
+
+def own_cache(folder: Path) -> dict[str, str]:
+    """The environment of a user whose cache holds nothing but the compiled C code.
+
+    That takes twenty seconds to compile; ``test_compiled_cache.py`` is about it.
+    """
+    compiled = Path(platformdirs.user_cache_dir("pft_lightning"), "compiled")
+    compiled.mkdir(parents=True, exist_ok=True, mode=0o700)
+    own = folder / "pft_lightning"
+    own.mkdir(parents=True)
+    (own / "compiled").symlink_to(compiled)
+    return {"XDG_CACHE_HOME": str(folder)}
 
 
 def _ranks(n_processes: int) -> list[dict[str, str]]:

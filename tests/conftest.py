@@ -8,6 +8,7 @@ import os
 # Read when Triton is imported, as torch may do.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -36,6 +37,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from interpreted import Twins
 
+
+# TorchScript, in which e3nn 0.4.4 writes each layer of a network, reads the source of
+# the same few functions for each of them: a quarter of the time that a network takes.
+torch._jit_internal.get_type_hint_captures = functools.cache(
+    torch._jit_internal.get_type_hint_captures
+)
 
 # Tests compare to rounding; the order of sums must not depend on the machine's load.
 torch.set_num_threads(1)

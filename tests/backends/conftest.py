@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,12 @@ import pytest
 import torch
 from ase.build import bulk
 
+
+# JAX compiles what is computed once; this is what takes it least time.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"

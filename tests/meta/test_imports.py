@@ -29,16 +29,13 @@ def test_importing_the_package_loads_no_backend_no_trainer_and_no_logger():
     assert not modules & {"mace", "nequip", "e3nn", "wandb", "lightning", "torch"}
 
 
-def test_the_training_classes_load_no_backend_and_no_wandb():
+def test_training_classes_and_the_callback_for_nequip_train_load_no_backend():
+    """Nor wandb; all in one process, since it loads more than for each of them."""
     modules = loaded_after(
         "import pft_lightning as p; p.PhononFineTuning, p.PhononDataModule, "
-        "p.HessianLoss, p.load_model, p.Calculator"
+        "p.HessianLoss, p.load_model, p.Calculator\n"
+        "import pft_lightning.integrations.nequip"
     )
-    assert not modules & {"mace", "nequip", "e3nn", "wandb"}
-
-
-def test_the_callback_for_nequip_train_loads_no_nequip_and_no_wandb():
-    modules = loaded_after("import pft_lightning.integrations.nequip")
     assert not modules & {"mace", "nequip", "e3nn", "wandb"}
 
 
@@ -60,10 +57,11 @@ def test_the_wheel_holds_every_folder_of_the_package():
     assert found | {"pft_lightning.conf"} <= set(listed)
 
 
-# A fork of a process that has torch is a fresh one for everything else.
+# A fork of a process that has what else they import is a fresh one for the frameworks.
 EACH_FIRST = """
 import importlib, os, pkgutil, sys
-import torch, pft_lightning.backends
+import ase.io, lightning.pytorch, torch, torch_geometric.data
+import pft_lightning.backends
 folder = f"{pft_lightning.backends.__path__[0]}/{sys.argv[1]}"
 for module in pkgutil.iter_modules([folder]):
     name = f"pft_lightning.backends.{sys.argv[1]}.{module.name}"

@@ -6,12 +6,21 @@ same time. Prints their exit codes. Nothing of pft_lightning is imported here.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import traceback
 
 from nequip.scripts.train import main
+
+
+# What each run would import in its own time.
+for name in (
+    *("nequip.data.datamodule", "nequip.model", "nequip.train"),
+    *("phonopy", "pydantic", "torch_geometric.data"),
+):
+    importlib.import_module(name)
 
 
 def run(job: dict) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import ase.io
 import torch
 import yaml
+from commands import own_cache
 
 
 HERE = Path(__file__).parent
@@ -69,6 +70,7 @@ class Runs:
         self.folder = folder
         self.data = folder / "data"
         (self.data / "phonons").mkdir(parents=True)
+        self.cache = own_cache(folder / "cache")
         (self.data / "phonons" / "train").symlink_to(world.phonons_train)
         (self.data / "phonons" / "val").symlink_to(world.phonons_val)
         (self.data / "train.xyz").symlink_to(world.upstream_train)
@@ -112,6 +114,7 @@ class Runs:
             text=True,
             check=True,
             env=os.environ
+            | self.cache
             | {
                 "PYTHONPATH": os.pathsep.join(
                     [
@@ -120,7 +123,6 @@ class Runs:
                     ]
                 ),
                 "OMP_NUM_THREADS": "1",
-                "XDG_CACHE_HOME": str(self.folder / "cache"),
             },
         )
         found = json.loads(result.stdout.splitlines()[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from commands import run_command
+from commands import own_cache, run_command
 
 from pft_lightning.options.commands import COMMANDS
 
@@ -23,7 +23,7 @@ SHORT = {
 
 
 def test_the_examples_of_every_help_page_run(tmp_path):
-    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    cache = own_cache(tmp_path / "cache")
     for command, words in COMMANDS.items():
         for number, (_, text) in enumerate(words.examples):
             arguments = shlex.split(text)

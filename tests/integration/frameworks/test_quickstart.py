@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from commands import own_cache, run_command
 
 
 pytest.importorskip("mace", reason="the example's base model is a MACE model")
@@ -14,19 +11,15 @@ pytest.importorskip("mace", reason="the example's base model is a MACE model")
 
 def test_the_quickstart_runs_offline_from_any_folder(tmp_path):
     """The whole of it takes minutes; a few steps show that everything ships."""
-    result = subprocess.run(
-        [
-            Path(sys.executable).with_name("pft-train"),
-            "experiment=quickstart",
-            "trainer.max_steps=4",
-            "trainer.val_check_interval=4",
-            "+trainer.enable_progress_bar=false",
-            "hydra.run.dir=run",
-        ],
+    result = run_command(
+        "pft-train",
+        "experiment=quickstart",
+        "trainer.max_steps=4",
+        "trainer.val_check_interval=4",
+        "+trainer.enable_progress_bar=false",
+        "hydra.run.dir=run",
         cwd=tmp_path,
-        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
+        environment=own_cache(tmp_path / "cache"),
     )
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
