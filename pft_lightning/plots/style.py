@@ -116,11 +116,13 @@ def marker_handles(names: Sequence[str]) -> list[Artist]:
     ]
 
 
-def legend_outside(figure: Figure | SubFigure, handles: Sequence[Artist]) -> None:
+def legend_outside(
+    figure: Figure | SubFigure, handles: Sequence[Artist], columns: int = 4
+) -> None:
     """Put the legend below the axes, where it covers no data."""
     figure.legend(
         handles=list(handles),
         loc="outside lower center",
-        ncols=min(len(handles), 4),
+        ncols=min(len(handles), columns),
         frameon=False,
     )

@@ -43,9 +43,10 @@ def plot_trade_off(trade_off: TradeOff) -> Figure:
     others = [point for point in trade_off["points"] if point["mix"] is None]
     left.suptitle("Gain against forgetting")
     handles = _draw_curve(left.subplots(), mixes, others, trade_off["knee"])
-    legend_outside(left, handles)
+    legend_outside(left, handles, columns=2)
     right.suptitle("Every error along the way")
-    legend_outside(right, _draw_changes(right.subplots(), mixes, trade_off["knee"]))
+    handles = _draw_changes(right.subplots(), mixes, trade_off["knee"])
+    legend_outside(right, handles, columns=3)
     return figure
 
 
