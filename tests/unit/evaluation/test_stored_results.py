@@ -136,7 +136,7 @@ def test_everything_that_changes_a_result_makes_it_again(
     shifted = {**vars_of(FAST), "mesh": (4, 4, 4), "is_gamma_center": False}
     assert times(protocol=Protocol(**shifted)) == 1
     assert times() == 1
-    monkeypatch.setattr(task, "library_versions", lambda: {"phonopy": "99"})
+    monkeypatch.setattr(task, "library_versions", lambda _: {"phonopy": "99"})
     assert times() == 1
 
 
