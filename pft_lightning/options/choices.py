@@ -17,9 +17,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.backends.registry import BACKENDS
+from pft_lightning.evaluation.conductivity.protocol import CONDUCTIVITY_PROTOCOLS
 from pft_lightning.evaluation.protocols import PROTOCOLS
 from pft_lightning.option_types import Options
 from pft_lightning.options.blocks import choice, defaults_of
+from pft_lightning.options.conductivity import ConductivityProtocolOptions
 from pft_lightning.options.schema import (
     Evaluate,
     Export,
@@ -151,14 +153,22 @@ def _logger() -> dict[str, Any]:
 
 
 def _protocol() -> dict[str, Any]:
+    protocols: dict[str, Any] = {**PROTOCOLS, **CONDUCTIVITY_PROTOCOLS}
     values = {
         name: {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(protocol).items()
         }
-        for name, protocol in PROTOCOLS.items()
+        for name, protocol in protocols.items()
     }
     return dict(values)
+
+
+def block_of_choice(command: str, group: str, choice: str) -> Any:
+    """What the options of a choice are, where the choice itself names no class."""
+    if group == "protocol" and choice in CONDUCTIVITY_PROTOCOLS:
+        return ConductivityProtocolOptions
+    return COMMANDS[command].model_fields[group].annotation
 
 
 _GROUPS: dict[str, Callable[[], dict[str, Any]]] = {

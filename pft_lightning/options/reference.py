@@ -20,6 +20,7 @@ from pft_lightning.option_types import Added
 from pft_lightning.options.blocks import block_for, describe_options, first_sentence
 from pft_lightning.options.choices import (
     COMMANDS,
+    block_of_choice,
     first_choices,
     groups,
     primary,
@@ -67,8 +68,8 @@ def group_entries(command: str, group: str, choice: str) -> tuple[Entry, ...]:
     values = OmegaConf.merge(
         groups()[group][choice], _differing(command).get(group) or {}
     )
-    field = COMMANDS[command].model_fields[group]
-    return tuple(_entries(field.annotation, _node(values), f"{group}."))
+    block = block_of_choice(command, group, choice)
+    return tuple(_entries(block, _node(values), f"{group}."))
 
 
 def all_entries(command: str) -> Iterator[tuple[str, Entry]]:
@@ -204,6 +205,8 @@ _CHOICES = {
     ("protocol", "dft_cell"): "Phonons in the reference's own cell.",
     ("protocol", "mdr"): "Relaxed first, finite displacements (arXiv:2412.16551).",
     ("protocol", "mdr_analytic"): "The same with analytic force constants.",
+    ("protocol", "matbench"): "Conductivities, relaxed loosely in one stage.",
+    ("protocol", "k_srme"): "Conductivities, relaxed tightly in two stages.",
     ("compare", "none"): "No other potential; add compare.LABEL.checkpoint=FILE.",
 }
 

@@ -40,6 +40,7 @@ from pft_lightning.option_types import (
     Words,
 )
 from pft_lightning.options.blocks import block_of
+from pft_lightning.options.conductivity import ConductivityBlock
 from pft_lightning.preparation.distill import distill
 from pft_lightning.preparation.rattle import RattleOptions
 from pft_lightning.types import Engine
@@ -284,9 +285,9 @@ class Origin(Options):
 
 
 class _Evaluation(Options):
-    task: Literal["compare", "trade_off", "force_constants"] = "compare"
+    task: Literal["compare", "trade_off", "force_constants", "conductivity"] = "compare"
     """Compare potentials with DFT phonons, or mixes of a base and a fine-tuned one; or
-    write force constants of one."""
+    write force constants of one; or compute thermal conductivities."""
     model: EvaluatedModel
     protocol: ProtocolOptions
     compare: Annotated[
@@ -301,9 +302,12 @@ class _Evaluation(Options):
     phonons: Paths
     """DFT phonons: file, folder, glob, store or list of them."""
     structures: Paths | None = None
-    """task=force_constants: crystals; file, folder, glob or list of what ASE or phonopy
-    reads."""
+    """task=force_constants, conductivity: crystals; file, folder, glob or list of what
+    ASE, phonopy or phono3py reads."""
     force_constants: CrystalOptions
+    conductivity: ConductivityBlock
+    reference: Path | None = None
+    """task=conductivity: table of conductivities of DFT, mode by mode, to compare."""
     upstream: Paths | None = None
     """Frames with energies, forces and stresses, to measure forgetting."""
     upstream_keys: Keys

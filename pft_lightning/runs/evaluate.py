@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.evaluation.conductivity.runner import ConductivityEvaluation
 from pft_lightning.evaluation.crystals import CrystalPhonons, compute_crystals
 from pft_lightning.evaluation.folder import SUMMARY_FILE, Summary
 from pft_lightning.evaluation.potentials import load_potentials
@@ -22,6 +24,12 @@ from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Evaluate
 from pft_lightning.plots.report import write_report
+from pft_lightning.runs.conductivity import (
+    EvaluateConductivity,
+    check_conductivity,
+    check_protocol,
+    compute_conductivity,
+)
 from pft_lightning.runs.folder import RunFolder, collect_versions
 from pft_lightning.runs.tables import print_crystals, print_evaluation
 from pft_lightning.runs.trade_off import add_trade_off, check_trade_off, load_mixes
@@ -30,38 +38,44 @@ from pft_lightning.runs.trade_off import add_trade_off, check_trade_off, load_mi
 # Ranks finish at different times, and one material can take hours.
 _TIMEOUT = timedelta(days=30)
 
+Found = Evaluation | CrystalPhonons | ConductivityEvaluation
 
-def evaluate(config: DictConfig) -> Evaluation | CrystalPhonons:
+
+def evaluate(config: DictConfig) -> Found:
     """Run one evaluation from a composed configuration.
 
     Args:
         config: As composed from ``conf/evaluate.yaml``.
 
     Returns:
-        Of ``task=force_constants`` what was computed of all crystals, else the
-        evaluation.
+        Of ``task=force_constants`` and ``task=conductivity`` what was computed of all
+        crystals, else the evaluation.
 
     Raises:
         PFTError: Anything in the configuration or the data that cannot be used.
     """
-    alone = config.get("task") == "force_constants"
-    if not alone and config.get("structures") is not None:
+    compute, schema = _TASKS.get(str(config.get("task")), (_evaluate, Evaluate))
+    of_crystals = compute is not _evaluate
+    if not of_crystals and config.get("structures") is not None:
         raise ConfigError(
             f"structures={config.structures}: crystals are what task=force_constants "
-            "takes; add that, or give phonons=PATH, of DFT phonons to compare with."
+            "and task=conductivity take; add one, or give phonons=PATH, of DFT phonons "
+            "to compare with."
         )
-    not_needed = ("model.checkpoint", *(("phonons",) if alone else ()))
-    config = check_options(config, Evaluate, not_needed=not_needed)
+    check_protocol(config)
+    not_needed = ("model.checkpoint", *(("phonons",) if of_crystals else ()))
+    config = check_options(config, schema, not_needed=not_needed)
     if OmegaConf.is_missing(config.model, "checkpoint"):
         config.model.checkpoint = None  # a calculator takes its place
-    if alone:
+    if of_crystals:
         _check_crystals(config)
+    check_conductivity(config)
     check_trade_off(config)
     folder = RunFolder(config.paths.run)
     with folder.locked():
         fabric = build_fabric(config)
         try:
-            return (_compute_crystals if alone else _evaluate)(config, fabric, folder)
+            return compute(config, fabric, folder)
         except SystemExit:
             # SIGTERM came to this process alone, and the others would wait for it.
             for process in getattr(fabric.strategy.launcher, "procs", ()):
@@ -103,20 +117,25 @@ def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluati
 
 
 def _check_crystals(config: DictConfig) -> None:
-    """Refuse what has no meaning where there is nothing to compare with."""
+    """Refuse what has no meaning where there are no phonons to compare with."""
     if config.structures is None:
         raise ConfigError(
-            "task=force_constants needs structures=PATH: crystals that ASE reads (CIF, "
+            f"task={config.task} needs structures=PATH: crystals that ASE reads (CIF, "
             "POSCAR, extended XYZ), or phonopy files."
         )
     if OmegaConf.is_missing(config, "phonons"):
         config.phonons = None
-    for name in ("phonons", "upstream", "compare"):
+    if config.task == "conductivity":
+        compared = "compares no phonons: it computes potentials"
+        refused: tuple[str, ...] = ("phonons", "upstream")
+    else:
+        compared = "compares nothing: it computes one potential"
+        refused = ("phonons", "upstream", "compare")
+    for name in refused:
         if config[name]:
             raise ConfigError(
-                f"{name} is given, and task=force_constants compares nothing: it "
-                "computes one potential on the crystals of structures=PATH. Leave it "
-                "out, or leave out the task."
+                f"{name} is given, and task={config.task} {compared} on the crystals "
+                "of structures=PATH. Leave it out, or leave out the task."
             )
 
 
@@ -148,6 +167,14 @@ def _compute_crystals(
     if fabric.is_global_zero:
         print_crystals(found)
     return found
+
+
+_TASKS: Mapping[
+    str, tuple[Callable[[DictConfig, Fabric, RunFolder], Found], type[Evaluate]]
+] = {
+    "force_constants": (_compute_crystals, Evaluate),
+    "conductivity": (compute_conductivity, EvaluateConductivity),
+}
 
 
 def build_fabric(config: DictConfig) -> Fabric:

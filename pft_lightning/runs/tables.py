@@ -11,6 +11,8 @@ from rich.table import Table
 
 from pft_lightning.adaptation import TrainableSet
 from pft_lightning.evaluation import folder as schema
+from pft_lightning.evaluation.conductivity import totals as scores
+from pft_lightning.evaluation.conductivity.runner import ConductivityEvaluation
 from pft_lightning.evaluation.crystals import CrystalPhonons
 from pft_lightning.evaluation.trade_off import TradeOff
 
@@ -239,6 +241,76 @@ def print_crystals(found: CrystalPhonons) -> None:
         )
     _print_failures(console, found.summary)
     console.print(f"Files for phonopy: {found.files}", highlight=False, soft_wrap=True)
+
+
+# Score -> what the table calls it.
+_CONDUCTIVITY = {
+    scores.SRME: "SRME, mode by mode",
+    scores.SRE: "SRE",
+    scores.SRD: "SRD",
+}
+
+# Share of materials -> what the table calls it.
+_OUTCOMES = {
+    "imaginary": "unstable (imaginary frequencies)",
+    "broken_symmetry": "broken symmetry",
+    "failed": "failed",
+}
+
+
+def print_conductivity(found: ConductivityEvaluation) -> None:
+    """Print the scores of conductivities, one column for each model.
+
+    Args:
+        found: what was computed.
+    """
+    models, protocol = found.summary["models"], found.summary["protocol"]
+    table = Table(
+        title=f"Protocol {protocol['name']}, {protocol['temperature']:g} K: mean "
+        "(median) over materials"
+    )
+    table.add_column("score")
+    for label in models:
+        table.add_column(label, justify="right")
+    for name, text in _CONDUCTIVITY.items():
+        table.add_row(text, *(_mean_and_median(one[name]) for one in models.values()))
+    kinds = {kind for one in models.values() for kind in one["by_structure"]}
+    for kind in sorted(kinds) if len(kinds) > 1 else ():
+        parts = [one["by_structure"][kind][scores.SRME] for one in models.values()]
+        table.add_row(f"SRME, {kind}", *map(_mean_and_median, parts))
+    for name, text in _OUTCOMES.items():
+        shares = [one[name] for one in models.values()]
+        table.add_row(text, *(f"{100 * (share or 0):.1f} %" for share in shares))
+    console = Console(width=None if Console().is_terminal else 100)
+    console.print(table)
+    scored = [one[scores.SRME]["n"] for one in models.values()]
+    if not any(scored):
+        console.print(
+            "No score: reference=FILE, of DFT mode by mode, is needed for one.",
+            highlight=False,
+        )
+    for row in found.rows[:_MAX_CRYSTALS]:
+        console.print(f"  {_conductivity_line(row)}", highlight=False, soft_wrap=True)
+    if len(found.rows) > _MAX_CRYSTALS:
+        more = len(found.rows) - _MAX_CRYSTALS
+        console.print(f"  and {more} more in {schema.ROWS_FILE}", highlight=False)
+    _print_failures(console, found.summary)
+    console.print(f"Evaluation: {found.folder}", highlight=False, soft_wrap=True)
+    for label, file in found.leaderboard.items():
+        console.print(
+            f"For the leaderboard, {label}: {file}", highlight=False, soft_wrap=True
+        )
+
+
+def _conductivity_line(row: schema.Row) -> str:
+    who = f"{row[schema.NAME]} {row.get(schema.FORMULA) or ''} ({row[schema.MODEL]})"
+    kappa, reference = row.get(scores.KAPPA), row.get(scores.REFERENCE_KAPPA)
+    if kappa is None:
+        return f"{who}: {row[scores.OUTCOME]}"
+    beside = "" if reference is None else f" (DFT {reference:.4g})"
+    score = row.get(scores.SRME)
+    scored = "" if score is None else f", SRME {score:.4f}"
+    return f"{who}: {kappa:.4g} W/m/K{beside}{scored}"
 
 
 def _print_failures(console: Console, summary: schema.Summary) -> None:

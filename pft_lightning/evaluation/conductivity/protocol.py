@@ -78,7 +78,7 @@ class ConductivityProtocol:
         isotopes: scattering by natural isotopes.
         boundary_mfp: mean free path between boundaries, µm; None for none.
         smearing: width of Gaussians, THz; None for the tetrahedron method.
-        temperature: K.
+        temperature: of the conductivity, K.
     """
 
     name: Text = "matbench"

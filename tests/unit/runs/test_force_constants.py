@@ -66,8 +66,8 @@ def test_a_run_without_a_single_crystal_is_an_error(run):
         (("structures=a.cif", "compare.x.checkpoint=b"), "compare is given"),
         (("structures=a.cif", "force_constants.formats=x"), "or a list of them"),
         (("structures=a.cif", "force_constants.formats=[]"), "or a list of them"),
-        (("task=x",), "expected one of compare, force_constants"),
-        (("structures=a.cif", "task=compare"), "what task=force_constants takes"),
+        (("task=x",), "expected one of compare, trade_off"),
+        (("structures=a.cif", "task=compare"), "what task=force_constants and"),
     ],
 )
 def test_what_has_no_meaning_without_a_reference_is_refused(run, overrides, message):

@@ -1,0 +1,117 @@
+"""``pft-evaluate task=conductivity``, from its configuration to its files."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from lightning.fabric import Fabric
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.errors import ConfigError
+from pft_lightning.evaluation.conductivity.adapter import check_phono3py
+from pft_lightning.evaluation.conductivity.protocol import (
+    CONDUCTIVITY_PROTOCOLS,
+    ConductivityProtocol,
+)
+from pft_lightning.evaluation.conductivity.runner import (
+    ConductivityEvaluation,
+    evaluate_conductivity,
+)
+from pft_lightning.evaluation.conductivity.structures import ConductivityOptions
+from pft_lightning.evaluation.potentials import load_potentials
+from pft_lightning.evaluation.protocols import PROTOCOLS
+from pft_lightning.options.conductivity import ConductivityProtocolOptions
+from pft_lightning.options.schema import Evaluate
+from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.tables import print_conductivity
+
+
+_TASK: Final = "conductivity"
+
+# An option that protocols of conductivities have, and those of phonons do not.
+_TELLING: Final = "transport_type"
+
+
+class EvaluateConductivity(Evaluate):
+    """``pft-evaluate task=conductivity``."""
+
+    protocol: ConductivityProtocolOptions  # type: ignore[assignment]
+
+
+def check_protocol(config: DictConfig) -> None:
+    """Refuse a protocol of phonons for conductivities, and the reverse.
+
+    Args:
+        config: of ``pft-evaluate``, as composed.
+
+    Raises:
+        ConfigError: says which protocols there are for the task.
+    """
+    protocol = config.get("protocol")
+    if not OmegaConf.is_dict(protocol):
+        return
+    is_of_task = config.get("task") == _TASK
+    if is_of_task == (_TELLING in protocol):
+        return
+    names = CONDUCTIVITY_PROTOCOLS if is_of_task else PROTOCOLS
+    raise ConfigError(
+        f"protocol={protocol.get('name')}: task={config.get('task')} takes "
+        f"{' or '.join(f'protocol={name}' for name in names)}. Choose one, and its "
+        "options after it (protocol.NAME=VALUE)."
+    )
+
+
+def check_conductivity(config: DictConfig) -> None:
+    """Refuse options of conductivities without them, and a missing phono3py.
+
+    Args:
+        config: of ``pft-evaluate``, as checked.
+
+    Raises:
+        ConfigError: a reference for another task.
+        BackendUnavailableError: phono3py is not there, or too old.
+    """
+    if config.task == _TASK:
+        check_phono3py()
+    elif config.reference is not None:
+        raise ConfigError(
+            f"reference={config.reference}: is for task=conductivity, whose scores it "
+            "is needed for. Add that, or leave it out."
+        )
+
+
+def compute_conductivity(
+    config: DictConfig, fabric: Fabric, folder: RunFolder
+) -> ConductivityEvaluation:
+    """Compute and score conductivities, and print what they come to.
+
+    Args:
+        config: of ``pft-evaluate``, as checked.
+        fabric: with the device, and the processes that share the crystals.
+        folder: to write.
+
+    Raises:
+        PFTError: a potential, path or reference that cannot be used.
+    """
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    protocol = ConductivityProtocol(**values["protocol"])
+    supercells = ConductivityOptions(**values["conductivity"])
+    potentials = load_potentials(config, fabric.device)
+    if fabric.is_global_zero:
+        folder.write_start(config)
+    found = evaluate_conductivity(
+        potentials,
+        values["structures"],
+        folder.path,
+        reference=values["reference"],
+        protocol=protocol,
+        supercells=supercells,
+        options=PhononReadOptions(**values["options"]),
+        max_atoms=config.max_atoms,
+        versions=collect_versions(),
+        progress=config.progress,
+    )
+    if fabric.is_global_zero:
+        print_conductivity(found)
+    return found
