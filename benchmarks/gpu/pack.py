@@ -2,10 +2,13 @@
 
     python pack.py choose PHONONDB_PBESOL OUT [--train 250] [--val 24]
     python pack.py nequip FRAMES OUT.ckpt
+    python pack.py sevennet OUT.pth
+    python pack.py code WHEEL OUT
     python pack.py reference MODEL OUT
 
 ``choose`` copies sound materials, as ``benchmarks/paper`` picks them. ``nequip`` writes
-a random network of NequIP. ``reference`` writes what a step of a model gives on the CPU
+a random network of NequIP, ``sevennet`` SevenNet-0 without the state of its optimizer.
+``code`` takes the Python files of a wheel and what tells its version. ``reference`` writes what a step of a model gives on the CPU
 in double precision, by the operations of its framework: of both sizes of a visit.
 """
 
@@ -16,6 +19,7 @@ import csv
 import os
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 
@@ -61,6 +65,21 @@ def write_nequip(frames: Path, out: Path) -> None:
         )
 
 
+def write_sevennet(out: Path) -> None:
+    """Write SevenNet-0, which its package ships."""
+    from pft_lightning import load_model
+
+    load_model("7net-0", dtype="float32").save(out)
+
+
+def take_code(wheel: Path, out: Path) -> None:
+    """Unpack the Python files and the metadata of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.endswith((".py", "logo_ascii", "METADATA")):
+                archive.extract(name, out)
+
+
 def write_reference(model: Path, out: Path) -> None:
     """Write the CPU's numbers for a model into a folder."""
     os.environ["PFT_LIGHTNING_COMPILE"] = "0"
@@ -85,6 +104,11 @@ def main() -> None:
     network = commands.add_parser("nequip", help="write a random network")
     network.add_argument("frames", type=Path)
     network.add_argument("out", type=Path)
+    foundation = commands.add_parser("sevennet", help="write SevenNet-0")
+    foundation.add_argument("out", type=Path)
+    code = commands.add_parser("code", help="take the code of a wheel")
+    code.add_argument("wheel", type=Path)
+    code.add_argument("out", type=Path)
     reference = commands.add_parser("reference", help="write the numbers of the CPU")
     reference.add_argument("model", type=Path)
     reference.add_argument("out", type=Path)
@@ -93,6 +117,10 @@ def main() -> None:
         choose(options.source, options.out, options.train, options.val)
     elif options.command == "nequip":
         write_nequip(options.frames, options.out)
+    elif options.command == "sevennet":
+        write_sevennet(options.out)
+    elif options.command == "code":
+        take_code(options.wheel, options.out)
     else:
         write_reference(options.model, options.out)
 

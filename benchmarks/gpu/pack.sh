@@ -46,8 +46,13 @@ python3 -m pip download -q --no-deps --no-binary=openequivariance -d "$copy" ope
   2> >(grep -v WARNING >&2) && mkdir -p "$out/stubs" &&
   tar -xzf "$copy"/openequivariance-*.tar.gz -C "$out/stubs" --strip-components=1 \
     --wildcards '*/openequivariance/*' || echo "without OpenEquivariance"
-# The training step of Nequix in JAX imports them, and uses neither.
-for name in wandb wandb_osh; do
+# SevenNet's wheel is 43 MB of published models; its code and version are enough here.
+python3 -m pip download -q --no-deps -d "$copy" sevenn==0.13.0 2> >(grep -v WARNING >&2) &&
+  mkdir -p "$out/stubs" && python3 benchmarks/gpu/pack.py code "$copy"/sevenn-*.whl "$out/stubs" ||
+  echo "without SevenNet"
+# The training step of Nequix in JAX imports the first two, SevenNet the last; what is
+# done here uses none.
+for name in wandb wandb_osh pandas; do
   mkdir -p "$out/stubs/$name"
   echo 'def __getattr__(name): return lambda *a, **k: None' >"$out/stubs/$name/__init__.py"
 done
@@ -61,6 +66,7 @@ for split in train val; do
   cp "$data/efs/mptrj-$split.xyz.xz" "$out/data/upstream-$split.xyz.xz"
 done
 first benchmarks/gpu/pack.py nequip "$out/data/upstream-val.xyz.xz" "$out/models/nequip.ckpt" || true
+first benchmarks/gpu/pack.py sevennet "$out/models/sevennet.pth" || true
 first benchmarks/gpu/pack.py choose "$data/phonons/phonondb_pbesol" "$out/phonons"
 for split in train val; do
   first -c 'from pft_lightning.cli.prepare import main; main()' "phonons=$out/phonons/$split" \

@@ -31,7 +31,7 @@ class Check:
     alone: bool = False
 
 
-FRAMEWORKS = ("nequix", "mace", "nequip")
+FRAMEWORKS = ("nequix", "mace", "nequip", "sevennet")
 CHECKS = (
     Check("versions", 40, versions),
     # Numbers, and what has to be compiled: these share the machine.

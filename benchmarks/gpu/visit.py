@@ -136,7 +136,7 @@ class Visit:
         Raises:
             Skip: it was not brought along.
         """
-        endings = ("", ".pt", ".model", ".ckpt")
+        endings = ("", ".pt", ".model", ".ckpt", ".pth")
         return self._packed("models", *(f"{name}{ending}" for ending in endings))
 
     def data(self, name: str) -> Path:

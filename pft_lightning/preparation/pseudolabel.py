@@ -35,12 +35,12 @@ def pseudolabel(
         # Labels of others, and their weights, would be read in place of these.
         labelled = without_targets(structure)
         labelled.calc = calculator
-        results = {
+        # The stress first: energy and forces come with it, and not the other way.
+        results = {"stress": labelled.get_stress()} if labelled.pbc.all() else {}
+        results |= {
             "energy": labelled.get_potential_energy(),
             "forces": labelled.get_forces(),
         }
-        if labelled.pbc.all():
-            results["stress"] = labelled.get_stress()
         labelled.calc = SinglePointCalculator(labelled, **results)
         labelled.info["labels"] = model.name
         yield labelled

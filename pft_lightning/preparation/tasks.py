@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
@@ -63,7 +64,11 @@ def prepare_pseudolabels(config: DictConfig) -> None:
             f"out is {out}; labels are written as extended XYZ: a name ending in "
             f"{' or '.join(XYZ_SUFFIXES)}."
         )
-    labelled = list(pseudolabel(_load(config), read_structures(_structures(config))))
+    model = _load(config)
+    structures = list(read_structures(_structures(config)))
+    labels = pseudolabel(model, structures)
+    progress = tqdm(labels, "labelling", len(structures), leave=False, disable=None)
+    labelled = list(progress)
     write_structures(labelled, out)
     print(f"{out}: {len(labelled)} structures labelled by {config.model.checkpoint}")
 

@@ -22,6 +22,8 @@ pytest.importorskip("e3nn", reason="e3nn is not installed here")
 EXPECTED = {
     "exact_mace": ("failed", "mace.model"),
     "exact_nequip": ("skipped", "models/nequip"),
+    "exact_sevennet": ("skipped", "models/sevennet"),
+    "conformance_sevennet": ("skipped", "models/sevennet"),
     "conformance_mace": ("failed", "mace.model"),
     "conformance_nequip": ("skipped", "models/nequip"),
     "jax_compiles": ("skipped", "cloudpickle"),
