@@ -281,6 +281,7 @@ XPLOR = {"cutoff_function_name": "XPLOR"}
         ({"num_convolution_layer": 10**6}, "num_convolution_layer=1000000"),
         ({"num_convolution_layer": 64}, "but weights of 2"),
         ({"lmax": 40}, "lmax=40"),
+        ({"lmax": 8}, "degree 8"),
         ({"lmax": torch.zeros(3)}, "lmax=tensor"),
         ({"cutoff": float("nan")}, "cutoff=nan"),
         ({"cutoff": True}, "cutoff=True"),

@@ -72,6 +72,7 @@ def read_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
     _check_radial(path, config)
     _check_sizes(path, config, _count(path, weights))
     _check_layers(path, config, weights)
+    _check_degrees(path, config, weights)
     return content
 
 
@@ -279,6 +280,31 @@ def _check_layers(path: Path, config: dict[str, Any], weights: dict[str, Any]) -
     if len(found) != number:
         raise _damaged(
             path, f"{names.NUM_CONVOLUTION}={number}, but weights of {len(found)}"
+        )
+
+
+def _check_degrees(path: Path, config: dict[str, Any], weights: dict[str, Any]) -> None:
+    """Compare the degree with the first layer, whose scalars meet each harmonic once.
+
+    A layer of degree 8 takes half a minute to build.
+    """
+    if config.get(names.IRREPS_MANUAL, False) is not False:
+        return  # as long as they are, they say all
+    if config[names.NUM_CONVOLUTION] == 1:
+        return  # the first layer is the last, which makes scalars alone
+    radial = [
+        value.shape[-1]
+        for name, value in weights.items()
+        if re.match(r"0[ _]convolution\.weight_nn\.", name) and value.ndim
+    ]
+    claimed = [config.get(name, -1) for name in (names.LMAX_EDGE, names.LMAX_NODE)]
+    degree = min(config[names.LMAX] if value < 0 else value for value in claimed)
+    features = config[names.NODE_FEATURE_MULTIPLICITY]
+    if not radial or radial[-1] != features * (degree + 1):
+        raise _damaged(
+            path,
+            f"{features} features of degree {degree}, but weights of another number in "
+            "the first convolution",
         )
 
 
