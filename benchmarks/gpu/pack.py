@@ -8,8 +8,9 @@
 
 ``choose`` copies sound materials, as ``benchmarks/paper`` picks them. ``nequip`` writes
 a random network of NequIP, ``sevennet`` SevenNet-0 without the state of its optimizer.
-``code`` takes the Python files of a wheel and what tells its version. ``reference`` writes what a step of a model gives on the CPU
-in double precision, by the operations of its framework: of both sizes of a visit.
+``code`` takes the Python files of a wheel and what tells its version. ``reference``
+writes what a step of a model gives on the CPU in double precision, by the operations of
+its framework: of both sizes of a visit.
 """
 
 from __future__ import annotations
