@@ -43,6 +43,12 @@ E3NN_TESTS = [
     for name in ("mace", "mace_export", "compiled_models")
 ]
 
+# Tests that need phono3py, which one environment has.
+CONDUCTIVITY_TESTS = [
+    "tests/unit/evaluation/conductivity",
+    "tests/unit/runs/test_conductivity.py",
+]
+
 # What mace-torch needs besides e3nn and torch.
 MACE_REQUIREMENTS = [
     "matscipy",
@@ -114,9 +120,9 @@ def nequip(session: nox.Session) -> None:
 
 @nox.session
 def nequix(session: nox.Session) -> None:
-    install(session, "-e", ".[nequix]", *TESTING, TRITON, *NEQUIX_REQUIREMENTS)
+    install(session, "-e", ".[nequix,kappa]", *TESTING, TRITON, *NEQUIX_REQUIREMENTS)
     session.install("-q", "--no-deps", "nequix")
-    run_tests(session, "tests/backends")
+    run_tests(session, "tests/backends", *CONDUCTIVITY_TESTS)
 
 
 @nox.session
