@@ -43,6 +43,9 @@ _PACKAGES = (
     "e3nn",
     "mace-torch",
     "nequip",
+    "nequip-allegro",
+    "sevenn",
+    "phono3py",
 )
 
 

@@ -44,6 +44,7 @@ from pft_lightning.evaluation.conductivity.score import (
 )
 from pft_lightning.evaluation.conductivity.totals import BROKEN, COMPUTED, IMAGINARY
 from pft_lightning.evaluation.fingerprints import digest
+from pft_lightning.evaluation.folder import VOLUME_RATIO
 from pft_lightning.evaluation.force_constants import Potential, displaced_forces
 from pft_lightning.files import make_folder, write_atomically
 from pft_lightning.json_files import find_json, write_json
@@ -226,7 +227,7 @@ def _to_json(relaxed: RelaxedCrystal) -> dict[str, Any]:
         "n_steps": relaxed.n_steps,
         "converged": relaxed.converged,
         "space_groups": relaxed.space_groups,
-        "volume_ratio": relaxed.volume_ratio,
+        VOLUME_RATIO: relaxed.volume_ratio,
     }
 
 
@@ -240,7 +241,7 @@ def _from_json(kept: Mapping[str, Any], given: ase.Atoms) -> RelaxedCrystal:
         n_steps=int(kept["n_steps"]),
         converged=bool(kept["converged"]),
         space_groups=(int(before), int(after)),
-        volume_ratio=float(kept["volume_ratio"]),
+        volume_ratio=float(kept[VOLUME_RATIO]),
     )
 
 
