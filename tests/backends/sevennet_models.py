@@ -9,6 +9,7 @@ import torch
 
 
 ELEMENTS = (11, 14, 17)
+XPLOR = {"cutoff_function_name": "XPLOR"}
 MODEL = {
     "cutoff": 4.5,
     "channel": 6,
@@ -16,7 +17,7 @@ MODEL = {
     "num_convolution_layer": 2,
     "weight_nn_hidden_neurons": [8],
     "radial_basis": {"radial_basis_name": "bessel", "bessel_basis_num": 4},
-    "cutoff_function": {"cutoff_function_name": "XPLOR", "cutoff_on": 3.7},
+    "cutoff_function": XPLOR | {"cutoff_on": 3.7},
     "self_connection_type": "linear",
     "conv_denominator": 12.0,
     "shift": [-1.0, -3.0, -2.0],

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from adapted import ADAPTATIONS, check_adapted, coverage, randomise  # noqa: E402
 from conftest import assert_same_as  # noqa: E402
-from sevennet_models import VARIANTS, config_of, write_checkpoint  # noqa: E402
+from sevennet_models import VARIANTS, XPLOR, config_of, write_checkpoint  # noqa: E402
 
 
 HEADS = {"modalities": "R2SCAN"}
@@ -263,9 +263,6 @@ def changed(path: Path, tmp_path: Path, **config) -> Path:
     content["config"] |= config
     torch.save(content, tmp_path / "changed.pth")
     return tmp_path / "changed.pth"
-
-
-XPLOR = {"cutoff_function_name": "XPLOR"}
 
 
 @pytest.mark.parametrize(
