@@ -1,6 +1,6 @@
 """What pack.sh takes along, made in an environment that has what it takes.
 
-    python pack.py choose PHONONDB_PBESOL OUT [--train 250] [--val 24]
+    python pack.py choose PHONONDB_PBESOL OUT [--train 200] [--val 24]
     python pack.py nequip FRAMES OUT.ckpt
     python pack.py sevennet OUT.pth
     python pack.py code WHEEL OUT
@@ -10,7 +10,7 @@
 a random network of NequIP, ``sevennet`` SevenNet-0 without the state of its optimizer.
 ``code`` takes the Python files of a wheel and what tells its version. ``reference``
 writes what a step of a model gives on the CPU in double precision, by the operations of
-its framework: of both sizes of a visit.
+its framework.
 """
 
 from __future__ import annotations
@@ -86,11 +86,10 @@ def write_reference(model: Path, out: Path) -> None:
     os.environ["PFT_LIGHTNING_COMPILE"] = "0"
 
     from steps import compute
-    from visit import FULL, TINY
+    from visit import FULL
 
-    for cells in (TINY.cells, FULL.cells):
-        target = out / f"{model.stem}-{cells}.pt"
-        compute(model, None, target, dtype="float64", device="cpu", cells=cells)
+    target = out / f"{model.stem}-{FULL.cells}.pt"
+    compute(model, None, target, dtype="float64", device="cpu", cells=FULL.cells)
 
 
 def main() -> None:
@@ -100,7 +99,7 @@ def main() -> None:
     choosing = commands.add_parser("choose", help="copy materials")
     choosing.add_argument("source", type=Path)
     choosing.add_argument("out", type=Path)
-    choosing.add_argument("--train", type=int, default=250)
+    choosing.add_argument("--train", type=int, default=200)
     choosing.add_argument("--val", type=int, default=24)
     network = commands.add_parser("nequip", help="write a random network")
     network.add_argument("frames", type=Path)

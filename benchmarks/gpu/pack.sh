@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .gpu/ in the project's root, which git ignores: all that a visit to a GPU without a
-# network needs beside torch, Lightning and JAX. At most 60 MiB; some ten minutes.
+# network needs beside torch, Lightning and JAX. At most 50 MiB; some ten minutes.
 #   bash benchmarks/gpu/pack.sh [SHARED] [OUT]
 # SHARED (default ../shared) holds data/: the Nequix models, phonondb_pbesol, MPtrj frames.
 # PYTHONS lists interpreters that have this project, each with some framework; the first
@@ -87,4 +87,4 @@ git rev-parse --short HEAD >"$out/commit"
 rm -f "$out/last.log"
 size=$(du -sm --apparent-size "$out" | cut -f1)
 echo "$out: $size MiB, $(ls "$out/whl" | wc -l) wheels"
-[ "$size" -le 60 ] || { echo "more than 60 MiB: choose fewer materials"; exit 1; }
+[ "$size" -le 50 ] || { echo "more than 50 MiB: choose fewer materials"; exit 1; }

@@ -80,7 +80,8 @@ def take_step(
         loss = loss + found.hvp.square().sum()
         results["hvp"] = found.hvp
     gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
-    results["gradient"] = torch.cat([g.flatten() for g in gradients])[::4]
+    # Contiguous: of a view the whole would be written.
+    results["gradient"] = torch.cat([g.flatten() for g in gradients])[::4].contiguous()
     return results
 
 
