@@ -32,7 +32,7 @@ from visit import FULL, TINY, Skip, Visit, describe, read_rows, to_json
 
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
-# Imported once, here; every check is a copy of this process. None touches the GPU.
+# Imported once, here, where every check is a copy of this process.
 PRELOADED = ("torch", "lightning", "phonopy", "pft_lightning.cli.train", "plan")
 SKIPPED = 77
 LEAST = 5  # s; a check with less is not begun
@@ -267,12 +267,14 @@ def _work_folder(pack: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _preload() -> None:
-    """Import what all checks need, before there is any of them."""
-    # Libraries ask whether there is a GPU. The driver must not be asked: it would not
-    # work in copies of this process.
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+def _prepare(device: str) -> None:
+    """Choose how checks start; import what they need, where they are copies."""
+    from processes import METHOD
+
     sys.path.insert(0, str(BENCHMARKS / "hvp_cost"))
+    method = os.environ.setdefault(METHOD, "fork" if device == "cpu" else "spawn")
+    if method != "fork":
+        return
     for name in PRELOADED:
         importlib.import_module(name)
     import torch
@@ -302,7 +304,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sizes = TINY if options.tiny else FULL
     with _work_folder(options.pack.resolve()) as work:
-        _preload()
+        _prepare(options.device)
         pack = options.pack.resolve()
         visit = Visit(options.device, pack, work, rows, sizes, patience=options.limits)
         day = Day(visit, options.out, options.seconds, options.only)

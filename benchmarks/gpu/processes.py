@@ -1,7 +1,9 @@
-"""Processes that start in milliseconds, as copies of one that has imported everything.
+"""Processes of a visit, each with its log, environment and threads.
 
-A copy of a process that has used a GPU, or threads, does not work. So the process that
-makes copies does nothing else: it neither touches the GPU nor computes.
+On the CPU they start in milliseconds, as copies of one that has imported everything and
+does nothing else. CUDA's driver does not work in copies of a process that has asked it
+anything, and importing torch-geometric asks it where there is one: there each process
+starts afresh.
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 from typing import Any
 
 import torch
 
 
-_context = multiprocessing.get_context("fork")
-Process = multiprocessing.context.ForkProcess
+# "fork" or "spawn"; inherited by processes that start others.
+METHOD = "PFT_START_METHOD"
 
 
 def start(
@@ -29,7 +32,7 @@ def start(
     threads: int | None = None,
     own_group: bool = False,
 ) -> Process:
-    """Run a function in a copy of this process.
+    """Run a function in another process.
 
     Args:
         function: that is run; nothing comes back but the exit status.
@@ -39,26 +42,37 @@ def start(
         threads: of torch.
         own_group: so that ``stop`` ends its children too.
     """
-
-    def run() -> None:
-        if own_group:
-            os.setsid()
-        if log is not None:
-            file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-                os.dup2(file, stream.fileno())
-        os.environ.update(environment or {})
-        if threads is not None:
-            torch.set_num_threads(threads)
-        # What a shell leaves to its commands.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        function(*arguments)
-
-    process = _context.Process(target=run)
+    context: Any = multiprocessing.get_context(os.environ.get(METHOD, "fork"))
+    process: Process = context.Process(
+        target=_run,
+        args=(function, arguments, log, dict(environment or {}), threads, own_group),
+    )
     process.start()
     return process
+
+
+def _run(
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    log: Path | None,
+    environment: Mapping[str, str],
+    threads: int | None,
+    own_group: bool,
+) -> None:
+    if own_group:
+        os.setsid()
+    if log is not None:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file, stream.fileno())
+    os.environ.update(environment)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # What a shell leaves to its commands.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    function(*arguments)
 
 
 def stop(process: Process) -> None:
