@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from pft_lightning.backends.transposed import transpose_blocks
-from pft_lightning.kernels.couplings import Coupling, coupling_table
+from pft_lightning.kernels.couplings import Coupling, Symbols, coupling_table
 from pft_lightning.kernels.edges import Edges
 from pft_lightning.kernels.layout import Layout, ProductPath, make_layout
 from pft_lightning.kernels.messages import can_fuse, messages
@@ -108,15 +108,31 @@ def plan(product: Any) -> FusedProduct | None:
         factor = float(i.path_weight) / (2 * target + 1) ** 0.5
         kinds.append(Coupling(irrep.l, harmonic, target, factor))
     layout = make_layout(paths, [(irrep.dim, mul) for mul, irrep in inputs], kinds)
-    from e3nn import o3  # 0.4.4 only after MACE, which makes it possible
-
-    table = coupling_table(layout.couplings, harmonics, o3.wigner_3j)
+    table = coupling_table(layout.couplings, harmonics, _symbols(product))
     return FusedProduct(
         feature_shapes=tuple((mul, irrep.dim) for mul, irrep in inputs),
         degree=max(irrep.l for _, irrep in [*inputs, *outputs]),
         layout=layout,
         tables={(table.dtype, table.device): table},
     )
+
+
+def _symbols(product: torch.nn.Module) -> Symbols:
+    """Wigner 3j symbols as a product holds them, and of e3nn where it holds none.
+
+    A product that was built in single precision has them rounded, in double too.
+    """
+    from e3nn import o3  # 0.4.4 only after MACE, which makes it possible
+
+    held = {name.rpartition(".")[2]: x for name, x in product.named_buffers()}
+
+    def symbols(a: int, b: int, c: int, dtype: torch.dtype) -> torch.Tensor:
+        found = held.get(f"_w3j_{a}_{b}_{c}")
+        if found is None or found.is_meta:
+            return o3.wigner_3j(a, b, c, dtype=dtype)
+        return found.detach().to("cpu", dtype)
+
+    return symbols
 
 
 # A model may be prepared many times; its products stay the same.

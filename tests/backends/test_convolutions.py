@@ -25,7 +25,11 @@ HARMONICS = "1x0e+1x1o+1x2e"
 
 
 def make_product(
-    features: str = FEATURES, harmonics: str = HARMONICS, mode: str = "uvu", **options
+    features: str = FEATURES,
+    harmonics: str = HARMONICS,
+    mode: str = "uvu",
+    built: torch.dtype = torch.float64,
+    **options,
 ):
     """All products of features and harmonics, sorted as MACE and NequIP have them."""
     with contextlib.suppress(ImportError):
@@ -43,7 +47,7 @@ def make_product(
     irreps, places, _ = o3.Irreps([(mul, ir) for _, _, mul, ir in found]).sort()
     before = torch.get_default_dtype()
     try:
-        torch.set_default_dtype(torch.float64)  # of e3nn's coefficients
+        torch.set_default_dtype(built)  # of e3nn's coefficients
         return o3.TensorProduct(
             one,
             other,
@@ -59,8 +63,10 @@ def make_product(
     not messages.can_fuse(torch.float64, torch.device("cpu"), 4),
     reason="no C compiler here",
 )
-def test_messages_are_those_of_e3nn():
-    product = make_product()
+@pytest.mark.parametrize("built", [torch.float64, torch.float32])
+def test_messages_are_those_of_e3nn(built):
+    """Also of a product in double precision whose coefficients were rounded before."""
+    product = make_product(built=built).double()
     fused = plan(product)
     centre = torch.tensor([2, 0, 1, 1, 0, 2, 2])
     neighbour = torch.tensor([0, 1, 0, 2, 2, 2, 1])
