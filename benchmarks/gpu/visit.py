@@ -21,6 +21,7 @@ class Sizes:
         crystals: of a conformance check, of ``pft_lightning.testing``.
         cost: sizes for ``hvp_cost``, atoms or ATOMSxBATCH; the last is the paper's
             batch, of 16 supercells and about 60,000 edges.
+        recorded: crystals in each batch whose steps are recorded.
         repeats: of a step that is timed.
         phonons: structures of a phonon batch in short trainings.
         upstream: frames of an upstream batch there.
@@ -33,6 +34,7 @@ class Sizes:
     cells: int
     crystals: tuple[str, ...]
     cost: tuple[str, ...]
+    recorded: tuple[int, ...]
     repeats: int
     phonons: int
     upstream: int
@@ -46,6 +48,7 @@ FULL = Sizes(
     cells=2,
     crystals=("small", "large", "molecule"),
     cost=("64", "512", "80x16"),
+    recorded=(1, 16),
     repeats=10,
     phonons=4,
     upstream=8,
@@ -58,6 +61,7 @@ TINY = Sizes(
     cells=1,
     crystals=("small",),
     cost=("8", "8x2"),
+    recorded=(1, 2),
     repeats=1,
     phonons=1,
     upstream=2,

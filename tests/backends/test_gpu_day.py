@@ -27,7 +27,7 @@ EXPECTED = {
     "conformance_mace": ("failed", "mace.model"),
     "conformance_nequip": ("skipped", "models/nequip"),
     "jax_compiles": ("skipped", "cloudpickle"),
-    "cost": ("skipped", "cloudpickle"),
+    "cost_jax": ("skipped", "cloudpickle"),
     "out_of_memory": ("skipped", "no limit"),
     "cost_others": ("failed", "mace.model"),
     "openequivariance": ("skipped", "GPUs only"),
