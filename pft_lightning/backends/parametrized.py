@@ -6,12 +6,13 @@ module, which deep copies share: merging a copy with it would break the original
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch.nn.utils import parametrize
+
+from pft_lightning.backends.copying import deep_copy
 
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -66,7 +67,7 @@ def plain(network: _Module) -> _Module:
     """The network itself, or a merged copy where weights are computed."""
     if not is_adapted(network):
         return network
-    merged = copy.deepcopy(network)
+    merged = deep_copy(network, {})
     merge(merged)
     return merged
 

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from ase.build import bulk
 
+from pft_lightning.adaptation import LoRA
 from pft_lightning.adaptation.mixing import mix
+from pft_lightning.backends.calculator import Calculator
 from pft_lightning.backends.registry import load_model
 
 
@@ -17,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of SevenNet, e3nn, torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from adapted import randomise  # noqa: E402
 from exporting import (  # noqa: E402
     exported,
     finish_run,
@@ -83,3 +87,22 @@ def test_the_card_of_an_exported_file_says_how_it_is_opened(run, tmp_path):
     exported(tmp_path / "new.pth", f"run={run}")
     card = next(tmp_path.glob("*.md")).read_text()
     assert 'SevenNetCalculator("new.pth", modal="PBE")' in card
+
+
+def test_a_published_model_that_was_adapted_opens_in_sevennet(tmp_path):
+    """Its products hold constants that a plain copy would write as weights too."""
+    from sevenn.calculator import SevenNetCalculator
+
+    model = load_model("7net-0")
+    LoRA(rank=1).apply(model)
+    randomise(model)
+    model.save(tmp_path / "merged.pth")
+    crystal = bulk("NaCl", "rocksalt", 5.6)
+    crystal.rattle(0.05, seed=0)
+    with torch.random.fork_rng():
+        theirs = SevenNetCalculator(str(tmp_path / "merged.pth"), device="cpu")
+    found = []
+    for calculator in (Calculator(model), theirs):
+        crystal.calc = calculator
+        found.append(crystal.get_forces())
+    assert found[0] == pytest.approx(found[1], abs=1e-5)  # single precision
