@@ -371,16 +371,12 @@ class EvaluationFolder:
                 )
         try:
             content = parse_json(self.summary_file.read_text(encoding="utf-8"))
-            summary = Summary(
-                protocol=content.get("protocol") or {},
-                versions=content.get("versions") or {},
-                counts=content.get("counts") or Counts(),
-                models=dict(content["models"]),
-                forgetting=content.get("forgetting") or {},
-                failures=content.get("failures") or [],
-            )
-            if content.get("trade_off"):
-                summary["trade_off"] = content["trade_off"]
+            # Parts of one kind of evaluation are kept as they are.
+            known = {name: part for name, part in content.items() if part}
+            empty: dict[str, Any] = {"failures": []}
+            empty |= {n: {} for n in ("protocol", "versions", "counts", "forgetting")}
+            models = {"models": dict(content["models"])}
+            summary = cast(Summary, {**empty, **known, **models})
             with self.rows_file.open(newline="", encoding="utf-8") as opened:
                 rows = list(csv.DictReader(opened))
             if rows and not {NAME, MODEL, STATUS} <= set(rows[0]):

@@ -25,10 +25,10 @@ from pft_lightning.plots.style import (
     legend_outside,
     line_handles,
     line_style,
-    marker,
     marker_handles,
     new_figure,
     plain,
+    scatter,
     with_unit,
 )
 
@@ -110,7 +110,7 @@ def plot_softening(models: Columns) -> Figure:
     for index, (label, columns) in enumerate(models.items()):
         ratio = columns[FREQUENCY_RATIO]
         inside = (ratio >= _RATIOS[0]) & (ratio <= _RATIOS[1])
-        _scatter(
+        scatter(
             points,
             columns[reference_of(MAX_FREQUENCY)],
             np.clip(ratio, *_RATIOS),
@@ -233,39 +233,11 @@ def _draw_parity(axes: Axes, quantity: str, models: Columns) -> None:
         inside = (values >= low) & (values <= high)
         n_outside += int((np.isfinite(values) & ~inside).sum())
         x = columns[reference_of(quantity)]
-        _scatter(axes, x, np.clip(values, low, high), inside, index)
+        scatter(axes, x, np.clip(values, low, high), inside, index)
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     if n_outside:
         axes.set_title(f"{axes.get_title()}, {n_outside} beyond the axis (hollow)")
-
-
-def _scatter(
-    axes: Axes, x: np.ndarray, y: np.ndarray, inside: np.ndarray, index: int
-) -> None:
-    """Draw points, hollow where they lie on the edge in place of beyond it."""
-    size = float(np.clip(2000 / max(len(x), 1), 8, 30))
-    shade, form = colour(index), marker(index)
-    axes.scatter(
-        x[inside],
-        y[inside],
-        s=size,
-        marker=form,
-        color=shade,
-        alpha=0.65,
-        linewidths=0,
-    )
-    outside = np.isfinite(y) & ~inside
-    if outside.any():
-        axes.scatter(
-            x[outside],
-            y[outside],
-            s=2 * size,
-            marker=form,
-            facecolors="none",
-            edgecolors=shade,
-            clip_on=False,
-        )
 
 
 def _draw_histogram(axes: Axes, errors: Mapping[str, np.ndarray]) -> None:

@@ -88,13 +88,13 @@ class FinishedEvaluation:
         place = {name: index for index, name in enumerate(finished)}
         return sorted(self.rows, key=lambda row: place.get(row[NAME], -1))
 
+    def rows_of(self, label: str) -> list[dict[str, str]]:
+        """Rows of a model, of all materials."""
+        return [row for row in self.rows if row.get(MODEL) == label]
+
     def _finished(self) -> dict[str, list[dict[str, str]]]:
         return {
-            label: [
-                row
-                for row in self.rows
-                if row.get(MODEL) == label and row.get(STATUS) == OK
-            ]
+            label: [row for row in self.rows_of(label) if row.get(STATUS) == OK]
             for label in self.labels
         }
 

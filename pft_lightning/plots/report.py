@@ -1,23 +1,16 @@
-"""The report of an evaluation: figures, and one HTML page that needs nothing else."""
+"""The report of an evaluation of phonons."""
 
 from __future__ import annotations
 
-import base64
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-
-import jinja2
-from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation import folder as schema
 from pft_lightning.evaluation.folder import FORGETTING, REFERENCE, reference_of
-from pft_lightning.files import make_folder, replacing, write_atomically
+from pft_lightning.files import make_folder
 from pft_lightning.plots.bands import plot_bands
 from pft_lightning.plots.errors import (
     HISTOGRAMS,
@@ -31,11 +24,11 @@ from pft_lightning.plots.errors import (
 from pft_lightning.plots.finished import (
     RANKED_BY,
     FinishedEvaluation,
-    number,
     read_evaluation,
 )
 from pft_lightning.plots.gain import plot_gain_and_forgetting
-from pft_lightning.plots.style import OMEGA_MAX, QUANTITIES
+from pft_lightning.plots.page import Picture, Pictures, write_page
+from pft_lightning.plots.style import QUANTITIES
 from pft_lightning.plots.thermal import plot_thermal
 from pft_lightning.plots.trade_off import plot_trade_off
 from pft_lightning.types import PhononProperties
@@ -51,38 +44,6 @@ _TABLE: Final = (
     schema.MIN_FREQUENCY,
     schema.VOLUME_RATIO,
 )
-_COLUMN_NAMES: Final = {
-    schema.N_ATOMS: "atoms",
-    schema.MIN_FREQUENCY: "lowest frequency (THz)",
-    reference_of(schema.MIN_FREQUENCY): "DFT lowest frequency (THz)",
-    schema.RELAX_STEPS: "relaxation steps",
-    schema.N_PRODUCTS: "Hessian-vector products",
-    schema.SECONDS: "time (s)",
-}
-_DPI: Final = 130
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    name: str
-    caption: str
-    data: str
-
-
-@dataclass(slots=True)
-class _Pictures:
-    """Writes figures to a folder and keeps them for the page."""
-
-    folder: Path
-    made: dict[str, _Picture] = field(default_factory=dict)
-
-    def add(self, name: str, figure: Figure, caption: str) -> _Picture:
-        path = self.folder / f"{name}.png"
-        with replacing(path) as partial:
-            figure.savefig(partial, dpi=_DPI)
-        data = base64.b64encode(path.read_bytes()).decode()
-        self.made[name] = _Picture(name, caption, data)
-        return self.made[name]
 
 
 def write_report(
@@ -112,9 +73,7 @@ def write_report(
     evaluation = read_evaluation(folder)
     ranking = evaluation.ranking()
     selected = _select(evaluation, ranking, n_worst, chosen)
-    pictures = _Pictures(make_folder(evaluation.folder.figures))
-    for old in pictures.folder.glob("material_*.png"):
-        old.unlink()
+    pictures = Pictures(make_folder(evaluation.folder.figures))
     if ranking:
         _draw_totals(pictures, evaluation)
     arrays, damaged = _draw_force_constants(pictures, evaluation, ranking, selected)
@@ -124,41 +83,20 @@ def write_report(
         for rows in [[row for row in evaluation.rows if row[schema.NAME] == name]]
         for drawn in [_draw_material(pictures, name, arrays.get(name, {}))]
     ]
-    page = _render(evaluation, pictures, damaged, materials)
-    path = evaluation.folder.report_file
-    write_atomically(path, lambda file: file.write(page.encode()))
-    return path
-
-
-def _render(
-    evaluation: FinishedEvaluation,
-    pictures: _Pictures,
-    damaged: Mapping[str, str],
-    materials: Sequence[Mapping[str, Any]],
-) -> str:
-    """Page with all tables and pictures, HTML."""
-    folder, summary = evaluation.folder, evaluation.summary
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            title=folder.path.resolve().name,
-            metrics=summary,
-            schema=schema,
-            labels=evaluation.labels,
-            pictures=pictures.made,
-            totals=list(_totals(evaluation)),
-            forgetting=list(_forgetting(evaluation)),
-            traded=_traded(summary),
-            instability=_instability(summary["models"]),
-            failures=_failures(summary["failures"]),
-            damaged=damaged,
-            materials=materials,
-            rows=evaluation.rows_worst_first(),
-            table=_TABLE,
-            ranked_by=RANKED_BY,
-            command=_read_text(folder.command_file),
-        )
+    return write_page(
+        "report.html.jinja",
+        evaluation,
+        pictures,
+        heading="Phonon evaluation",
+        totals=list(_totals(evaluation)),
+        forgetting=list(_forgetting(evaluation)),
+        traded=_traded(evaluation.summary),
+        instability=_instability(evaluation.summary["models"]),
+        damaged=damaged,
+        materials=materials,
+        rows=evaluation.rows_worst_first(),
+        table=_TABLE,
+        ranked_by=RANKED_BY,
     )
 
 
@@ -184,7 +122,7 @@ def _select(
     return selected
 
 
-def _draw_totals(pictures: _Pictures, evaluation: FinishedEvaluation) -> None:
+def _draw_totals(pictures: Pictures, evaluation: FinishedEvaluation) -> None:
     summary = evaluation.summary
     wanted = [*PARITY, *map(reference_of, PARITY), *HISTOGRAMS]
     columns = evaluation.columns([*wanted, schema.FREQUENCY_RATIO])
@@ -220,7 +158,7 @@ def _draw_totals(pictures: _Pictures, evaluation: FinishedEvaluation) -> None:
 
 
 def _draw_force_constants(
-    pictures: _Pictures,
+    pictures: Pictures,
     evaluation: FinishedEvaluation,
     ranking: Sequence[str],
     selected: Mapping[str, str],
@@ -254,8 +192,8 @@ def _draw_force_constants(
 
 
 def _draw_material(
-    pictures: _Pictures, name: str, properties: Mapping[str, PhononProperties]
-) -> list[_Picture]:
+    pictures: Pictures, name: str, properties: Mapping[str, PhononProperties]
+) -> list[Picture]:
     reference = properties.get(REFERENCE)
     models = {label: p for label, p in properties.items() if label != REFERENCE}
     if not properties:
@@ -325,68 +263,3 @@ def _instability(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         for label, totals in models.items()
         if isinstance(totals.get("instability"), Mapping)
     }
-
-
-def _failures(failures: Sequence[schema.Failure]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": failure.get("name", ""),
-            "model": failure.get("model") or "all",
-            "error": failure.get("error", ""),
-        }
-        for failure in failures
-    ]
-
-
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pft_lightning.plots", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(
-        short=_short, percent=_percent, quantity=_quantity, number=number
-    )
-    return environment
-
-
-def _short(value: Any) -> str:
-    """Four significant digits; text as it is, nothing for what is unknown."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:+.0%}".replace("-", "−")
-
-
-def _quantity(name: str) -> Markup:
-    """Name and unit of a column, as HTML."""
-    if name not in QUANTITIES:
-        return Markup.escape(_COLUMN_NAMES.get(name, name.replace("_", " ")))
-    text, unit = QUANTITIES[name]
-    html = Markup.escape(f"{text} ({unit})" if unit else text)
-    for formula, written in _FORMULAS.items():
-        html = html.replace(formula, written)
-    return html
-
-
-# The formulas of QUANTITIES, which are the project's own and hold nothing to escape.
-_FORMULAS: Final = {
-    OMEGA_MAX: Markup("<i>ω</i><sub>max</sub>"),
-    "$C_V(T)$": Markup("<i>C<sub>V</sub></i>(<i>T</i>)"),
-    "$S(T)$": Markup("<i>S</i>(<i>T</i>)"),
-    "$F(T)$": Markup("<i>F</i>(<i>T</i>)"),
-    "$C_V$": Markup("<i>C<sub>V</sub></i>"),
-    "$S$": Markup("<i>S</i>"),
-    "$F$": Markup("<i>F</i>"),
-}

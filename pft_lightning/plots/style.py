@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
+import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
@@ -114,6 +116,42 @@ def marker_handles(names: Sequence[str]) -> list[Artist]:
         Line2D([], [], color=colour(i), marker=marker(i), ls="", label=plain(name))
         for i, name in enumerate(names)
     ]
+
+
+def scatter(
+    axes: Axes, x: np.ndarray, y: np.ndarray, inside: np.ndarray, index: int
+) -> None:
+    """Draw points of a model, hollow where they lie on the edge in place of beyond it.
+
+    Args:
+        axes: to draw into.
+        x: (n_points,).
+        y: (n_points,), NaN where unknown.
+        inside: (n_points,), whether the value is not beyond the edge.
+        index: of the model.
+    """
+    size = float(np.clip(2000 / max(len(x), 1), 8, 30))
+    shade, form = colour(index), marker(index)
+    axes.scatter(
+        x[inside],
+        y[inside],
+        s=size,
+        marker=form,
+        color=shade,
+        alpha=0.65,
+        linewidths=0,
+    )
+    outside = np.isfinite(y) & ~inside
+    if outside.any():
+        axes.scatter(
+            x[outside],
+            y[outside],
+            s=2 * size,
+            marker=form,
+            facecolors="none",
+            edgecolors=shade,
+            clip_on=False,
+        )
 
 
 def legend_outside(

@@ -23,6 +23,7 @@ from pft_lightning.evaluation.potentials import load_potentials
 from pft_lightning.evaluation.protocols import PROTOCOLS
 from pft_lightning.options.conductivity import ConductivityProtocolOptions
 from pft_lightning.options.schema import Evaluate
+from pft_lightning.plots.conductivity_report import write_conductivity_report
 from pft_lightning.runs.folder import RunFolder, collect_versions
 from pft_lightning.runs.tables import print_conductivity
 
@@ -84,7 +85,7 @@ def check_conductivity(config: DictConfig) -> None:
 def compute_conductivity(
     config: DictConfig, fabric: Fabric, folder: RunFolder
 ) -> ConductivityEvaluation:
-    """Compute and score conductivities, and print what they come to.
+    """Compute and score conductivities, report on them and print what they come to.
 
     Args:
         config: of ``pft-evaluate``, as checked.
@@ -113,5 +114,5 @@ def compute_conductivity(
         progress=config.progress,
     )
     if fabric.is_global_zero:
-        print_conductivity(found)
+        print_conductivity(found, write_conductivity_report(folder.path))
     return found

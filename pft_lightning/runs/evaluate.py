@@ -23,6 +23,7 @@ from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Evaluate
+from pft_lightning.plots.page import remove_report
 from pft_lightning.plots.report import write_report
 from pft_lightning.runs.conductivity import (
     EvaluateConductivity,
@@ -165,6 +166,7 @@ def _compute_crystals(
         **given,
     )
     if fabric.is_global_zero:
+        remove_report(folder.path)  # of another task: it speaks of other results
         print_crystals(found)
     return found
 

@@ -258,11 +258,12 @@ _OUTCOMES = {
 }
 
 
-def print_conductivity(found: ConductivityEvaluation) -> None:
+def print_conductivity(found: ConductivityEvaluation, report: Path) -> None:
     """Print the scores of conductivities, one column for each model.
 
     Args:
         found: what was computed.
+        report: Page with the figures.
     """
     models, protocol = found.summary["models"], found.summary["protocol"]
     table = Table(
@@ -296,6 +297,7 @@ def print_conductivity(found: ConductivityEvaluation) -> None:
         console.print(f"  and {more} more in {schema.ROWS_FILE}", highlight=False)
     _print_failures(console, found.summary)
     console.print(f"Evaluation: {found.folder}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
     for label, file in found.leaderboard.items():
         console.print(
             f"For the leaderboard, {label}: {file}", highlight=False, soft_wrap=True

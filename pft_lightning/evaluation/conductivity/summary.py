@@ -47,14 +47,16 @@ _N_BINS: Final = 60
 
 
 class Spectrum(TypedDict):
-    """Conductivity of a crystal by frequency, of a model and of DFT.
+    """Conductivity of a crystal by frequency, of models and of DFT.
+
+    The sum over the bins times their width is the conductivity.
 
     Attributes:
         name: of the material.
         formula: of the crystal.
-        srme: of the model.
+        srme: of the model that it is among the worst of.
         frequencies: centres of the bins, THz.
-        model: (n_bins,), W/m/K/THz.
+        models: (n_bins,), W/m/K/THz, of every model that has a conductivity of it.
         reference: the same of DFT.
     """
 
@@ -62,7 +64,7 @@ class Spectrum(TypedDict):
     formula: str
     srme: float
     frequencies: list[float]
-    model: list[float]
+    models: dict[str, list[float]]
     reference: list[float]
 
 
@@ -120,7 +122,7 @@ def summarise_conductivity(
         "failures": failures,
         "materials": [_shorten(row) for row in rows],
         "worst": {
-            label: _worst(of_model, references, folder)
+            label: _worst(of_model, rows, references, folder)
             for label, of_model in by_label.items()
         },
     }
@@ -133,33 +135,66 @@ def _shorten(row: Row) -> Row:
 
 
 def _worst(
-    rows: Sequence[Row], references: References | None, folder: EvaluationFolder
+    of_model: Sequence[Row],
+    rows: Sequence[Row],
+    references: References | None,
+    folder: EvaluationFolder,
 ) -> list[Spectrum]:
-    """Spectra of the materials with the largest errors, of those with any."""
+    """Spectra of the materials with the largest errors, of those with any.
+
+    Args:
+        of_model: rows of the model whose errors count.
+        rows: of all models.
+        references: of DFT.
+        folder: where the conductivities are kept.
+    """
     scored = [
-        row
-        for row in rows
-        if row[OUTCOME] == COMPUTED and row.get(SRME) is not None and references
+        row for row in of_model if _is_computed(row) and row.get(SRME) is not None
     ]
     scored.sort(key=lambda row: float(row[SRME]), reverse=True)
-    found = []
-    for row in scored[:_N_WORST]:
-        transport = read_transport(folder.model_folder(row[NAME], row[MODEL]))
-        if transport is None or references is None:
-            continue
-        reference = references[row[REFERENCE_NAME]].conductivity
-        found.append(_spectrum(row, transport.conductivity, reference))
+    found: list[Spectrum] = []
+    for row in scored:
+        if references is None or len(found) == _N_WORST:
+            break
+        models = _conductivities(row[NAME], rows, folder)
+        if row[MODEL] in models:
+            reference = references[row[REFERENCE_NAME]].conductivity
+            found.append(_spectrum(row, models, reference))
     return found
 
 
-def _spectrum(row: Row, model: Conductivity, reference: Conductivity) -> Spectrum:
-    highest = max(model.frequencies.max(), reference.frequencies.max())
+def _is_computed(row: Row) -> bool:
+    return bool(row[OUTCOME] == COMPUTED)
+
+
+def _conductivities(
+    name: str, rows: Sequence[Row], folder: EvaluationFolder
+) -> dict[str, Conductivity]:
+    """Conductivities of a material by model, of those that came to one."""
+    found = {
+        row[MODEL]: read_transport(folder.model_folder(name, row[MODEL]))
+        for row in rows
+        if row[NAME] == name and _is_computed(row)
+    }
+    return {
+        label: transport.conductivity
+        for label, transport in found.items()
+        if transport is not None and np.isfinite(transport.conductivity.modes).all()
+    }
+
+
+def _spectrum(
+    row: Row, models: Mapping[str, Conductivity], reference: Conductivity
+) -> Spectrum:
+    every = (*models.values(), reference)
+    highest = max(one.frequencies.max() for one in every)
     edges = np.linspace(0.0, highest * (1 + 1e-9), _N_BINS + 1)
 
     def histogram(one: Conductivity) -> list[float]:
-        density, _ = np.histogram(
-            one.frequencies, edges, weights=one.modes / one.weights.sum()
-        )
+        # Acoustic modes at Γ may lie a rounding below zero.
+        frequencies = np.maximum(one.frequencies, 0.0)
+        contributions = one.modes / one.weights.sum()
+        density, _ = np.histogram(frequencies, edges, weights=contributions)
         return list(map(float, density / np.diff(edges)))
 
     return {
@@ -167,6 +202,6 @@ def _spectrum(row: Row, model: Conductivity, reference: Conductivity) -> Spectru
         "formula": row[FORMULA],
         "srme": row[SRME],
         "frequencies": list(map(float, (edges[1:] + edges[:-1]) / 2)),
-        "model": histogram(model),
+        "models": {label: histogram(one) for label, one in models.items()},
         "reference": histogram(reference),
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from phonopy import Phonopy
 from phonopy.phonon.band_structure import get_band_qpoints
 
@@ -193,3 +194,20 @@ def folder(crystal: Phonopy, tmp_path: Path) -> Path:
     return write_evaluation(
         tmp_path / "evaluation", rows, arrays, LABELS, forgetting=forgetting
     )
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """Leave the pixels out where a test looks at text: they are what takes time.
+
+    Returns:
+        The figures that were to be written, by name.
+    """
+    figures: dict[str, Figure] = {}
+
+    def write(figure: Figure, path: Path, **_: Any) -> None:
+        figures[path.stem] = figure
+        path.write_bytes(b"pixels")
+
+    monkeypatch.setattr(Figure, "savefig", write)
+    return figures

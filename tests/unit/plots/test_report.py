@@ -4,73 +4,19 @@ import base64
 import csv
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation.properties_io import load_properties, save_properties
 from pft_lightning.plots.report import write_report
 
 from .conftest import LABELS, failed_row, row_of, write_evaluation
+from .page import Page
 
 
-# Elements that have no end.
-VOID = {"meta", "img", "input", "br"}
 HOSTILE = "<script>alert('x')</script>&\"$_"
-
-
-@pytest.fixture
-def unrendered(monkeypatch):
-    """Leave the pixels out where a test looks at text: they are what takes time."""
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, path, **_: path.write_bytes(b"pixels")
-    )
-
-
-class Page(HTMLParser):
-    """Elements of a page, and the cells of its tables."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.tables: dict[str | None, list[list[tuple[str, str | None]]]] = {}
-        self.text = ""
-        self._table: str | None = None
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        self.seen.append((tag, attributes))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self._table = attributes.get("id")
-            self.tables[self._table] = []
-        elif tag == "tr":
-            self.tables[self._table].append([])
-        elif tag in ("td", "th"):
-            self.tables[self._table][-1].append(("", attributes.get("data-value")))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text += data
-        if {"td", "th"} & set(self.open):
-            text, value = self.tables[self._table][-1][-1]
-            self.tables[self._table][-1][-1] = (text + data, value)
-
-    def numbers(self, table: str, row: str) -> list[float]:
-        """Exact numbers of the row that begins with this text."""
-        (cells,) = [r for r in self.tables[table] if r and r[0][0] == row]
-        return [float(value) for _, value in cells if value]
 
 
 def page_of(folder, **options) -> Page:
@@ -142,6 +88,16 @@ def test_only_the_worst_the_median_and_chosen_materials_have_figures(folder):
     ]
     with pytest.raises(DataFormatError, match="nowhere"):
         write_report(folder, chosen=["nowhere"])
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_figures_of_an_earlier_report_do_not_stay(folder):
+    write_report(folder)
+    made = {file.name for file in (folder / "figures").iterdir()}
+    for name in ("trade_off.png", "kappa_parity.png", "material_009_x_bands.png"):
+        (folder / "figures" / name).write_bytes(b"of another evaluation")
+    write_report(folder)
+    assert {file.name for file in (folder / "figures").iterdir()} == made
 
 
 def test_the_page_needs_nothing_else(folder):

@@ -95,8 +95,10 @@ def test_everything_that_a_report_needs_is_in_the_files(evaluate):
     assert stored["protocol"]["transport_type"] == "SMM19"
     (spectrum,) = stored["worst"]["model"]
     width = spectrum["frequencies"][1] - spectrum["frequencies"][0]
-    for side, kappa in (("model", "kappa"), ("reference", "reference_kappa")):
-        total = sum(spectrum[side]) * width
+    densities = {"kappa": spectrum["models"]["model"]}
+    densities["reference_kappa"] = spectrum["reference"]
+    for kappa, density in densities.items():
+        total = sum(density) * width
         assert total == pytest.approx(material[kappa], rel=1e-9)
     (row,) = csv.DictReader((found.folder / "per_material.csv").open())
     assert float(row["srme"]) == material["srme"]

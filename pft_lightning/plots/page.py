@@ -1,0 +1,214 @@
+"""What the reports of all evaluations share: one HTML page that needs nothing else.
+
+The figures of a report lie in ``figures/`` of its evaluation, too; those of an earlier
+report that are not made again are removed, so that none is taken for one of this.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from pft_lightning.evaluation import folder as schema
+from pft_lightning.evaluation.conductivity import rows, totals
+from pft_lightning.evaluation.folder import EvaluationFolder, reference_of
+from pft_lightning.files import replacing, write_atomically
+from pft_lightning.plots.finished import FinishedEvaluation, number
+from pft_lightning.plots.style import OMEGA_MAX, QUANTITIES
+
+
+_COLUMN_NAMES: Final = {
+    schema.N_ATOMS: "atoms",
+    schema.MIN_FREQUENCY: "lowest frequency (THz)",
+    reference_of(schema.MIN_FREQUENCY): "DFT lowest frequency (THz)",
+    schema.RELAX_STEPS: "relaxation steps",
+    schema.N_PRODUCTS: "Hessian-vector products",
+    schema.SECONDS: "time (s)",
+    **{name: name.upper() for name in (totals.SRME, totals.SRE, totals.SRD)},
+    totals.KAPPA: "κ (W/m/K)",
+    totals.REFERENCE_KAPPA: "DFT κ (W/m/K)",
+    rows.PARTICLE: "κ of particles (W/m/K)",
+    rows.COHERENCE: "κ of coherence (W/m/K)",
+}
+_DPI: Final = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure of a page.
+
+    Attributes:
+        name: of its file, without the ending.
+        caption: below it; may be empty.
+        data: PNG in base 64.
+    """
+
+    name: str
+    caption: str
+    data: str
+
+
+@dataclass(slots=True)
+class Pictures:
+    """Writes figures to a folder and keeps them for the page.
+
+    Attributes:
+        folder: of the figures; it exists.
+        made: figures by name.
+    """
+
+    folder: Path
+    made: dict[str, Picture] = field(default_factory=dict)
+
+    def add(self, name: str, figure: Figure, caption: str) -> Picture:
+        """Write a figure.
+
+        Raises:
+            StorageError: the disk is full, or the folder cannot be written.
+        """
+        path = self.folder / f"{name}.png"
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=_DPI)
+        data = base64.b64encode(path.read_bytes()).decode()
+        self.made[name] = Picture(name, caption, data)
+        return self.made[name]
+
+
+def write_page(
+    template: str,
+    evaluation: FinishedEvaluation,
+    pictures: Pictures,
+    *,
+    heading: str,
+    damaged: Mapping[str, str] | None = None,
+    **content: Any,
+) -> Path:
+    """Write the page of an evaluation, and remove figures of its earlier pages.
+
+    Args:
+        template: of this folder, an extension of ``page.html.jinja``.
+        evaluation: that is shown.
+        pictures: all that the page shows.
+        heading: what kind of evaluation it is.
+        damaged: errors of files that cannot be read, by material.
+        content: what else the template shows.
+
+    Returns:
+        The page.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    folder, summary = evaluation.folder, evaluation.summary
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            heading=heading,
+            title=folder.path.resolve().name,
+            metrics=summary,
+            counts=summary["counts"],
+            protocol=summary["protocol"],
+            schema=schema,
+            labels=evaluation.labels,
+            pictures=pictures.made,
+            failures=_failures(summary["failures"]),
+            damaged=damaged or {},
+            command=_read_text(folder.command_file),
+            **content,
+        )
+    )
+    path = folder.report_file
+    write_atomically(path, lambda file: file.write(page.encode()))
+    _remove_figures(folder, keep=pictures.made)
+    return path
+
+
+def remove_report(path: str | Path) -> None:
+    """Remove the report of an earlier evaluation from a folder that gets no new one.
+
+    Args:
+        path: of the folder.
+    """
+    folder = EvaluationFolder(path)
+    folder.report_file.unlink(missing_ok=True)
+    _remove_figures(folder, keep=())
+
+
+def _remove_figures(folder: EvaluationFolder, keep: Collection[str]) -> None:
+    for figure in folder.figures.glob("*.png"):
+        if figure.stem not in keep:
+            figure.unlink(missing_ok=True)
+
+
+def _failures(failures: Sequence[schema.Failure]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": failure.get("name", ""),
+            "model": failure.get("model") or "all",
+            "error": failure.get("error", ""),
+        }
+        for failure in failures
+    ]
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pft_lightning.plots", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        short=_short, percent=_percent, quantity=_quantity, number=number
+    )
+    return environment
+
+
+def _short(value: Any) -> str:
+    """Four significant digits; text as it is, nothing for what is unknown."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:+.0%}".replace("-", "−")
+
+
+def _quantity(name: str) -> Markup:
+    """Name and unit of a column, as HTML."""
+    if name not in QUANTITIES:
+        return Markup.escape(_COLUMN_NAMES.get(name, name.replace("_", " ")))
+    text, unit = QUANTITIES[name]
+    html = Markup.escape(f"{text} ({unit})" if unit else text)
+    for formula, written in _FORMULAS.items():
+        html = html.replace(formula, written)
+    return html
+
+
+# The formulas of QUANTITIES, which are the project's own and hold nothing to escape.
+_FORMULAS: Final = {
+    OMEGA_MAX: Markup("<i>ω</i><sub>max</sub>"),
+    "$C_V(T)$": Markup("<i>C<sub>V</sub></i>(<i>T</i>)"),
+    "$S(T)$": Markup("<i>S</i>(<i>T</i>)"),
+    "$F(T)$": Markup("<i>F</i>(<i>T</i>)"),
+    "$C_V$": Markup("<i>C<sub>V</sub></i>"),
+    "$S$": Markup("<i>S</i>"),
+    "$F$": Markup("<i>F</i>"),
+}
