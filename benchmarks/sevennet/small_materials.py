@@ -1,4 +1,4 @@
-"""Copy the training materials of at most 96 atoms a supercell.
+"""Copy the training materials of at most 80 atoms a supercell.
 
 Usage: ``python small_materials.py PHONONS FOLDER``. ``PHONONS`` holds ``index.csv`` and
 ``train/``; every second material goes to ``FOLDER-half`` too.
@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 
-LARGEST = 96  # atoms
+LARGEST = 80  # atoms
 
 
 def main() -> None:
