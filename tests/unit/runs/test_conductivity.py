@@ -66,6 +66,7 @@ def test_conductivities_are_computed_compared_and_printed(run, capsys, monkeypat
     assert "cut: DataFormatError: cut.cif" in printed
     assert "mp-1 MgO (model)" in printed
     assert f"For the leaderboard, model: {found.leaderboard['model']}" in printed
+    assert "cut.cif" in Path("run/report.html").read_text()
     assert "task: conductivity" in Path("run/config.yaml").read_text()
     # Its file is a table that others can be compared with.
     Path("dft.json.gz").write_bytes(found.leaderboard["model"].read_bytes())
@@ -76,6 +77,8 @@ def test_conductivities_are_computed_compared_and_printed(run, capsys, monkeypat
         )
     printed = capsys.readouterr().out
     assert "SRME, mode by mode" in printed
+    names = {path.name for path in Path("again/figures").glob("*.png")}
+    assert names == {"kappa_parity.png", "srme.png", "kappa_spectra.png"}
     assert [row["srme"] for row in again.rows] == [0.0, 0.0]
     stored = json.loads(Path("again/metrics.json").read_text())
     assert list(stored["models"]) == ["same", "model"]
