@@ -89,7 +89,10 @@ def _run(
             process.join()
             reason = f"not finished in {limit:.0f} s"
         found = [json.loads(x) for x in out.read_text().splitlines()]
-        missing = [case | {"error": reason} for case in cases[len(found) :]]
+        missing = [
+            case | {"model": Path(case["model"]).name, "error": reason}
+            for case in cases[len(found) :]
+        ]
         for row in missing:
             _report(visit, row)
         rows += found + missing

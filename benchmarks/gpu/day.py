@@ -189,7 +189,7 @@ class Day:
             "card": known.get("card", "none"),
             "date": self._date,
             "commit": _commit(),
-            "command": " ".join(sys.argv[1:]),
+            "command": " ".join(Path(x).name for x in sys.argv),  # no folders
             "seconds": time.monotonic() - self._begin,
             "sizes": to_json(self._visit.sizes),
             "checks": [vars(outcome) for outcome in self.outcomes],
