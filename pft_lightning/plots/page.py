@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,11 @@ _COLUMN_NAMES: Final = {
     rows.COHERENCE: "κ of coherence (W/m/K)",
 }
 _DPI: Final = 130
+# What reports call their figures; other files beside them are somebody else's.
+_NAMES: Final = re.compile(
+    r"gain_and_forgetting|trade_off|parity|error_histograms|softening|force_constants|"
+    r"material_\d+_.*_(bands|thermal)|kappa_parity|srme|kappa_spectra"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class Pictures:
         Raises:
             StorageError: the disk is full, or the folder cannot be written.
         """
+        assert _NAMES.fullmatch(name), name
         path = self.folder / f"{name}.png"
         with replacing(path) as partial:
             figure.savefig(partial, dpi=_DPI)
@@ -145,7 +152,7 @@ def remove_report(path: str | Path) -> None:
 
 def _remove_figures(folder: EvaluationFolder, keep: Collection[str]) -> None:
     for figure in folder.figures.glob("*.png"):
-        if figure.stem not in keep:
+        if figure.stem not in keep and _NAMES.fullmatch(figure.stem):
             figure.unlink(missing_ok=True)
 
 

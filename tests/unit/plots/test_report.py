@@ -96,8 +96,9 @@ def test_figures_of_an_earlier_report_do_not_stay(folder):
     made = {file.name for file in (folder / "figures").iterdir()}
     for name in ("trade_off.png", "kappa_parity.png", "material_009_x_bands.png"):
         (folder / "figures" / name).write_bytes(b"of another evaluation")
+    (folder / "figures" / "talk.png").write_bytes(b"of the user")
     write_report(folder)
-    assert {file.name for file in (folder / "figures").iterdir()} == made
+    assert {file.name for file in (folder / "figures").iterdir()} == {*made, "talk.png"}
 
 
 def test_the_page_needs_nothing_else(folder):
