@@ -29,6 +29,9 @@ TESTING = ["pytest>=8", "pytest-xdist>=3.6"]
 # and its compiler run without a GPU, beside the build of torch for CPUs.
 TRITON = "triton>=3.9; platform_system == 'Linux'"
 
+# The site. ruff formats the signatures of what it documents.
+SITE = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1", "ruff"]
+
 # Tests that need a framework; everything else is tested once, in `core`.
 FRAMEWORK_TESTS = [
     "tests/backends",
@@ -97,6 +100,14 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("lint-imports")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, where a warning is an error; docstrings are read, nothing imported."""
+    session.install("-q", *SITE)
+    # Remarks of the theme about its successor.
+    session.run("mkdocs", "build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
