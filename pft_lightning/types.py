@@ -26,12 +26,15 @@ class Derivatives:
         stress: (n_structures, 3, 3), eV/Å³, ASE's sign (tension positive).
         hvp: (n_atoms, n_probes, 3), Hessian times tangents, eV/Å² times the
             unit of the tangents.
+        third: (n_atoms, n_pairs, 3), third derivatives along pairs of directions,
+            eV/Å³ times the unit of both.
     """
 
     energy: torch.Tensor
     forces: torch.Tensor | None = None
     stress: torch.Tensor | None = None
     hvp: torch.Tensor | None = None
+    third: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -175,16 +175,18 @@ class EnergyModel(torch.nn.Module, ABC):
         batch: Batch,
         *,
         tangents: torch.Tensor | None = None,
+        pairs: torch.Tensor | None = None,
         forces: bool = True,
         stress: bool = True,
         engine: Engine | None = None,
     ) -> Derivatives:
-        """Energy, forces, stress and Hessian-vector products of a neutral batch.
+        """Energy, forces, stress and higher derivatives of a neutral batch.
 
         Args:
             batch: neutral batch of any float dtype, on the model's device. Edges
                 beyond the cutoff are dropped; missing ones are the loader's fault.
             tangents: (n_atoms, n_probes, 3).
+            pairs: (n_atoms, n_pairs, 2, 3), of third derivatives.
             forces: return forces.
             stress: return the stress (zero for structures that are not periodic).
             engine: see ``pft_lightning.physics.hvp.compute_derivatives``.
@@ -198,6 +200,7 @@ class EnergyModel(torch.nn.Module, ABC):
             batch[keys.POSITIONS],
             structure_volumes(batch),
             tangents=tangents,
+            pairs=pairs,
             forces=forces,
             stress=stress,
             engine=engine,

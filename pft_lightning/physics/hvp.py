@@ -1,4 +1,4 @@
-"""Energy, forces, stress and Hessian-vector products of one differentiable energy.
+"""Energy, forces, stress and products of higher derivatives of one energy.
 
 Every automatic-differentiation mode of the package lives here; a backend only
 supplies ``energy(positions, strain)``.
@@ -7,6 +7,7 @@ With tangents everything comes out of ``jvp(grad(energy), positions, tangent)``
 (``forward_over_reverse``) or out of differentiating the gradient once more
 (``reverse_over_reverse``); energy and forces are computed once for all probes. Without
 tangents it is one reverse pass. Source: arXiv:2601.07742 (phonon fine-tuning).
+Third derivatives along pairs of directions differentiate the products once more.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from pft_lightning.errors import ConfigError, NotDifferentiableError, ShapeError
 from pft_lightning.physics.direction import along
+from pft_lightning.physics.third_order import forward_twice, reverse_again
 from pft_lightning.types import Derivatives, EnergyFunction, Engine
 
 
@@ -37,6 +39,7 @@ def compute_derivatives(
     volumes: torch.Tensor,
     *,
     tangents: torch.Tensor | None = None,
+    pairs: torch.Tensor | None = None,
     forces: bool = True,
     stress: bool = True,
     engine: Engine | None = None,
@@ -52,6 +55,7 @@ def compute_derivatives(
         positions: (n_atoms, 3), Å; needs no ``requires_grad``.
         volumes: (n_structures,), Å³; 0 where stress has no meaning.
         tangents: (n_atoms, n_probes, 3), directions v; not normalised here.
+        pairs: (n_atoms, n_pairs, 2, 3), directions u and w of third derivatives.
         forces: return forces.
         stress: return the stress; without it the strain is not differentiated.
         engine: with the same result either way; None chooses, see ``default_engine``.
@@ -59,29 +63,32 @@ def compute_derivatives(
     Returns:
         Energies, and what was asked for: forces in eV/Å, stress (symmetric; zero
         where the volume is 0) in eV/Å³, hvp (n_atoms, n_probes, 3) in eV/Å² times
-        the unit of the tangents. All of the dtype of ``positions``.
+        the unit of the tangents, third (n_atoms, n_pairs, 3), ``d3E/dR3[u, w]``, in
+        eV/Å³ times that of both. All of the dtype of ``positions``.
 
     Raises:
-        ShapeError: positions, volumes or tangents have the wrong shape.
+        ShapeError: positions, volumes, tangents or pairs have the wrong shape.
         ConfigError: unknown engine.
         NotDifferentiableError: inference mode is on, or the energy contains an
             operation without the derivative rule that the engine needs.
     """
-    _check_input(positions, volumes, tangents, engine)
+    _check_input(positions, volumes, tangents, pairs, engine)
     keep_graph = torch.is_grad_enabled()
     # A tensor made under inference mode cannot be saved for backward; a clone can.
     positions = positions.clone() if positions.is_inference() else positions.detach()
     strain = positions.new_zeros((volumes.shape[0], 3, 3))
-    hvp = None
-    if tangents is None and not forces and not stress:
-        return Derivatives(energy=energy(positions, strain))
-    if tangents is None:
+    hvp = third = None
+    if tangents is None and pairs is None:
+        if not forces and not stress:
+            return Derivatives(energy=energy(positions, strain))
         gradients = _reverse(energy, positions, strain, forces, stress, keep_graph)
     else:
-        tangents = tangents.detach().to(positions)
-        engine = engine or default_engine(positions.device, tangents.shape[1])
-        gradients, hvp = _differentiate_twice(
-            engine, energy, positions, strain, tangents, stress, keep_graph
+        tangents = None if tangents is None else tangents.detach().to(positions)
+        pairs = None if pairs is None else pairs.detach().to(positions)
+        n_probes = 1 if tangents is None else tangents.shape[1]
+        engine = engine or default_engine(positions.device, n_probes)
+        gradients, hvp, third = _differentiate_again(
+            engine, energy, positions, strain, tangents, pairs, stress, keep_graph
         )
     grad_positions, grad_strain, energies = gradients
     return Derivatives(
@@ -89,6 +96,7 @@ def compute_derivatives(
         forces=-grad_positions if forces and grad_positions is not None else None,
         stress=_to_stress(grad_strain, volumes) if grad_strain is not None else None,
         hvp=hvp,
+        third=third,
     )
 
 
@@ -111,23 +119,24 @@ def _reverse(
     return grad_positions, gradients.pop(0) if stress else None, energies
 
 
-def _differentiate_twice(
+def _differentiate_again(
     engine: Engine,
     energy: EnergyFunction,
     positions: torch.Tensor,
     strain: torch.Tensor,
-    tangents: torch.Tensor,
+    tangents: torch.Tensor | None,
+    pairs: torch.Tensor | None,
     stress: bool,
     keep_graph: bool,
-) -> tuple[_Gradients, torch.Tensor]:
-    """Gradients and products, (n_atoms, n_probes, 3), by the engine of this name."""
+) -> tuple[_Gradients, torch.Tensor | None, torch.Tensor | None]:
+    """Gradients, products and third derivatives by the engine of this name."""
     compute = (
         _forward_over_reverse
         if engine == "forward_over_reverse"
         else _reverse_over_reverse
     )
     try:
-        return compute(energy, positions, strain, tangents, stress, keep_graph)
+        return compute(energy, positions, strain, tangents, pairs, stress, keep_graph)
     except (NotImplementedError, RuntimeError) as error:
         _raise_if_rule_missing(error, engine)
         raise
@@ -137,12 +146,30 @@ def _forward_over_reverse(
     energy: EnergyFunction,
     positions: torch.Tensor,
     strain: torch.Tensor,
-    tangents: torch.Tensor,
+    tangents: torch.Tensor | None,
+    pairs: torch.Tensor | None,
     stress: bool,
     keep_graph: bool,
-) -> tuple[_Gradients, torch.Tensor]:
-    del keep_graph  # torch.func follows the grad mode by itself
+) -> tuple[_Gradients, torch.Tensor | None, torch.Tensor | None]:
     gradient = _functional_gradient(energy, strain, stress)
+    hvp = third = None
+    if tangents is None:
+        primal = gradient(positions)
+    else:
+        primal, hvp = _push(gradient, positions, tangents, stress)
+    if pairs is not None:
+        alone = _functional_gradient(energy, strain, stress=False)
+        third = forward_twice(lambda r: alone(r)[0], positions, pairs, keep_graph)
+    return (primal[0], primal[2] if stress else None, primal[1]), hvp, third
+
+
+def _push(
+    gradient: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
+    positions: torch.Tensor,
+    tangents: torch.Tensor,
+    stress: bool,
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """What the gradient gives, and the products (n_atoms, n_probes, 3)."""
 
     def push(tangent: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         outputs = torch.func.jvp(gradient, (positions,), (tangent,))
@@ -163,7 +190,7 @@ def _forward_over_reverse(
                 out_dims=(shared, 0),  # type: ignore[arg-type]
             )(tangents)
             hvp = hvp.movedim(0, 1)
-    return (primal[0], primal[2] if stress else None, primal[1]), hvp
+    return primal, hvp
 
 
 def _functional_gradient(
@@ -189,32 +216,37 @@ def _reverse_over_reverse(
     energy: EnergyFunction,
     positions: torch.Tensor,
     strain: torch.Tensor,
-    tangents: torch.Tensor,
+    tangents: torch.Tensor | None,
+    pairs: torch.Tensor | None,
     stress: bool,
     keep_graph: bool,
-) -> tuple[_Gradients, torch.Tensor]:
+) -> tuple[_Gradients, torch.Tensor | None, torch.Tensor | None]:
+    hvp = third = None
     with torch.enable_grad():
         positions = positions.requires_grad_()
         strain = strain.requires_grad_(stress)
         energies = energy(positions, strain)
         inputs = [positions, strain] if stress else [positions]
         gradients = _grad(energies.sum(), inputs, True)
-        n_probes = tangents.shape[1]
-        products = [
-            # The last product may free the graph where nobody needs it later.
-            _vector_product(
-                gradients[0],
-                positions,
-                tangents[:, k],
-                create_graph=keep_graph,
-                retain_graph=keep_graph or k + 1 < n_probes,
-            )
-            for k in range(n_probes)
-        ]
-    hvp = torch.stack(products, dim=1)
+        if tangents is not None:
+            last = -1 if pairs is not None else tangents.shape[1] - 1
+            products = [
+                # The last product may free the graph where nobody needs it later.
+                _vector_product(
+                    gradients[0],
+                    positions,
+                    tangent,
+                    create_graph=keep_graph,
+                    retain_graph=keep_graph or k != last,
+                )
+                for k, tangent in enumerate(tangents.unbind(1))
+            ]
+            hvp = torch.stack(products, dim=1)
+        if pairs is not None:
+            third = reverse_again(gradients[0], positions, pairs, keep_graph)
     if not keep_graph:
         gradients = [gradient.detach() for gradient in gradients]
-    return (gradients[0], gradients[1] if stress else None, energies), hvp
+    return (gradients[0], gradients[1] if stress else None, energies), hvp, third
 
 
 def _vector_product(
@@ -294,6 +326,7 @@ def _check_input(
     positions: torch.Tensor,
     volumes: torch.Tensor,
     tangents: torch.Tensor | None,
+    pairs: torch.Tensor | None,
     engine: Engine | None,
 ) -> None:
     if torch.is_inference_mode_enabled():
@@ -311,9 +344,16 @@ def _check_input(
         raise ShapeError(
             f"volumes has shape {tuple(volumes.shape)}; expected (n_structures,)."
         )
+    n_atoms = positions.shape[0]
+    if pairs is not None and (
+        pairs.ndim != 4 or pairs.shape[::2] != (n_atoms, 2) or pairs.shape[3] != 3
+    ):
+        raise ShapeError(
+            f"pairs has shape {tuple(pairs.shape)}; expected (n_atoms, n_pairs, 2, 3) "
+            f"with n_atoms={n_atoms}."
+        )
     if tangents is None:
         return
-    n_atoms = positions.shape[0]
     if tangents.ndim != 3 or tangents.shape[::2] != (n_atoms, 3):
         hint = " Use tangents[:, None, :]?" if tangents.ndim == 2 else ""
         raise ShapeError(

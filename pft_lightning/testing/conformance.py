@@ -1,15 +1,10 @@
-"""Checks that every backend must pass; use them for a backend of your own.
-
-``check_backend_conformance(model, device="cuda")`` runs them all on tiny crystals,
-raises ``AssertionError`` naming the check and the number, and returns the numbers.
-"""
+"""What the rest of the package relies on in a backend, checked with numbers."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
@@ -21,21 +16,18 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
-from pft_lightning.backends.pair import PairPotential
 from pft_lightning.backends.registry import parse_device
 from pft_lightning.graphs import build_crystal_batch
+from pft_lightning.testing.differences import (
+    compute_richardson_derivative,
+    hvp_of,
+    numerical_hvp,
+    numerical_third,
+    random_tangents,
+    relative_error,
+    third_of,
+)
 from pft_lightning.types import Derivatives, Engine
-
-
-__all__ = [
-    "TOLERANCES",
-    "PairPotential",
-    "Tolerances",
-    "build_crystal_batch",
-    "build_tiny_crystals",
-    "check_backend_conformance",
-    "compute_richardson_derivative",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +57,6 @@ class Tolerances:
 
 TOLERANCES: Final = Tolerances()
 
-# Å; far enough apart for rounding, near enough that few edges cross the cutoff, where
-# the energy of most potentials is only a few times differentiable.
-_STEP: Final = 1e-3
 # Å; edges beyond the cutoff that may come within it while atoms are displaced.
 _MARGIN: Final = 0.2
 
@@ -108,22 +97,6 @@ def build_tiny_crystals(
         deformation = np.eye(3) + rng.normal(scale=0.02, size=(3, 3))
         atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
     return structures
-
-
-def compute_richardson_derivative(
-    function: Callable[[float], torch.Tensor], step: float = _STEP
-) -> torch.Tensor:
-    """Derivative at 0 from central differences at three steps, extrapolated.
-
-    Args:
-        function: of one number.
-        step: largest step; the error is of its sixth power.
-    """
-    differences = [
-        (function(h) - function(-h)) / (2 * h) for h in (step, step / 2, step / 4)
-    ]
-    first = [(4 * b - a) / 3 for a, b in itertools.pairwise(differences)]
-    return (16 * first[1] - first[0]) / 15
 
 
 def check_backend_conformance(
@@ -178,11 +151,13 @@ def _check_structure(
     model: EnergyModel, atoms: ase.Atoms, tolerances: Tolerances
 ) -> dict[str, tuple[float, float]]:
     batch = build_crystal_batch([atoms], model.cutoff + _MARGIN, model.device)
-    tangents = _random_tangents(len(atoms), 2, model.device)
-    for _ in range(tolerances.warm_up):
-        result = _derivatives(model, batch, tangents)
-        other = _derivatives(model, batch, tangents, "reverse_over_reverse")
-    hvp = _hvp(result)
+    tangents = random_tangents(len(atoms), 2, model.device)
+    for call in range(tolerances.warm_up):
+        # Third derivatives take twice as long: two calls of each engine are enough.
+        pairs = tangents[:, None] if call >= tolerances.warm_up - 2 else None
+        result = _derivatives(model, batch, tangents, pairs=pairs)
+        other = _derivatives(model, batch, tangents, "reverse_over_reverse", pairs)
+    hvp = hvp_of(result)
     probe, second = tangents[:, 0], tangents[:, 1]
     uniform = torch.ones_like(tangents[:, :1])
     left, right = (second * hvp[:, 0]).sum(), (probe * hvp[:, 1]).sum()
@@ -190,13 +165,21 @@ def _check_structure(
     scale = hvp.abs().max()
     errors = {
         "hvp_finite_difference": (
-            _error(hvp[:, 0], _numerical_hvp(model, batch, probe)),
+            relative_error(hvp[:, 0], numerical_hvp(model, batch, probe)),
             numerical,
         ),
-        "engines": (_error(hvp, _hvp(other)), tolerances.engines),
+        "engines": (relative_error(hvp, hvp_of(other)), tolerances.engines),
         "sum_rule": (
-            float(_hvp(_derivatives(model, batch, uniform)).abs().max() / scale),
+            float(hvp_of(_derivatives(model, batch, uniform)).abs().max() / scale),
             exact,
+        ),
+        "third_finite_difference": (
+            relative_error(third_of(result), numerical_third(model, batch, tangents)),
+            tolerances.finite_difference,
+        ),
+        "third_engines": (
+            relative_error(third_of(result), third_of(other)),
+            tolerances.engines,
         ),
         "hessian_symmetry": (float((left - right).abs() / scale), exact),
         "rotation": (_rotation(model, atoms, tangents, hvp), tolerances.rotation),
@@ -214,24 +197,9 @@ def _check_structure(
     return errors
 
 
-def _numerical_hvp(
-    model: EnergyModel, batch: Batch, tangent: torch.Tensor
-) -> torch.Tensor:
-    start = batch[keys.POSITIONS]
-
-    def gradient(amplitude: float) -> torch.Tensor:
-        moved = copy.copy(batch)
-        moved[keys.POSITIONS] = start + amplitude * tangent
-        forces = model.derivatives(moved, stress=False).forces
-        assert forces is not None
-        return -forces.detach()
-
-    return compute_richardson_derivative(gradient)
-
-
 def _stress(model: EnergyModel, batch: Batch, result: Derivatives) -> float:
     """Compare one random component of the stress with energies of strained cells."""
-    strain = _random_tangents(3, 1, model.device)[:, 0]
+    strain = random_tangents(3, 1, model.device)[:, 0]
     symmetric = (strain + strain.T) / 2
     positions, cell = batch[keys.POSITIONS], batch[keys.CELL][0]
 
@@ -262,14 +230,14 @@ def _rotation(
     rotation = torch.tensor(matrix, device=model.device)
     batch = build_crystal_batch([turned], model.cutoff, model.device)
     rotated = _derivatives(model, batch, tangents @ rotation)
-    return _error(_hvp(rotated), hvp @ rotation)
+    return relative_error(hvp_of(rotated), hvp @ rotation)
 
 
 def _extra_edges(
     model: EnergyModel, atoms: ase.Atoms, tangents: torch.Tensor, result: Derivatives
 ) -> float:
     batch = build_crystal_batch([atoms], model.cutoff + 1.0, model.device)
-    return _error(_hvp(_derivatives(model, batch, tangents)), _hvp(result))
+    return relative_error(hvp_of(_derivatives(model, batch, tangents)), hvp_of(result))
 
 
 def _parameter_gradient(
@@ -291,9 +259,10 @@ def _parameter_gradient(
     ]
 
     def loss(engine: Engine = "reverse_over_reverse") -> torch.Tensor:
-        result = _derivatives(model, batch, tangents, engine)
+        result = _derivatives(model, batch, tangents, engine, tangents[:, None])
         assert result.hvp is not None
-        return result.hvp.square().mean()
+        assert result.third is not None
+        return result.hvp.square().mean() + result.third.square().mean()
 
     def derivative(engine: Engine) -> float:
         gradients = torch.autograd.grad(
@@ -322,7 +291,7 @@ def _parameter_gradient(
 
 def _batching(model: EnergyModel, structures: list[ase.Atoms]) -> float:
     batch = build_crystal_batch(structures, model.cutoff, model.device)
-    tangents = _random_tangents(int(batch.num_nodes), 1, model.device)
+    tangents = random_tangents(int(batch.num_nodes), 1, model.device)
     joint = _derivatives(model, batch, tangents)
     worst, start = 0.0, 0
     for i, atoms in enumerate(structures):
@@ -336,9 +305,9 @@ def _batching(model: EnergyModel, structures: list[ase.Atoms]) -> float:
         assert alone.stress is not None
         worst = max(
             worst,
-            _error(_hvp(joint)[start:stop], _hvp(alone)),
-            _error(joint.energy[i : i + 1].detach(), alone.energy.detach()),
-            _error(joint.stress[i].detach(), alone.stress[0].detach()),
+            relative_error(hvp_of(joint)[start:stop], hvp_of(alone)),
+            relative_error(joint.energy[i : i + 1].detach(), alone.energy.detach()),
+            relative_error(joint.stress[i].detach(), alone.stress[0].detach()),
         )
         start = stop
     return worst
@@ -350,25 +319,25 @@ def _copying(model: EnergyModel, structures: dict[str, ase.Atoms]) -> float:
     batch = build_crystal_batch(
         [next(iter(structures.values()))], model.cutoff, model.device
     )
-    tangents = _random_tangents(int(batch.num_nodes), 1, model.device)
-    expected = _hvp(_derivatives(model, batch, tangents))
+    tangents = random_tangents(int(batch.num_nodes), 1, model.device)
+    expected = hvp_of(_derivatives(model, batch, tangents))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
         for _ in range(TOLERANCES.warm_up):
-            found = _hvp(_derivatives(twin, batch, tangents))
+            found = hvp_of(_derivatives(twin, batch, tangents))
     model.load_state_dict(twin.state_dict())
-    return _error(found, expected)
+    return relative_error(found, expected)
 
 
 def _isolated_atom(model: EnergyModel) -> float:
     """A structure without a single edge has finite energy and no forces."""
     atoms = ase.Atoms([model.atomic_numbers[0]], positions=[[0.1, 0.2, 0.3]])
     batch = build_crystal_batch([atoms], model.cutoff, model.device)
-    result = _derivatives(model, batch, _random_tangents(1, 2, model.device))
+    result = _derivatives(model, batch, random_tangents(1, 2, model.device))
     assert result.forces is not None
     assert bool(torch.isfinite(result.energy).all())
-    return float(result.forces.detach().abs().max() + _hvp(result).abs().max())
+    return float(result.forces.detach().abs().max() + hvp_of(result).abs().max())
 
 
 def _derivatives(
@@ -376,25 +345,7 @@ def _derivatives(
     batch: Batch,
     tangents: torch.Tensor,
     engine: Engine = "forward_over_reverse",
+    pairs: torch.Tensor | None = None,
 ) -> Derivatives:
     """With an engine that does not depend on the device."""
-    return model.derivatives(batch, tangents=tangents, engine=engine)
-
-
-def _random_tangents(n_atoms: int, n_probes: int, device: torch.device) -> torch.Tensor:
-    """Drawn on the CPU: the same on every device."""
-    generator = torch.Generator().manual_seed(11)
-    shape = (n_atoms, n_probes, 3)
-    drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return drawn.clamp(-2, 2).to(device)
-
-
-def _hvp(result: Derivatives) -> torch.Tensor:
-    assert result.hvp is not None
-    return result.hvp.detach()
-
-
-def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference relative to the norm; absolute where that is zero."""
-    scale = float(expected.norm())
-    return float((found - expected).norm()) / (scale if scale > 0 else 1.0)
+    return model.derivatives(batch, tangents=tangents, pairs=pairs, engine=engine)
