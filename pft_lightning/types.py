@@ -25,9 +25,13 @@ class Derivatives:
         forces: (n_atoms, 3), eV/Å.
         stress: (n_structures, 3, 3), eV/Å³, ASE's sign (tension positive).
         hvp: (n_atoms, n_probes, 3), Hessian times tangents, eV/Å² times the
-            unit of the tangents.
+            unit of the tangents. With strain tangents, whose unit is 1, what strain
+            does to the gradient is in it (eV/Å, the internal-strain coupling).
         third: (n_atoms, n_pairs, 3), third derivatives along pairs of directions,
             eV/Å³ times the unit of both.
+        strain_hvp: (n_structures, n_probes, 3, 3), change of dE/dstrain along the
+            directions of hvp, symmetric: eV per strain, eV/Å per displacement; zero
+            where nothing is periodic.
     """
 
     energy: torch.Tensor
@@ -35,6 +39,7 @@ class Derivatives:
     stress: torch.Tensor | None = None
     hvp: torch.Tensor | None = None
     third: torch.Tensor | None = None
+    strain_hvp: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

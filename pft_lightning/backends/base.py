@@ -176,6 +176,7 @@ class EnergyModel(torch.nn.Module, ABC):
         *,
         tangents: torch.Tensor | None = None,
         pairs: torch.Tensor | None = None,
+        strain_tangents: torch.Tensor | None = None,
         forces: bool = True,
         stress: bool = True,
         engine: Engine | None = None,
@@ -187,6 +188,9 @@ class EnergyModel(torch.nn.Module, ABC):
                 beyond the cutoff are dropped; missing ones are the loader's fault.
             tangents: (n_atoms, n_probes, 3).
             pairs: (n_atoms, n_pairs, 2, 3), of third derivatives.
+            strain_tangents: (n_structures, n_probes, 3, 3), strains of the same
+                directions, in ASE's convention (symmetric, applied to positions and
+                cell); with them the change of dE/dstrain comes back too.
             forces: return forces.
             stress: return the stress (zero for structures that are not periodic).
             engine: see ``pft_lightning.physics.hvp.compute_derivatives``.
@@ -201,6 +205,7 @@ class EnergyModel(torch.nn.Module, ABC):
             structure_volumes(batch),
             tangents=tangents,
             pairs=pairs,
+            strain_tangents=strain_tangents,
             forces=forces,
             stress=stress,
             engine=engine,

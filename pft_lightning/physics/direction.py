@@ -31,13 +31,29 @@ class Direction:
 
 
 _CURRENT: ContextVar[Direction | None] = ContextVar("direction", default=None)
+_STRAINED: ContextVar[bool] = ContextVar("strained", default=False)
+
+
+@contextlib.contextmanager
+def strained(strain: bool) -> Iterator[None]:
+    """Directions inside hold strain, which leaves no pair of atoms still.
+
+    Args:
+        strain: whether they do.
+    """
+    token = _STRAINED.set(strain)
+    try:
+        yield
+    finally:
+        _STRAINED.reset(token)
 
 
 @contextlib.contextmanager
 def along(tangents: torch.Tensor) -> Iterator[None]:
     """Derivatives taken inside are along these directions.
 
-    Nobody is told within a transform of torch.func, where they cannot be looked at.
+    Nobody is told within a transform of torch.func, where they cannot be looked at, and
+    of none that hold strain.
     Backward passes stay in this thread: those of a GPU run in one of their own, which
     would know of no direction.
 
@@ -46,7 +62,8 @@ def along(tangents: torch.Tensor) -> Iterator[None]:
             nothing may need their gradient.
     """
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tangents)
-    direction = None if wrapped else Direction(tangents.detach())
+    unknown = wrapped or _STRAINED.get()
+    direction = None if unknown else Direction(tangents.detach())
     token = _CURRENT.set(direction)
     try:
         with torch.autograd.set_multithreading_enabled(False):

@@ -18,7 +18,8 @@ from typing import get_args
 import torch
 
 from pft_lightning.errors import ConfigError, NotDifferentiableError, ShapeError
-from pft_lightning.physics.direction import along
+from pft_lightning.physics.direction import along, strained
+from pft_lightning.physics.strain import StrainedCoordinates
 from pft_lightning.physics.third_order import forward_twice, reverse_again
 from pft_lightning.types import Derivatives, EnergyFunction, Engine
 
@@ -40,6 +41,7 @@ def compute_derivatives(
     *,
     tangents: torch.Tensor | None = None,
     pairs: torch.Tensor | None = None,
+    strain_tangents: torch.Tensor | None = None,
     forces: bool = True,
     stress: bool = True,
     engine: Engine | None = None,
@@ -56,6 +58,8 @@ def compute_derivatives(
         volumes: (n_structures,), Å³; 0 where stress has no meaning.
         tangents: (n_atoms, n_probes, 3), directions v; not normalised here.
         pairs: (n_atoms, n_pairs, 2, 3), directions u and w of third derivatives.
+        strain_tangents: (n_structures, n_probes, 3, 3), the strain of each direction,
+            dimensionless. Its symmetric part counts; where the volume is 0, nothing.
         forces: return forces.
         stress: return the stress; without it the strain is not differentiated.
         engine: with the same result either way; None chooses, see ``default_engine``.
@@ -64,10 +68,12 @@ def compute_derivatives(
         Energies, and what was asked for: forces in eV/Å, stress (symmetric; zero
         where the volume is 0) in eV/Å³, hvp (n_atoms, n_probes, 3) in eV/Å² times
         the unit of the tangents, third (n_atoms, n_pairs, 3), ``d3E/dR3[u, w]``, in
-        eV/Å³ times that of both. All of the dtype of ``positions``.
+        eV/Å³ times that of both; with ``strain_tangents`` also strain_hvp
+        (n_structures, n_probes, 3, 3), ``d(dE/dstrain)`` along the directions v,
+        symmetric. All of the dtype of ``positions``.
 
     Raises:
-        ShapeError: positions, volumes, tangents or pairs have the wrong shape.
+        ShapeError: one of the tensors has the wrong shape.
         ConfigError: unknown engine.
         NotDifferentiableError: inference mode is on, or the energy contains an
             operation without the derivative rule that the engine needs.
@@ -77,7 +83,12 @@ def compute_derivatives(
     # A tensor made under inference mode cannot be saved for backward; a clone can.
     positions = positions.clone() if positions.is_inference() else positions.detach()
     strain = positions.new_zeros((volumes.shape[0], 3, 3))
-    hvp = third = None
+    hvp = third = strain_hvp = joint = None
+    if strain_tangents is not None:
+        joint = StrainedCoordinates(len(positions), volumes > 0)
+        tangents = joint.join_tangents(tangents, strain_tangents).detach()
+        pairs = None if pairs is None else joint.join(pairs)
+        energy, positions = joint.energy_of(energy), joint.join(positions)
     if tangents is None and pairs is None:
         if not forces and not stress:
             return Derivatives(energy=energy(positions, strain))
@@ -87,16 +98,23 @@ def compute_derivatives(
         pairs = None if pairs is None else pairs.detach().to(positions)
         n_probes = 1 if tangents is None else tangents.shape[1]
         engine = engine or default_engine(positions.device, n_probes)
-        gradients, hvp, third = _differentiate_again(
-            engine, energy, positions, strain, tangents, pairs, stress, keep_graph
-        )
+        apart = stress and joint is None
+        with strained(joint is not None):
+            gradients, hvp, third = _differentiate_again(
+                engine, energy, positions, strain, tangents, pairs, apart, keep_graph
+            )
     grad_positions, grad_strain, energies = gradients
+    if joint is not None:
+        grad_positions, grad_strain = joint.split(grad_positions)
+        hvp, strain_hvp = joint.split_products(hvp)
+        third = None if third is None else third[: joint.n_atoms]
     return Derivatives(
         energy=energies if keep_graph else energies.detach(),
         forces=-grad_positions if forces and grad_positions is not None else None,
-        stress=_to_stress(grad_strain, volumes) if grad_strain is not None else None,
+        stress=_to_stress(grad_strain, volumes) if stress else None,
         hvp=hvp,
         third=third,
+        strain_hvp=strain_hvp,
     )
 
 
@@ -283,8 +301,9 @@ def _grad(
     )
 
 
-def _to_stress(grad_strain: torch.Tensor, volumes: torch.Tensor) -> torch.Tensor:
+def _to_stress(grad_strain: torch.Tensor | None, volumes: torch.Tensor) -> torch.Tensor:
     """dE/dstrain / V, symmetrised; zero where the volume is zero."""
+    assert grad_strain is not None
     volumes = volumes.to(grad_strain)
     inverse = torch.where(
         volumes > 0, 1 / volumes.clamp(min=torch.finfo(volumes.dtype).tiny), 0.0

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final
 
 import ase
 import numpy as np
@@ -23,10 +23,12 @@ from pft_lightning.testing.differences import (
     hvp_of,
     numerical_hvp,
     numerical_third,
+    parameter_gradient_error,
     random_tangents,
     relative_error,
     third_of,
 )
+from pft_lightning.testing.strain import check_strain, strain_without_a_cell
 from pft_lightning.types import Derivatives, Engine
 
 
@@ -191,9 +193,15 @@ def _check_structure(
     }
     if atoms.pbc.any():
         errors["stress"] = (_stress(model, batch, result), numerical)
+        found = check_strain(model, batch)
+        errors["strain_finite_difference"] = (found.finite_difference, numerical)
+        errors["strain_engines"] = (found.engines, tolerances.engines)
+        errors["strain_symmetry"] = (found.symmetry, exact)
+        errors["strain_parameters"] = (found.parameters, tolerances.parameters)
     else:
         assert result.stress is not None
         errors["no_stress"] = (float(result.stress.detach().abs().max()), 0.0)
+        errors["no_strain"] = (strain_without_a_cell(model, batch), 0.0)
     return errors
 
 
@@ -243,50 +251,13 @@ def _extra_edges(
 def _parameter_gradient(
     model: EnergyModel, batch: Batch, tangents: torch.Tensor
 ) -> float:
-    """Compare d(loss)/d(parameters) along a random direction with differences.
-
-    Of the loss by one engine: that of the other has the same value, to the tolerance
-    of ``engines``.
-    """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    generator = torch.Generator().manual_seed(5)
-    directions = [
-        torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p)
-        * p.detach().std()
-        if p.numel() > 1
-        else torch.ones_like(p)
-        for p in parameters
-    ]
-
-    def loss(engine: Engine = "reverse_over_reverse") -> torch.Tensor:
+    def loss(engine: Engine) -> torch.Tensor:
         result = _derivatives(model, batch, tangents, engine, tangents[:, None])
         assert result.hvp is not None
         assert result.third is not None
         return result.hvp.square().mean() + result.third.square().mean()
 
-    def derivative(engine: Engine) -> float:
-        gradients = torch.autograd.grad(
-            loss(engine), parameters, materialize_grads=True
-        )
-        return sum(
-            float((g * d).sum()) for g, d in zip(gradients, directions, strict=True)
-        )
-
-    analytical = [derivative(engine) for engine in get_args(Engine)]
-    before = [p.detach().clone() for p in parameters]
-
-    @torch.no_grad()
-    def moved_loss(amplitude: float) -> torch.Tensor:
-        for p, start, d in zip(parameters, before, directions, strict=True):
-            p.copy_(start + amplitude * d)
-        return loss()
-
-    try:
-        numerical = float(compute_richardson_derivative(moved_loss))
-    finally:
-        moved_loss(0.0)
-    error = max(abs(each - numerical) for each in analytical)
-    return error / max(abs(numerical), 1e-12)
+    return parameter_gradient_error(model, loss)
 
 
 def _batching(model: EnergyModel, structures: list[ase.Atoms]) -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from typing import Final
+from typing import Final, get_args
 
 import torch
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
-from pft_lightning.types import Derivatives
+from pft_lightning.types import Derivatives, Engine
 
 
 # Å; far enough apart for rounding, near enough that few edges cross the cutoff, where
@@ -65,6 +65,55 @@ def numerical_third(
         return hvp_of(found)[:, 0]
 
     return compute_richardson_derivative(product)
+
+
+def parameter_gradient_error(
+    model: EnergyModel, loss: Callable[[Engine], torch.Tensor]
+) -> float:
+    """Compare d(loss)/d(parameters) along a random direction with differences.
+
+    Of the loss by one engine: that of the other has the same value.
+
+    Args:
+        model: whose parameters are moved, and put back.
+        loss: by an engine, of the parameters as they are.
+
+    Returns:
+        The largest relative error of both engines.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(5)
+    directions = [
+        torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p)
+        * p.detach().std()
+        if p.numel() > 1
+        else torch.ones_like(p)
+        for p in parameters
+    ]
+
+    def derivative(engine: Engine) -> float:
+        gradients = torch.autograd.grad(
+            loss(engine), parameters, materialize_grads=True
+        )
+        return sum(
+            float((g * d).sum()) for g, d in zip(gradients, directions, strict=True)
+        )
+
+    analytical = [derivative(engine) for engine in get_args(Engine)]
+    before = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def moved_loss(amplitude: float) -> torch.Tensor:
+        for p, start, d in zip(parameters, before, directions, strict=True):
+            p.copy_(start + amplitude * d)
+        return loss("reverse_over_reverse")
+
+    try:
+        numerical = float(compute_richardson_derivative(moved_loss))
+    finally:
+        moved_loss(0.0)
+    error = max(abs(each - numerical) for each in analytical)
+    return error / max(abs(numerical), 1e-12)
 
 
 def random_tangents(n_atoms: int, n_probes: int, device: torch.device) -> torch.Tensor:

@@ -1,0 +1,128 @@
+"""Second derivatives by strain against differences of the gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch_geometric.data import Batch
+
+from pft_lightning import keys
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.testing.differences import (
+    compute_richardson_derivative,
+    parameter_gradient_error,
+    random_tangents,
+    relative_error,
+)
+from pft_lightning.types import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class StrainErrors:
+    """Relative errors of products along directions of displacements and strain.
+
+    Attributes:
+        finite_difference: against differences of the gradient by both.
+        engines: of one against the other.
+        symmetry: of the second derivatives, the mixed ones among them.
+        parameters: of the gradient by parameters, along a strain that moves no atom
+            within the cell.
+    """
+
+    finite_difference: float
+    engines: float
+    symmetry: float
+    parameters: float
+
+
+def check_strain(model: EnergyModel, batch: Batch) -> StrainErrors:
+    """Measure second derivatives by positions and strain of one crystal.
+
+    Args:
+        model: in float64.
+        batch: of one crystal, with edges beyond the cutoff.
+    """
+    n_atoms = int(batch.num_nodes)
+    tangents = random_tangents(n_atoms, 2, model.device)
+    strains = _random_strains(2, model.device)
+    found = _products(model, batch, tangents, strains)
+    other = _products(model, batch, tangents, strains, "reverse_over_reverse")
+
+    def work(along: int, of: int) -> torch.Tensor:
+        by_strain = (strains[0, along] * found[1][of]).sum()
+        return (tangents[:, along] * found[0][:, of]).sum() + by_strain
+
+    numerical = _differences(model, batch, tangents[:, 0], strains[:, 0])
+    return StrainErrors(
+        finite_difference=max(
+            relative_error(found[0][:, 0], numerical[0]),
+            relative_error(found[1][0], numerical[1]),
+        ),
+        engines=max(map(relative_error, found, other)),
+        symmetry=float((work(0, 1) - work(1, 0)).abs() / found[1].abs().max()),
+        parameters=_parameters(model, batch, strains[:, :1]),
+    )
+
+
+def strain_without_a_cell(model: EnergyModel, batch: Batch) -> float:
+    """Largest product along a strain where none has a meaning, which is to be 0.
+
+    Args:
+        model: of any precision.
+        batch: of one structure without a cell.
+    """
+    products = _products(model, batch, None, _random_strains(2, model.device))
+    return float(max(product.abs().max() for product in products))
+
+
+def _parameters(model: EnergyModel, batch: Batch, strains: torch.Tensor) -> float:
+    def loss(engine: Engine) -> torch.Tensor:
+        result = model.derivatives(batch, strain_tangents=strains, engine=engine)
+        assert result.hvp is not None
+        assert result.strain_hvp is not None
+        return result.hvp.square().mean() + result.strain_hvp.square().mean()
+
+    return parameter_gradient_error(model, loss)
+
+
+def _products(
+    model: EnergyModel,
+    batch: Batch,
+    tangents: torch.Tensor | None,
+    strains: torch.Tensor,
+    engine: Engine = "forward_over_reverse",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of positions (n_atoms, n_probes, 3) and of strain (n_probes, 3, 3)."""
+    result = model.derivatives(
+        batch, tangents=tangents, strain_tangents=strains, engine=engine
+    )
+    assert result.hvp is not None
+    assert result.strain_hvp is not None
+    return result.hvp.detach(), result.strain_hvp[0].detach()
+
+
+def _differences(
+    model: EnergyModel, batch: Batch, tangent: torch.Tensor, strain: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Change of both gradients along a direction, by differences."""
+    prepared = model.prepare(batch)
+    start = prepared[keys.POSITIONS].detach()
+
+    def gradient(amplitude: float) -> torch.Tensor:
+        positions = (start + amplitude * tangent).requires_grad_()
+        strained = (amplitude * strain).requires_grad_()
+        energy = model.energy(prepared, positions, strained).sum()
+        by_both = torch.autograd.grad(energy, (positions, strained))
+        return torch.cat([by_both[0], by_both[1][0]])
+
+    change = compute_richardson_derivative(gradient)
+    return change[: len(start)], change[len(start) :]
+
+
+def _random_strains(n_probes: int, device: torch.device) -> torch.Tensor:
+    """Strains (1, n_probes, 3, 3), not symmetric.
+
+    Small ones: a step moves neighbours about as far as one of the tangents does.
+    """
+    return 0.2 * random_tangents(3, n_probes, device).movedim(0, 1)[None]
