@@ -35,13 +35,9 @@ _STRAINED: ContextVar[bool] = ContextVar("strained", default=False)
 
 
 @contextlib.contextmanager
-def strained(strain: bool) -> Iterator[None]:
-    """Directions inside hold strain, which leaves no pair of atoms still.
-
-    Args:
-        strain: whether they do.
-    """
-    token = _STRAINED.set(strain)
+def strained() -> Iterator[None]:
+    """Directions inside hold strain, which leaves no pair of atoms still."""
+    token = _STRAINED.set(True)
     try:
         yield
     finally:

@@ -79,16 +79,24 @@ def compute_derivatives(
             operation without the derivative rule that the engine needs.
     """
     _check_input(positions, volumes, tangents, pairs, engine)
+    if strain_tangents is not None:
+        joint = StrainedCoordinates(len(positions), volumes > 0)
+        with strained():
+            found = compute_derivatives(
+                joint.energy_of(energy),
+                joint.join(positions.detach()),
+                volumes,
+                tangents=joint.join_tangents(tangents, strain_tangents),
+                pairs=None if pairs is None else joint.join(pairs),
+                stress=False,
+                engine=engine,
+            )
+        return _split(joint, found, volumes, forces, stress)
     keep_graph = torch.is_grad_enabled()
     # A tensor made under inference mode cannot be saved for backward; a clone can.
     positions = positions.clone() if positions.is_inference() else positions.detach()
     strain = positions.new_zeros((volumes.shape[0], 3, 3))
-    hvp = third = strain_hvp = joint = None
-    if strain_tangents is not None:
-        joint = StrainedCoordinates(len(positions), volumes > 0)
-        tangents = joint.join_tangents(tangents, strain_tangents).detach()
-        pairs = None if pairs is None else joint.join(pairs)
-        energy, positions = joint.energy_of(energy), joint.join(positions)
+    hvp = third = None
     if tangents is None and pairs is None:
         if not forces and not stress:
             return Derivatives(energy=energy(positions, strain))
@@ -98,22 +106,37 @@ def compute_derivatives(
         pairs = None if pairs is None else pairs.detach().to(positions)
         n_probes = 1 if tangents is None else tangents.shape[1]
         engine = engine or default_engine(positions.device, n_probes)
-        apart = stress and joint is None
-        with strained(joint is not None):
-            gradients, hvp, third = _differentiate_again(
-                engine, energy, positions, strain, tangents, pairs, apart, keep_graph
-            )
+        gradients, hvp, third = _differentiate_again(
+            engine, energy, positions, strain, tangents, pairs, stress, keep_graph
+        )
     grad_positions, grad_strain, energies = gradients
-    if joint is not None:
-        grad_positions, grad_strain = joint.split(grad_positions)
-        hvp, strain_hvp = joint.split_products(hvp)
-        third = None if third is None else third[: joint.n_atoms]
     return Derivatives(
         energy=energies if keep_graph else energies.detach(),
         forces=-grad_positions if forces and grad_positions is not None else None,
-        stress=_to_stress(grad_strain, volumes) if stress else None,
+        stress=_to_stress(grad_strain, volumes) if grad_strain is not None else None,
         hvp=hvp,
         third=third,
+    )
+
+
+def _split(
+    joint: StrainedCoordinates,
+    found: Derivatives,
+    volumes: torch.Tensor,
+    forces: bool,
+    stress: bool,
+) -> Derivatives:
+    """Derivatives by the rows of positions and strain, each for itself."""
+    assert found.forces is not None
+    assert found.hvp is not None
+    of_atoms, of_strain = joint.split(found.forces)
+    hvp, strain_hvp = joint.split_products(found.hvp)
+    return Derivatives(
+        energy=found.energy,
+        forces=of_atoms if forces else None,
+        stress=_to_stress(-of_strain, volumes) if stress else None,
+        hvp=hvp,
+        third=None if found.third is None else found.third[: joint.n_atoms],
         strain_hvp=strain_hvp,
     )
 
@@ -301,9 +324,8 @@ def _grad(
     )
 
 
-def _to_stress(grad_strain: torch.Tensor | None, volumes: torch.Tensor) -> torch.Tensor:
+def _to_stress(grad_strain: torch.Tensor, volumes: torch.Tensor) -> torch.Tensor:
     """dE/dstrain / V, symmetrised; zero where the volume is zero."""
-    assert grad_strain is not None
     volumes = volumes.to(grad_strain)
     inverse = torch.where(
         volumes > 0, 1 / volumes.clamp(min=torch.finfo(volumes.dtype).tiny), 0.0

@@ -61,13 +61,12 @@ class StrainedCoordinates:
 
         return joint
 
-    def split(self, gradient: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def split(self, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradient of the rows to those of positions (n_atoms, 3) and strain."""
-        assert gradient is not None
         return gradient[: self.n_atoms], gradient[self.n_atoms :].reshape(-1, 3, 3)
 
     def split_products(
-        self, products: torch.Tensor | None
+        self, products: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Products of the rows to those of positions and strain.
 
@@ -78,7 +77,6 @@ class StrainedCoordinates:
             (n_atoms, n_probes, 3) and (n_structures, n_probes, 3, 3), symmetric and
             zero where a structure is not periodic.
         """
-        assert products is not None
         rows = products[self.n_atoms :].unflatten(0, (-1, 3)).movedim(1, 2)
         return products[: self.n_atoms], self._of_crystals(rows)
 

@@ -168,7 +168,9 @@ def test_no_pair_of_atoms_is_still_under_strain():
     )
     assert seen
     assert all(direction is None for direction in seen)
-    with strained(False), along(still):
+    with strained():
+        pass
+    with along(still):
         assert current_direction() is not None
 
 
