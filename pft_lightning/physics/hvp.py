@@ -19,7 +19,7 @@ import torch
 
 from pft_lightning.errors import ConfigError, NotDifferentiableError, ShapeError
 from pft_lightning.physics.direction import along, strained
-from pft_lightning.physics.strain import StrainedCoordinates
+from pft_lightning.physics.strain import StrainedCoordinates, to_stress
 from pft_lightning.physics.third_order import forward_twice, reverse_again
 from pft_lightning.types import Derivatives, EnergyFunction, Engine
 
@@ -58,8 +58,8 @@ def compute_derivatives(
         volumes: (n_structures,), Å³; 0 where stress has no meaning.
         tangents: (n_atoms, n_probes, 3), directions v; not normalised here.
         pairs: (n_atoms, n_pairs, 2, 3), directions u and w of third derivatives.
-        strain_tangents: (n_structures, n_probes, 3, 3), the strain of each direction,
-            dimensionless. Its symmetric part counts; where the volume is 0, nothing.
+        strain_tangents: (n_structures, n_probes, 3, 3), strains of the directions v;
+            their symmetric part counts, and nothing where the volume is 0.
         forces: return forces.
         stress: return the stress; without it the strain is not differentiated.
         engine: with the same result either way; None chooses, see ``default_engine``.
@@ -79,19 +79,30 @@ def compute_derivatives(
             operation without the derivative rule that the engine needs.
     """
     _check_input(positions, volumes, tangents, pairs, engine)
-    if strain_tangents is not None:
-        joint = StrainedCoordinates(len(positions), volumes > 0)
-        with strained():
-            found = compute_derivatives(
-                joint.energy_of(energy),
-                joint.join(positions.detach()),
-                volumes,
-                tangents=joint.join_tangents(tangents, strain_tangents),
-                pairs=None if pairs is None else joint.join(pairs),
-                stress=False,
-                engine=engine,
-            )
-        return _split(joint, found, volumes, forces, stress)
+    if strain_tangents is None:
+        return _differentiate(
+            energy, positions, volumes, tangents, pairs, forces, stress, engine
+        )
+    joint = StrainedCoordinates(len(positions), volumes > 0)
+    by_rows = joint.energy_of(energy), joint.join(positions.detach()), volumes
+    tangents = joint.join_tangents(tangents, strain_tangents)
+    pairs = None if pairs is None else joint.join(pairs)
+    with strained():
+        found = _differentiate(*by_rows, tangents, pairs, True, False, engine)
+    return joint.split_derivatives(found, volumes, forces, stress)
+
+
+def _differentiate(
+    energy: EnergyFunction,
+    positions: torch.Tensor,
+    volumes: torch.Tensor,
+    tangents: torch.Tensor | None,
+    pairs: torch.Tensor | None,
+    forces: bool,
+    stress: bool,
+    engine: Engine | None,
+) -> Derivatives:
+    """Derivatives by positions, as of ``compute_derivatives``."""
     keep_graph = torch.is_grad_enabled()
     # A tensor made under inference mode cannot be saved for backward; a clone can.
     positions = positions.clone() if positions.is_inference() else positions.detach()
@@ -113,31 +124,9 @@ def compute_derivatives(
     return Derivatives(
         energy=energies if keep_graph else energies.detach(),
         forces=-grad_positions if forces and grad_positions is not None else None,
-        stress=_to_stress(grad_strain, volumes) if grad_strain is not None else None,
+        stress=to_stress(grad_strain, volumes) if grad_strain is not None else None,
         hvp=hvp,
         third=third,
-    )
-
-
-def _split(
-    joint: StrainedCoordinates,
-    found: Derivatives,
-    volumes: torch.Tensor,
-    forces: bool,
-    stress: bool,
-) -> Derivatives:
-    """Derivatives by the rows of positions and strain, each for itself."""
-    assert found.forces is not None
-    assert found.hvp is not None
-    of_atoms, of_strain = joint.split(found.forces)
-    hvp, strain_hvp = joint.split_products(found.hvp)
-    return Derivatives(
-        energy=found.energy,
-        forces=of_atoms if forces else None,
-        stress=_to_stress(-of_strain, volumes) if stress else None,
-        hvp=hvp,
-        third=None if found.third is None else found.third[: joint.n_atoms],
-        strain_hvp=strain_hvp,
     )
 
 
@@ -322,16 +311,6 @@ def _grad(
             output, inputs, create_graph=create_graph, materialize_grads=True
         )
     )
-
-
-def _to_stress(grad_strain: torch.Tensor, volumes: torch.Tensor) -> torch.Tensor:
-    """dE/dstrain / V, symmetrised; zero where the volume is zero."""
-    volumes = volumes.to(grad_strain)
-    inverse = torch.where(
-        volumes > 0, 1 / volumes.clamp(min=torch.finfo(volumes.dtype).tiny), 0.0
-    )
-    symmetric = (grad_strain + grad_strain.transpose(-1, -2)) / 2
-    return symmetric * inverse[:, None, None]
 
 
 def default_engine(device: torch.device, n_probes: int) -> Engine:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from pft_lightning.errors import ShapeError
-from pft_lightning.types import EnergyFunction
+from pft_lightning.types import Derivatives, EnergyFunction
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,24 +61,37 @@ class StrainedCoordinates:
 
         return joint
 
-    def split(self, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradient of the rows to those of positions (n_atoms, 3) and strain."""
-        return gradient[: self.n_atoms], gradient[self.n_atoms :].reshape(-1, 3, 3)
-
-    def split_products(
-        self, products: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Products of the rows to those of positions and strain.
+    def split_derivatives(
+        self,
+        found: Derivatives,
+        volumes: torch.Tensor,
+        forces: bool,
+        stress: bool,
+    ) -> Derivatives:
+        """Give derivatives by rows as those by positions and strain.
 
         Args:
-            products: (n_atoms + 3 n_structures, n_probes, 3).
+            found: of ``energy_of``, with forces and products, without stress.
+            volumes: (n_structures,), Å³.
+            forces: keep forces.
+            stress: give the stress.
 
         Returns:
-            (n_atoms, n_probes, 3) and (n_structures, n_probes, 3, 3), symmetric and
-            zero where a structure is not periodic.
+            With products by strain, symmetric and zero where nothing is periodic.
         """
-        rows = products[self.n_atoms :].unflatten(0, (-1, 3)).movedim(1, 2)
-        return products[: self.n_atoms], self._of_crystals(rows)
+        assert found.forces is not None
+        assert found.hvp is not None
+        n_atoms, third = self.n_atoms, found.third
+        grad_strain = -found.forces[n_atoms:].reshape(-1, 3, 3)
+        by_strain = found.hvp[n_atoms:].unflatten(0, (-1, 3)).movedim(1, 2)
+        return Derivatives(
+            energy=found.energy,
+            forces=found.forces[:n_atoms] if forces else None,
+            stress=to_stress(grad_strain, volumes) if stress else None,
+            hvp=found.hvp[:n_atoms],
+            third=None if third is None else third[:n_atoms],
+            strain_hvp=self._of_crystals(by_strain),
+        )
 
     def _of_crystals(self, strains: torch.Tensor) -> torch.Tensor:
         """Symmetric part; zero where nothing is periodic."""
@@ -101,3 +114,18 @@ class StrainedCoordinates:
                 + ("" if tangents is None else f" and tangents {n_probes}")
                 + "; expected the same number of both, at least 1."
             )
+
+
+def to_stress(grad_strain: torch.Tensor, volumes: torch.Tensor) -> torch.Tensor:
+    """dE/dstrain / V, eV/Å³, symmetrised; zero where the volume is zero.
+
+    Args:
+        grad_strain: (n_structures, 3, 3), eV.
+        volumes: (n_structures,), Å³.
+    """
+    volumes = volumes.to(grad_strain)
+    inverse = torch.where(
+        volumes > 0, 1 / volumes.clamp(min=torch.finfo(volumes.dtype).tiny), 0.0
+    )
+    symmetric = (grad_strain + grad_strain.transpose(-1, -2)) / 2
+    return symmetric * inverse[:, None, None]
