@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import warnings
@@ -25,6 +26,11 @@ for _message in (
     ".*does not have many workers.*",
 ):
     warnings.filterwarnings("ignore", message=_message)
+
+# What Lightning advertises.
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+    lambda record: "Tip: For seamless" not in record.getMessage()
+)
 
 # ${pft_example:base.model} is a file of the example that ships in the package.
 OmegaConf.register_new_resolver(

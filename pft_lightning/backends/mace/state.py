@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -29,7 +31,15 @@ def keep_global_state() -> Iterator[None]:
 
 
 # In one block: e3nn 0.4.4 opens its constants when it is imported, which torch allows
-# while MACE's variable is set.
-with keep_global_state():
-    import mace  # noqa: F401
+# while MACE's variable is set, with a warning. MACE's tools print that a library for
+# GPUs, which is not used here, is not installed.
+with (
+    keep_global_state(),
+    warnings.catch_warnings(),
+    contextlib.redirect_stdout(io.StringIO()),
+):
+    warnings.filterwarnings(
+        "ignore", "Environment variable TORCH_FORCE_", UserWarning, r"e3nn\."
+    )
+    import mace.tools  # noqa: F401
     import e3nn.o3  # noqa: F401  isort: skip

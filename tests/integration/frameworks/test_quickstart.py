@@ -27,4 +27,7 @@ def test_the_quickstart_runs_offline_from_any_folder(tmp_path):
         "phonon_train": 11, "upstream_train": 70, "phonon_val": 4, "upstream_val": 13,
     }  # fmt: skip
     assert "phonon/hvp_mae" in result.stdout
+    # Nothing of libraries comes before what the command itself says.
+    for text in ("Warning", "Tip:", "uequivariance"):
+        assert text not in result.stdout + result.stderr
     assert (tmp_path / "run" / "model.model").is_file()
