@@ -111,6 +111,15 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def package(session: nox.Session) -> None:
+    """Wheel and source archive, with what the package index shows of them."""
+    session.install("-q", "build", "twine")
+    out = session.create_tmp()
+    session.run("python", "-m", "build", "--outdir", out, silent=True)
+    session.run("twine", "check", "--strict", *map(str, Path(out).iterdir()))
+
+
+@nox.session
 def core(session: nox.Session) -> None:
     """Run with no backend installed, from a built wheel."""
     install(session, ".", *TESTING, TRITON)

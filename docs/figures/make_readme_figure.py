@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument("out", help="file of the figure")
     arguments = parser.parse_args()
     folder = EvaluationFolder(arguments.evaluation)
-    figure = Figure(figsize=(10.0, 2.9), layout="constrained")
-    for axes, crystal in zip(figure.subplots(1, len(CRYSTALS)), CRYSTALS, strict=True):
+    figure = Figure(figsize=(7.2, 5.0), layout="constrained")
+    for axes, crystal in zip(figure.subplots(2, 2).flat, CRYSTALS, strict=True):
         _draw(axes, folder.read_properties(crystal))
         axes.set_title(crystal.split("-")[0], fontsize="medium")
-    figure.axes[0].set_ylabel("Frequency (THz)")
+    figure.supylabel("Frequency (THz)", fontsize="medium")
     handles = [
         line for line in figure.axes[0].get_lines() if line.get_label()[0] != "_"
     ]
