@@ -47,8 +47,9 @@ E3NN_TESTS = [
 ]
 
 # Tests that need phono3py, which one environment has.
-CONDUCTIVITY_TESTS = [
+PHONO3PY_TESTS = [
     "tests/unit/evaluation/conductivity",
+    "tests/unit/third_order",
     "tests/unit/runs/test_conductivity.py",
 ]
 
@@ -142,7 +143,7 @@ def nequip(session: nox.Session) -> None:
 def nequix(session: nox.Session) -> None:
     install(session, "-e", ".[nequix,kappa]", *TESTING, TRITON, *NEQUIX_REQUIREMENTS)
     session.install("-q", "--no-deps", "nequix")
-    run_tests(session, "tests/backends", *CONDUCTIVITY_TESTS)
+    run_tests(session, "tests/backends", *PHONO3PY_TESTS)
 
 
 @nox.session

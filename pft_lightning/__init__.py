@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         PhononSource,
         UpstreamSource,
     )
+    from pft_lightning.data.readers.phono3py import read_phono3py
     from pft_lightning.data.readers.phonopy import read_phonopy
     from pft_lightning.errors import PFTError
     from pft_lightning.evaluation.force_constants import force_constants
@@ -44,6 +45,7 @@ _HOMES = {
     "hessian_vector_product": "backends.calculator",
     "load_model": "backends.registry",
     "mix": "adaptation.mixing",
+    "read_phono3py": "data.readers.phono3py",
     "read_phonopy": "data.readers.phonopy",
 }
 
@@ -62,6 +64,7 @@ __all__ = [
     "hessian_vector_product",
     "load_model",
     "mix",
+    "read_phono3py",
     "read_phonopy",
 ]
 

@@ -262,16 +262,14 @@ def from_array(
             f"force constants have shape {array.shape}; expected {full_shape} (full) "
             f"or {compact_shape} (compact) for this supercell."
         )
-    row = {int(atom): index for index, atom in enumerate(primitive.p2s_map)}
-    targets = np.asarray(primitive.s2p_map, dtype=np.int64)
-    translations = np.argmax(permutations == targets, axis=0)
     is_full = array.shape == full_shape
+    primitive_index, translation_index = translation_maps(primitive)
     force_constants = ForceConstants(
         compact=np.array(
             array[primitive.p2s_map] if is_full else array, dtype=np.float64, order="C"
         ),
-        primitive_index=np.array([row[int(atom)] for atom in targets], dtype=np.int64),
-        translation_index=translations.astype(np.int64),
+        primitive_index=primitive_index,
+        translation_index=translation_index,
         permutations=permutations,
         equivalent_atoms=np.asarray(equivalent_atoms, dtype=np.int64),
     )
@@ -279,6 +277,21 @@ def from_array(
     if is_full and n_primitive < n_atoms:
         force_constants, broken = _average_translations(force_constants, array)
     return force_constants, replace(asymmetry(force_constants), translation=broken)
+
+
+def translation_maps(primitive: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Give ``primitive_index`` and ``translation_index``, see ``ForceConstants``.
+
+    Args:
+        primitive: ``phonopy.structure.cells.Primitive`` of the supercell.
+    """
+    row = {int(atom): index for index, atom in enumerate(primitive.p2s_map)}
+    targets = np.asarray(primitive.s2p_map, dtype=np.int64)
+    sent_to = np.asarray(primitive.atomic_permutations)
+    return (
+        np.array([row[int(atom)] for atom in targets], dtype=np.int64),
+        np.argmax(sent_to == targets, axis=0).astype(np.int64),
+    )
 
 
 def from_phonopy(phonon: Any) -> tuple[ForceConstants, Asymmetry]:

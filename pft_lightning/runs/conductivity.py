@@ -8,8 +8,8 @@ from lightning.fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.data.third_order import check_phono3py
 from pft_lightning.errors import ConfigError
-from pft_lightning.evaluation.conductivity.adapter import check_phono3py
 from pft_lightning.evaluation.conductivity.protocol import (
     CONDUCTIVITY_PROTOCOLS,
     ConductivityProtocol,

@@ -70,7 +70,9 @@ def build_record(
         energy = float(energy) * units.energy * n_cells
         info["energy_from"] = f"energy of the unit cell, times {n_cells:g}"
     cells = PhononCells.of(phonon, units, nac_params)
-    record = _record_of_supercell(phonon, name, units, options, energy, cells, info)
+    record = record_of_supercell(
+        phonon, name, units, options, cells=cells, energy=energy, info=info
+    )
     validate(record, source=where)
     if phonon.force_constants is None:
         info["force_constants_from"] = _produce(phonon, where, units, options)
@@ -85,16 +87,27 @@ def build_record(
     return validate(replace(record, force_constants=force_constants), source=where)
 
 
-def _record_of_supercell(
+def record_of_supercell(
     phonon: Phonopy,
     name: str,
     units: UnitSystem,
     options: PhononReadOptions,
-    energy: float | None,
+    *,
     cells: PhononCells,
-    info: dict[str, str | float],
+    energy: float | None = None,
+    info: dict[str, str | float] | None = None,
 ) -> StructureRecord:
-    """Make the record of a supercell, without force constants."""
+    """Make the record of a supercell, without force constants; see ``build_record``.
+
+    Args:
+        phonon: with the supercell.
+        name: of the material.
+        units: of the numbers in ``phonon``.
+        options: of reading.
+        cells: of the record.
+        energy: of the supercell, eV; None where unknown.
+        info: of the record; it is kept, not copied.
+    """
     supercell = phonon.supercell
     forces, stress = options.known_zeros(len(supercell))
     return StructureRecord(
@@ -107,7 +120,7 @@ def _record_of_supercell(
         forces=forces,
         stress=stress,
         cells=cells,
-        info=info,
+        info={} if info is None else info,
     )
 
 
@@ -166,12 +179,15 @@ def _produce(
         )
     calculator: Literal["traditional", "symfc"]
     if "first_atoms" in dataset:
-        _check_single_displacements(phonon, dataset, where, units, options)
+        entries = dataset["first_atoms"]
+        if not entries:
+            raise DataFormatError(f"{where}: the list of displacements is empty.")
+        check_displaced(entries, len(phonon.supercell), where, units, options)
         calculator = "symfc" if options.fc_calculator == "symfc" else "traditional"
         if calculator == "traditional":
-            _check_enough_displacements(phonon, dataset, where)
+            check_enough_displacements(phonon, dataset, where)
     else:
-        _check_random_displacements(phonon, dataset, where, units, options)
+        check_random_displacements(phonon, dataset, where, units, options)
         calculator = "symfc"
     if calculator == "symfc":
         _check_fit_determined(phonon, dataset, where)
@@ -181,18 +197,32 @@ def _produce(
     return "finite differences" if calculator == "traditional" else "fit by symfc"
 
 
-def _check_single_displacements(
-    phonon: Phonopy,
-    dataset: Any,
+def check_displaced(
+    entries: Sequence[Mapping[str, Any]],
+    n_atoms: int,
     where: str,
     units: UnitSystem,
     options: PhononReadOptions,
+    *,
+    kind: str = "displacement",
+    file: str = "FORCE_SETS",
 ) -> None:
-    n_atoms, entries = len(phonon.supercell), dataset["first_atoms"]
-    if not entries:
-        raise DataFormatError(f"{where}: the list of displacements is empty.")
+    """Check calculations with displaced atoms, one entry of a data set each.
+
+    Args:
+        entries: ``number``, ``displacement`` and ``forces``.
+        n_atoms: of the supercell.
+        where: the file, for messages.
+        units: of the numbers.
+        options: limits.
+        kind: what an entry is called.
+        file: that may bring the forces.
+
+    Raises:
+        DataFormatError: names the entry, the value and what to do.
+    """
     for number, entry in enumerate(entries, start=1):
-        what = f"displacement {number} of {len(entries)}"
+        what = f"{kind} {number} of {len(entries)}"
         if not 0 <= entry["number"] < n_atoms:
             raise DataFormatError(
                 f"{where}: {what} moves atom {entry['number'] + 1}; the supercell has "
@@ -201,7 +231,7 @@ def _check_single_displacements(
         if "forces" not in entry:
             raise DataFormatError(
                 f"{where}: {what} has no forces. Run that calculation, or give "
-                "FORCE_SETS beside the file."
+                f"{file} beside the file."
             )
         shape = (n_atoms, 3)
         check_array(f"displacement of {what}", entry["displacement"], (3,), where)
@@ -211,13 +241,18 @@ def _check_single_displacements(
         check_forces(forces, f"{where}, {what}", max_force=options.max_force)
 
 
-def _check_random_displacements(
+def check_random_displacements(
     phonon: Phonopy,
     dataset: Any,
     where: str,
     units: UnitSystem,
     options: PhononReadOptions,
 ) -> None:
+    """Check displacements of all atoms, and forces on them.
+
+    Raises:
+        DataFormatError: names the value and what to do.
+    """
     displacements = np.asarray(dataset["displacements"])
     if dataset.get("forces") is None:
         raise DataFormatError(
@@ -248,11 +283,19 @@ def _check_displacements(
         )
 
 
-def _check_enough_displacements(phonon: Phonopy, dataset: Any, where: str) -> None:
+def check_enough_displacements(phonon: Any, dataset: Any, where: str) -> None:
     """Check that symmetry turns the displacements into three directions per atom.
 
     phonopy solves an underdetermined set by a pseudo-inverse without a word, which
     gives force constants that are too soft.
+
+    Args:
+        phonon: ``Phonopy`` or ``Phono3py``, of which supercell and symmetry are taken.
+        dataset: of single displacements.
+        where: the file, for messages.
+
+    Raises:
+        DataFormatError: there are too few.
     """
     symmetry = phonon.symmetry
     orbits = symmetry.get_map_atoms()

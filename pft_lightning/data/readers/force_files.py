@@ -47,7 +47,7 @@ def check_declared_atoms(folder: Path, n_atoms: int) -> None:
         )
     file = find_file(folder, "FORCE_SETS")
     if told is None and file is not None:
-        rows = _rows(read_text(file))
+        rows = force_rows(read_text(file))
         if rows and len(rows) % n_atoms:
             raise DataFormatError(
                 f"{file}: has {len(rows)} lines of displacements and forces, no "
@@ -65,7 +65,7 @@ def _first_row(file: Path) -> list[str]:
     return []
 
 
-def _rows(text: str) -> list[list[str]]:
+def force_rows(text: str) -> list[list[str]]:
     """Give the words of each line that is neither empty nor a comment."""
     rows = [line.split() for line in text.splitlines()]
     return [row for row in rows if row and not row[0].startswith("#")]
@@ -163,7 +163,7 @@ def read_force_sets(file: Path, phonon: Phonopy) -> dict[str, Any]:
     Raises:
         DataFormatError: damaged, or of another calculation.
     """
-    rows = _rows(read_text(file))
+    rows = force_rows(read_text(file))
     n_atoms = len(phonon.supercell)
     if not rows:
         raise DataFormatError(f"{file}: is empty. Make it again with phonopy-init -f.")
@@ -175,11 +175,16 @@ def read_force_sets(file: Path, phonon: Phonopy) -> dict[str, Any]:
         ours, theirs = (
             get_displacements_and_forces(data)[0] for data in (dataset, phonon.dataset)
         )
-        _check_displacements(file, ours, theirs)
+        check_displacements(file, ours, theirs)
     return dict(dataset)
 
 
-def _check_displacements(file: Path, ours: np.ndarray, theirs: np.ndarray) -> None:
+def check_displacements(file: Path, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Compare the displacements of a force file with those of the yaml file beside it.
+
+    Raises:
+        DataFormatError: they are of another calculation.
+    """
     if ours.shape != theirs.shape or not np.allclose(
         ours, theirs, atol=_SAME_DISPLACEMENT
     ):
@@ -208,7 +213,7 @@ def read_phono3py_forces(file: Path, phonon: Phonopy) -> dict[str, Any]:
         DataFormatError: damaged, or of another calculation.
     """
     text = read_text(file)
-    rows, n_atoms = _rows(text), len(phonon.supercell)
+    rows, n_atoms = force_rows(text), len(phonon.supercell)
     stated: Any = phonon.dataset or {}
     if rows and len(rows[0]) == 6:  # displacements beside forces, for a fit
         return read_force_sets(file, phonon)
@@ -222,7 +227,7 @@ def read_phono3py_forces(file: Path, phonon: Phonopy) -> dict[str, Any]:
             "with phono3py --cf2 or --cf3, or give phono3py_params.yaml."
         )
     entries = [dict(entry) for entry in stated["first_atoms"]]
-    forces = np.array(rows[:needed], dtype=np.float64).reshape(-1, n_atoms, 3)
+    forces = read_displaced_forces(file, rows[:needed], n_atoms)
     for entry, found in zip(entries, forces, strict=True):
         entry["forces"] = found
     # "# 1  0.03 0.0 0.0" says which atom was displaced, and by how much.
@@ -232,8 +237,32 @@ def read_phono3py_forces(file: Path, phonon: Phonopy) -> dict[str, Any]:
         expected = np.array(
             [[entry["number"] + 1, *entry["displacement"]] for entry in entries]
         )
-        _check_displacements(file, np.array(told, dtype=np.float64), expected)
+        check_displacements(file, np.array(told, dtype=np.float64), expected)
     return {"natom": n_atoms, "first_atoms": entries}
+
+
+def read_displaced_forces(
+    file: Path, rows: list[list[str]], n_atoms: int
+) -> np.ndarray:
+    """Take forces (n_displaced, n_atoms, 3) from the lines of a force file.
+
+    Raises:
+        DataFormatError: a line has no three finite numbers.
+    """
+    for row in rows:
+        if len(row) != 3:
+            raise DataFormatError(
+                f"{file}: the line {' '.join(row)[:80]!r} has {len(row)} numbers; the "
+                "three components of a force are needed. Make the file again."
+            )
+    forces = np.array(rows, dtype=np.float64).reshape(-1, n_atoms, 3)
+    broken = np.argwhere(~np.isfinite(forces).all(axis=(1, 2)))
+    if broken.size:
+        raise DataFormatError(
+            f"{file}: the forces of displaced supercell {broken[0][0] + 1} are not "
+            "finite. Repeat that calculation."
+        )
+    return forces
 
 
 def _check_type_1(file: Path, rows: list[list[str]], n_atoms: int) -> None:

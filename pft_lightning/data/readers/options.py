@@ -43,6 +43,11 @@ class PhononReadOptions:
             constant of an atom with itself, so that soft crystals are held to it too.
             Of the 837 the median is 0.0002, and the three that exceed the default
             exceed that of ``max_asymmetry`` as well.
+        max_third_order_asymmetry: largest share of third-order force constants that
+            breaks the acoustic sum rules and permutation symmetry: the root mean
+            square of what symmetrisation removes relative to theirs. What is below is
+            removed and reported; four published calculations with pairs of
+            displacements have 0.0004 to 0.023.
         relaxed: what is known to vanish at the reference structures: ``full``,
             forces and stress; ``positions``, forces only (phonons at a given volume);
             ``none``. The rest is masked. phonopy files never say which it is; the
@@ -67,6 +72,7 @@ class PhononReadOptions:
 
     max_asymmetry: EVPerSquareAngstrom = 0.1
     max_relative_asymmetry: Positive = 0.05
+    max_third_order_asymmetry: Positive = 0.1
     relaxed: Relaxed = "full"
     units: ForceUnits = None
     max_force: EVPerAngstrom = MAX_FORCE
@@ -100,6 +106,7 @@ class PhononReadOptions:
         for name in (
             "max_asymmetry",
             "max_relative_asymmetry",
+            "max_third_order_asymmetry",
             "max_force",
             "max_displacement",
             "symprec",

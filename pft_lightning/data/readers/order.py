@@ -81,13 +81,19 @@ def reorder_dataset(dataset: dict[str, Any], order: np.ndarray) -> dict[str, Any
             name: _reordered(array, order, axis=1) if array.ndim == 3 else array
             for name, array in dataset.items()
         }
-    entries = []
-    for entry in dataset["first_atoms"]:
-        entry = {**entry, "number": int(order[entry["number"]])}
-        if "forces" in entry:
-            entry["forces"] = _reordered(np.asarray(entry["forces"]), order, axis=0)
-        entries.append(entry)
-    return {**dataset, "first_atoms": entries}
+    first_atoms = [_reordered_entry(entry, order) for entry in dataset["first_atoms"]]
+    return {**dataset, "first_atoms": first_atoms}
+
+
+def _reordered_entry(entry: dict[str, Any], order: np.ndarray) -> dict[str, Any]:
+    entry = {**entry, "number": int(order[entry["number"]])}
+    if "forces" in entry:
+        entry["forces"] = _reordered(np.asarray(entry["forces"]), order, axis=0)
+    if "second_atoms" in entry:  # of phono3py's pairs
+        entry["second_atoms"] = [
+            _reordered_entry(second, order) for second in entry["second_atoms"]
+        ]
+    return entry
 
 
 def reorder_force_constants(

@@ -1,29 +1,22 @@
-"""The only place that calls phono3py: displacements in, conductivity out.
+"""From displacements to a conductivity, with the objects of phono3py 4.10.
 
-phono3py 4.10 renamed what the conductivity consists of, so older ones are refused.
+``pft_lightning.data.third_order`` makes them; nothing else knows their names.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 import ase
 import numpy as np
-from packaging.version import InvalidVersion, Version
 from phonopy.phonon.grid import get_qpoints_from_bz_grid_points
 from phonopy.structure.atoms import PhonopyAtoms
 
-from pft_lightning.errors import (
-    BackendUnavailableError,
-    DataFormatError,
-    DivergenceError,
-)
+from pft_lightning.data.third_order import make_phono3py, quiet
+from pft_lightning.errors import DataFormatError, DivergenceError
 from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.conductivity.protocol import ConductivityProtocol
 from pft_lightning.evaluation.conductivity.score import Conductivity, share_coherence
@@ -34,9 +27,6 @@ if TYPE_CHECKING:
 
     from pft_lightning.evaluation.conductivity.cells import ConductivityCells
 
-
-_OLDEST: Final = "4.10"
-_INSTALL: Final = "pip install 'pft_lightning[kappa]'"
 
 # Largest part of the conductivity that may be lost on the way to the modes.
 _TOLERANCE: Final = 1e-6
@@ -77,37 +67,6 @@ class Displaced:
     positions: np.ndarray
 
 
-def check_phono3py() -> None:
-    """Refuse to begin without a phono3py that can do it.
-
-    Raises:
-        BackendUnavailableError: it is not installed, or too old.
-    """
-    try:
-        found = version("phono3py")
-    except PackageNotFoundError:
-        raise BackendUnavailableError(
-            f"phono3py is not installed; conductivities need {_OLDEST} or newer: "
-            f"{_INSTALL}"
-        ) from None
-    try:
-        too_old = Version(found) < Version(_OLDEST)
-    except InvalidVersion:
-        too_old = False
-    if too_old:
-        raise BackendUnavailableError(
-            f"phono3py {found} is too old; conductivities need {_OLDEST} or newer: "
-            f"{_INSTALL}"
-        )
-    try:
-        import phono3py  # noqa: F401
-    except ImportError as error:
-        raise BackendUnavailableError(
-            f"phono3py {found} cannot be imported ({error}). Install it again: "
-            f"{_INSTALL}"
-        ) from error
-
-
 class ThirdOrderPhonons:
     """Phonons and conductivity of a crystal, from forces on displaced supercells.
 
@@ -130,7 +89,7 @@ class ThirdOrderPhonons:
     ) -> None:
         self._protocol = protocol
         _share_threads()
-        with _quiet():
+        with quiet():
             self._phonons = _build(cells, atoms, protocol)
             self._phonons.mesh_numbers = mesh  # type: ignore[assignment]
             self._phonons.generate_displacements(distance=protocol.displacement)
@@ -169,7 +128,7 @@ class ThirdOrderPhonons:
             DivergenceError: a force is not finite.
         """
         _check_finite(forces, "second")
-        with _quiet():
+        with quiet():
             found = self._phonons
             found.phonon_forces = forces
             found.produce_fc2()
@@ -189,7 +148,7 @@ class ThirdOrderPhonons:
             DivergenceError: one is not finite.
         """
         _check_finite(forces, "third")
-        with _quiet():
+        with quiet():
             self._phonons.forces = forces
             self._phonons.produce_fc3()
             if self._protocol.symmetrize_fc3r:
@@ -202,7 +161,7 @@ class ThirdOrderPhonons:
             DivergenceError: it is no positive number.
         """
         protocol = self._protocol
-        with _quiet():
+        with quiet():
             found = self._phonons
             found.sigmas = None if protocol.smearing is None else [protocol.smearing]
             found.init_phph_interaction(symmetrize_fc3q=False)
@@ -218,8 +177,6 @@ class ThirdOrderPhonons:
 def _build(
     cells: ConductivityCells, atoms: ase.Atoms, protocol: ConductivityProtocol
 ) -> Phono3py:
-    from phono3py import Phono3py
-
     unitcell = PhonopyAtoms(
         numbers=atoms.numbers,
         cell=np.array(atoms.cell),
@@ -234,13 +191,12 @@ def _build(
         ):
             if np.shape(matrix) != (3, 3) or np.linalg.det(matrix) < 0.5:
                 raise ValueError(f"the matrix of {name} makes no supercell")
-        return Phono3py(
+        return make_phono3py(
             unitcell,
             supercell_matrix=cells.fc3_supercell,
             phonon_supercell_matrix=cells.fc2_supercell,
             primitive_matrix="auto",
             symprec=protocol.symprec,
-            log_level=0,
         )
     except (RuntimeError, ValueError, TypeError) as error:
         raise DataFormatError(
@@ -297,15 +253,6 @@ def _take(found: Any, temperature: float) -> Transport:
             f"{modes.sum() / weights.sum():.5g}: the force constants make no crystal."
         )
     return Transport(conductivity, particle, total - particle, capacities)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to ourselves what phono3py and phonopy say of cells that the user chose."""
-    with warnings.catch_warnings():
-        for message in (".*Point group symmetries", ".*primitive_matrix"):
-            warnings.filterwarnings("ignore", message, UserWarning)
-        yield
 
 
 def _share_threads() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
+from pft_lightning.data.third_order import check_phono3py
 from pft_lightning.evaluation import processes
-from pft_lightning.evaluation.conductivity.adapter import check_phono3py
 from pft_lightning.evaluation.conductivity.cells import ConductivityCells
 from pft_lightning.evaluation.conductivity.leaderboard import write_leaderboard
 from pft_lightning.evaluation.conductivity.protocol import (

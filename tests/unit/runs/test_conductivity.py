@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from pft_lightning.cli import common  # noqa: F401  (registers the resolvers)
+from pft_lightning.data import third_order
 from pft_lightning.errors import BackendUnavailableError, ConfigError, DataFormatError
-from pft_lightning.evaluation.conductivity import adapter
 from pft_lightning.evaluation.conductivity.protocol import (
     CONDUCTIVITY_PROTOCOLS,
     ConductivityProtocol,
@@ -110,14 +110,14 @@ def test_conductivities_are_computed_compared_and_printed(run, capsys, monkeypat
 def test_what_has_no_meaning_is_refused_in_one_sentence(
     run, overrides, message, monkeypatch
 ):
-    monkeypatch.setattr(adapter, "version", lambda name: "4.10.0")
+    monkeypatch.setattr(third_order, "version", lambda name: "4.10.0")
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
         run(*overrides)
     assert not Path("run").exists()
 
 
 def test_nothing_is_written_without_phono3py(run, monkeypatch):
-    monkeypatch.setattr(adapter, "version", lambda name: "3.5.0")
+    monkeypatch.setattr(third_order, "version", lambda name: "3.5.0")
     with pytest.raises(BackendUnavailableError, match=r"3\.5\.0 is too old.*\[kappa\]"):
         run("protocol=matbench", "structures=MgO.extxyz")
     assert not Path("run").exists()

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 
 import numpy as np
 import pytest
 from ase import units
 from phonopy import Phonopy
 
-from pft_lightning.errors import (
-    BackendUnavailableError,
-    DataFormatError,
-    DivergenceError,
-)
+from pft_lightning.errors import DataFormatError, DivergenceError
 from pft_lightning.evaluation.conductivity import adapter
-from pft_lightning.evaluation.conductivity.adapter import (
-    ThirdOrderPhonons,
-    check_phono3py,
-)
+from pft_lightning.evaluation.conductivity.adapter import ThirdOrderPhonons
 from pft_lightning.evaluation.conductivity.relaxation import relax_crystal
 from pft_lightning.evaluation.force_constants import displaced_forces
 
@@ -206,21 +198,6 @@ def test_force_constants_that_are_not_finite_make_no_conductivity(plain):
             plain.compute()
     finally:
         phonons.fc3 = before
-
-
-@pytest.mark.parametrize("installed", [None, "3.19.0", "4.9.1"])
-def test_without_a_new_phono3py_the_command_to_install_it_is_said(
-    monkeypatch, installed
-):
-    def version(name):
-        if installed is None:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return installed
-
-    monkeypatch.setattr(adapter, "version", version)
-    with pytest.raises(BackendUnavailableError, match=r"4\.10.*\[kappa\]") as error:
-        check_phono3py()
-    assert (installed or "not installed") in str(error.value)
 
 
 @pytest.mark.parametrize("order", ["second", "third"])

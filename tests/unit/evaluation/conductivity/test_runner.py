@@ -13,9 +13,10 @@ import pytest
 from ase.build import bulk
 
 from pft_lightning.backends.calculator import Calculator
+from pft_lightning.data import third_order
 from pft_lightning.errors import BackendUnavailableError, ConfigError
 from pft_lightning.evaluation import processes
-from pft_lightning.evaluation.conductivity import adapter, stages
+from pft_lightning.evaluation.conductivity import stages
 from pft_lightning.evaluation.conductivity.reference import read_conductivities
 from pft_lightning.evaluation.conductivity.runner import evaluate_conductivity
 from pft_lightning.evaluation.conductivity.score import compute_score
@@ -297,7 +298,7 @@ def test_a_calculator_of_ase_gives_the_same_conductivity(evaluate, tmp_path):
 
 
 def test_nothing_begins_without_phono3py(monkeypatch, tmp_path):
-    monkeypatch.setattr(adapter, "version", lambda name: "3.1.0")
+    monkeypatch.setattr(third_order, "version", lambda name: "3.1.0")
     with pytest.raises(BackendUnavailableError, match=r"3\.1\.0 is too old"):
         evaluate_conductivity(potential(), "nothing.xyz", tmp_path / "out")
     assert not (tmp_path / "out").exists()
