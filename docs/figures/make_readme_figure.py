@@ -3,12 +3,10 @@
 The two commands before it, in the environment of MACE, five minutes on two cores::
 
     pft-train experiment=quickstart hydra.run.dir=quickstart
-    cd quickstart && pft-evaluate model.checkpoint=model.model \
-        phonons=EXAMPLE/phonons/val compare.base.checkpoint=EXAMPLE/base.model \
-        hydra.run.dir=evaluation
+    pft-evaluate model.checkpoint=quickstart/model.model \\
+        phonons='${pft_example:phonons/val}' \\
+        compare.base.checkpoint='${pft_example:base.model}' hydra.run.dir=evaluation
     python make_readme_figure.py evaluation bands.png
-
-where EXAMPLE is ``pft_lightning/example``.
 """
 
 from __future__ import annotations
