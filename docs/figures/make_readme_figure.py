@@ -1,10 +1,10 @@
-"""Draw ``bands.png`` of the README from an evaluation of the quickstart.
+r"""Draw ``bands.png`` of the README from an evaluation of the quickstart.
 
 The two commands before it, in the environment of MACE, five minutes on two cores::
 
     pft-train experiment=quickstart hydra.run.dir=quickstart
-    pft-evaluate model.checkpoint=quickstart/model.model \\
-        phonons='${pft_example:phonons/val}' \\
+    pft-evaluate model.checkpoint=quickstart/model.model \
+        phonons='${pft_example:phonons/val}' \
         compare.base.checkpoint='${pft_example:base.model}' hydra.run.dir=evaluation
     python make_readme_figure.py evaluation bands.png
 """
