@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pft_lightning.data.readers.phono3py import read_phono3py
     from pft_lightning.data.readers.phonopy import read_phonopy
     from pft_lightning.errors import PFTError
+    from pft_lightning.evaluation.elastic import elastic_constants
     from pft_lightning.evaluation.force_constants import force_constants
     from pft_lightning.evaluation.runner import evaluate_phonons
     from pft_lightning.training.module import PhononFineTuning
@@ -40,6 +41,7 @@ _HOMES = {
     "PhononSource": "data.datamodule",
     "PhononValidation": "callbacks.phonon_validation",
     "UpstreamSource": "data.datamodule",
+    "elastic_constants": "evaluation.elastic",
     "evaluate_phonons": "evaluation.runner",
     "force_constants": "evaluation.force_constants",
     "hessian_vector_product": "backends.calculator",
@@ -59,6 +61,7 @@ __all__ = [
     "PhononSource",
     "PhononValidation",
     "UpstreamSource",
+    "elastic_constants",
     "evaluate_phonons",
     "force_constants",
     "hessian_vector_product",
