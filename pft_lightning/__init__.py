@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pft_lightning.evaluation.elastic import elastic_constants
     from pft_lightning.evaluation.force_constants import force_constants
     from pft_lightning.evaluation.runner import evaluate_phonons
+    from pft_lightning.evaluation.third_order import third_order_force_constants
     from pft_lightning.training.module import PhononFineTuning
 
 _HOMES = {
@@ -49,6 +50,7 @@ _HOMES = {
     "mix": "adaptation.mixing",
     "read_phono3py": "data.readers.phono3py",
     "read_phonopy": "data.readers.phonopy",
+    "third_order_force_constants": "evaluation.third_order",
 }
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "mix",
     "read_phono3py",
     "read_phonopy",
+    "third_order_force_constants",
 ]
 
 

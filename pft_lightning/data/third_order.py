@@ -149,6 +149,16 @@ def build_phono3py(
     )
 
 
+def copy_cells(phono3py: Phono3py) -> Phono3py:
+    """Build another ``Phono3py`` object of the same cells of third order."""
+    return make_phono3py(
+        phono3py.unitcell,
+        supercell_matrix=phono3py.supercell_matrix,
+        primitive_matrix=phono3py.primitive_matrix,
+        symprec=phono3py.symmetry.tolerance,
+    )
+
+
 def produce_third_order(
     cells: PhononCells, dataset: Mapping[str, Any], where: str
 ) -> tuple[np.ndarray, np.ndarray, Any]:

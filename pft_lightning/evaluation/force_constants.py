@@ -264,7 +264,9 @@ def multiply_hessian(
         return np.asarray(result.hvp.transpose(0, 1).cpu().numpy())
 
     per_pass = max(1, max_atoms // len(atoms))
-    return np.concatenate(_all(multiply, directions, per_pass, "Hessian", progress))
+    return np.concatenate(
+        all_passes(multiply, directions, per_pass, "Hessian", progress)
+    )
 
 
 def displaced_forces(
@@ -297,7 +299,7 @@ def displaced_forces(
 
     per_pass = max(1, max_atoms // len(atoms))
     numbers = np.arange(len(moved))
-    found = _all(forces_of, numbers, per_pass, "displacements", progress)
+    found = all_passes(forces_of, numbers, per_pass, "displacements", progress)
     return list(np.concatenate(found))
 
 
@@ -325,14 +327,22 @@ def _supercell(phonon: Phonopy) -> ase.Atoms:
     )
 
 
-def _all(
+def all_passes(
     compute: Callable[[np.ndarray], np.ndarray],
     items: np.ndarray,
     per_pass: int,
     what: str,
     progress: bool,
 ) -> list[np.ndarray]:
-    """Results of all passes, with fewer items each where memory runs out."""
+    """Results of all passes, with fewer items each where memory runs out.
+
+    Args:
+        compute: results of some items.
+        items: (n_items, ...).
+        per_pass: most items of a pass.
+        what: is computed, for the progress bar.
+        progress: show it.
+    """
     found = []
     with tqdm(total=len(items), desc=what, leave=False, disable=not progress) as bar:
         for result in in_passes(compute, items, per_pass):
