@@ -285,9 +285,12 @@ class Origin(Options):
 
 
 class _Evaluation(Options):
-    task: Literal["compare", "trade_off", "force_constants", "conductivity"] = "compare"
+    task: Literal[
+        "compare", "trade_off", "force_constants", "conductivity", "elastic"
+    ] = "compare"
     """Compare potentials with DFT phonons, or mixes of a base and a fine-tuned one; or
-    write force constants of one; or compute thermal conductivities."""
+    write force constants of one; or compute thermal conductivities, or elastic
+    constants."""
     model: EvaluatedModel
     protocol: ProtocolOptions
     compare: Annotated[
@@ -302,12 +305,13 @@ class _Evaluation(Options):
     phonons: Paths
     """DFT phonons: file, folder, glob, store or list of them."""
     structures: Paths | None = None
-    """task=force_constants, conductivity: crystals; file, folder, glob or list of what
-    ASE, phonopy or phono3py reads."""
+    """task=force_constants, conductivity, elastic: crystals; file, folder, glob or list
+    of what ASE, phonopy or phono3py reads."""
     force_constants: CrystalOptions
     conductivity: ConductivityBlock
     reference: Path | None = None
-    """task=conductivity: table of conductivities of DFT, mode by mode, to compare."""
+    """task=conductivity: table of conductivities of DFT, mode by mode, to compare;
+    task=elastic: table of bulk and shear moduli (JSON)."""
     upstream: Paths | None = None
     """Frames with energies, forces and stresses, to measure forgetting."""
     upstream_keys: Keys

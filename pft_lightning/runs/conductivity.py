@@ -75,10 +75,10 @@ def check_conductivity(config: DictConfig) -> None:
     """
     if config.task == _TASK:
         check_phono3py()
-    elif config.reference is not None:
+    elif config.reference is not None and config.task != "elastic":
         raise ConfigError(
             f"reference={config.reference}: is for task=conductivity, whose scores it "
-            "is needed for. Add that, or leave it out."
+            "is needed for, and task=elastic. Add one of them, or leave it out."
         )
 
 

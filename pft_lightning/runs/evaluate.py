@@ -17,6 +17,7 @@ from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.evaluation.conductivity.runner import ConductivityEvaluation
 from pft_lightning.evaluation.crystals import CrystalPhonons, compute_crystals
+from pft_lightning.evaluation.elastic_runner import ElasticEvaluation
 from pft_lightning.evaluation.folder import SUMMARY_FILE, Summary
 from pft_lightning.evaluation.potentials import load_potentials
 from pft_lightning.evaluation.protocols import Protocol
@@ -31,6 +32,7 @@ from pft_lightning.runs.conductivity import (
     check_protocol,
     compute_conductivity,
 )
+from pft_lightning.runs.elastic import compute_elastic
 from pft_lightning.runs.folder import RunFolder, collect_versions
 from pft_lightning.runs.tables import print_crystals, print_evaluation
 from pft_lightning.runs.trade_off import add_trade_off, check_trade_off, load_mixes
@@ -39,7 +41,7 @@ from pft_lightning.runs.trade_off import add_trade_off, check_trade_off, load_mi
 # Ranks finish at different times, and one material can take hours.
 _TIMEOUT = timedelta(days=30)
 
-Found = Evaluation | CrystalPhonons | ConductivityEvaluation
+Found = Evaluation | CrystalPhonons | ConductivityEvaluation | ElasticEvaluation
 
 
 def evaluate(config: DictConfig) -> Found:
@@ -49,8 +51,7 @@ def evaluate(config: DictConfig) -> Found:
         config: As composed from ``conf/evaluate.yaml``.
 
     Returns:
-        Of ``task=force_constants`` and ``task=conductivity`` what was computed of all
-        crystals, else the evaluation.
+        Of the tasks that take crystals what was computed of all, else the evaluation.
 
     Raises:
         PFTError: Anything in the configuration or the data that cannot be used.
@@ -60,8 +61,8 @@ def evaluate(config: DictConfig) -> Found:
     if not of_crystals and config.get("structures") is not None:
         raise ConfigError(
             f"structures={config.structures}: crystals are what task=force_constants "
-            "and task=conductivity take; add one, or give phonons=PATH, of DFT phonons "
-            "to compare with."
+            "and task=conductivity or elastic take; add one, or give phonons=PATH, of "
+            "DFT phonons to compare with."
         )
     check_protocol(config)
     not_needed = ("model.checkpoint", *(("phonons",) if of_crystals else ()))
@@ -126,7 +127,7 @@ def _check_crystals(config: DictConfig) -> None:
         )
     if OmegaConf.is_missing(config, "phonons"):
         config.phonons = None
-    if config.task == "conductivity":
+    if config.task in ("conductivity", "elastic"):
         compared = "compares no phonons: it computes potentials"
         refused: tuple[str, ...] = ("phonons", "upstream")
     else:
@@ -176,6 +177,7 @@ _TASKS: Mapping[
 ] = {
     "force_constants": (_compute_crystals, Evaluate),
     "conductivity": (compute_conductivity, EvaluateConductivity),
+    "elastic": (compute_elastic, Evaluate),
 }
 
 

@@ -14,6 +14,11 @@ from pft_lightning.evaluation import folder as schema
 from pft_lightning.evaluation.conductivity import totals as scores
 from pft_lightning.evaluation.conductivity.runner import ConductivityEvaluation
 from pft_lightning.evaluation.crystals import CrystalPhonons
+from pft_lightning.evaluation.elastic_runner import (
+    MAX_STRESS,
+    MODULI,
+    ElasticEvaluation,
+)
 from pft_lightning.evaluation.trade_off import TradeOff
 
 
@@ -241,6 +246,36 @@ def print_crystals(found: CrystalPhonons) -> None:
         )
     _print_failures(console, found.summary)
     console.print(f"Files for phonopy: {found.files}", highlight=False, soft_wrap=True)
+
+
+def print_elastic(found: ElasticEvaluation) -> None:
+    """Print errors of moduli, one column for each model, and the first crystals."""
+    models = found.summary["models"]
+    table = Table(title="Errors of moduli in GPa: mean (median) over stable materials")
+    table.add_column("modulus")
+    for label in models:
+        table.add_column(label, justify="right")
+    for name in MODULI:
+        errors = [_mean_and_median(one[name]) for one in models.values()]
+        table.add_row(name, *errors)
+    unstable = [str(one["unstable"]) for one in models.values()]
+    table.add_row("unstable materials", *unstable)
+    console = Console(width=None if Console().is_terminal else 100)
+    console.print(table)
+    done = [row for row in found.rows if row[schema.STATUS] == schema.OK]
+    for row in done[:_MAX_CRYSTALS]:
+        values = ", ".join(f"{name} {row[name]:.4g} GPa" for name in MODULI)
+        left = f"stress left {row[MAX_STRESS]:.2g} GPa"
+        console.print(
+            f"  {row[schema.NAME]} ({row[schema.MODEL]}): {values}, {left}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if len(done) > _MAX_CRYSTALS:
+        more = len(done) - _MAX_CRYSTALS
+        console.print(f"  and {more} more in {schema.ROWS_FILE}", highlight=False)
+    _print_failures(console, found.summary)
+    console.print(f"Evaluation: {found.folder}", highlight=False, soft_wrap=True)
 
 
 # Score -> what the table calls it.

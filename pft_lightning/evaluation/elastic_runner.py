@@ -1,0 +1,311 @@
+"""Elastic constants of models on crystals, shared among processes and resumed.
+
+As evaluations of phonons (``evaluation.runner``), every material is written when it is
+done, and the same call into the same folder computes what is not there yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import ase
+import numpy as np
+from phonopy import Phonopy
+
+from pft_lightning.backends.base import check_model
+from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.data.sources import Spec
+from pft_lightning.data.supercells import SupercellOptions
+from pft_lightning.evaluation import processes
+from pft_lightning.evaluation.crystals import list_materials
+from pft_lightning.evaluation.elastic import ElasticConstants, elastic_constants
+from pft_lightning.evaluation.elastic_tables import (
+    BULK,
+    SHEAR,
+    is_table,
+    list_table,
+    read_moduli,
+)
+from pft_lightning.evaluation.failures import check_failure, failed_row, is_lasting
+from pft_lightning.evaluation.fingerprints import digest
+from pft_lightning.evaluation.folder import (
+    ERROR,
+    FORMULA,
+    MAX_FORCE,
+    MODEL,
+    N_ATOMS,
+    NAME,
+    OK,
+    RELAX_STEPS,
+    SECONDS,
+    STATUS,
+    VOLUME_RATIO,
+    EvaluationFolder,
+    Record,
+    Row,
+    Summary,
+    error_of,
+    reference_of,
+)
+from pft_lightning.evaluation.force_constants import Potential
+from pft_lightning.evaluation.protocols import Protocol, describe, get_protocol, relax
+from pft_lightning.evaluation.records import readable_record, unreadable_record
+from pft_lightning.evaluation.reference import Material, Reference
+from pft_lightning.evaluation.sharing import compute_records
+from pft_lightning.evaluation.stored import find_finished
+from pft_lightning.evaluation.summary import count_failures
+from pft_lightning.evaluation.task import Task, make_task
+from pft_lightning.types import Engine
+
+
+MODULI: Final = (BULK, SHEAR)
+MAX_STRESS: Final = "max_stress"
+STABLE: Final = "born_stable"
+_EIGENVALUE: Final = "lowest_eigenvalue"
+_INTERNAL: Final = "lowest_internal"
+_OTHERS: Final = (
+    *("young_modulus", "poisson_ratio", STABLE, _EIGENVALUE),
+    *(_INTERNAL, "longitudinal_velocity", "transverse_velocity"),
+    *("debye_temperature", "gruneisen", "slack_conductivity"),
+)
+_COMPONENTS: Final = {f"C{i + 1}{j + 1}": (i, j) for i in range(6) for j in range(i, 6)}
+COLUMNS: Final = (
+    *(NAME, FORMULA, N_ATOMS, MODEL, STATUS, ERROR),
+    *(f(name) for name in MODULI for f in (str, reference_of, error_of)),
+    *_OTHERS,
+    *(MAX_STRESS, MAX_FORCE, VOLUME_RATIO, RELAX_STEPS, SECONDS),
+    *_COMPONENTS,
+)
+
+# The cell of the file, as it is.
+_CELL: Final = SupercellOptions(supercell_matrix=[1, 1, 1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ElasticEvaluation:
+    """Everything an evaluation of elastic constants computed.
+
+    Attributes:
+        rows: one per material and model, see ``COLUMNS``.
+        summary: mean and median errors of moduli, counts and failures.
+        folder: that was written.
+    """
+
+    rows: list[Row]
+    summary: Summary
+    folder: Path
+
+
+def evaluate_elastic(
+    models: Potential | Mapping[str, Potential],
+    structures: Spec,
+    out: str | Path,
+    *,
+    reference: str | Path | None = None,
+    protocol: str | Protocol = "mdr_analytic",
+    options: PhononReadOptions | None = None,
+    max_atoms: int = 256,
+    engine: Engine | None = None,
+    versions: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> ElasticEvaluation:
+    """Compute elastic constants of models, and compare moduli with a table.
+
+    A crystal that fails is named with a reason; the others go on.
+
+    Args:
+        models: from ``load_model``, or several by label.
+        structures: files, folders or globs of crystals, or a table with structures.
+        out: folder to write.
+        reference: table of moduli, see ``elastic_tables``; None compares nothing.
+        protocol: whether the crystal is relaxed first, and how far.
+        options: units and tolerance of structures.
+        max_atoms: atoms of one pass; what bounds memory.
+        engine: of Hessian-vector products; None chooses by device.
+        versions: to note in the summary.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: an option that cannot be used, or an ASE calculator.
+        DataFormatError: a path matches nothing, or a table is none.
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    work = _Work(
+        make_task(models, get_protocol(protocol), max_atoms, engine),
+        EvaluationFolder(out),
+        {} if reference is None else read_moduli(reference),
+    )
+    for model in work.task.models.values():
+        check_model(model)
+    if is_table(structures):
+        materials = list_table(structures)
+    else:
+        materials = list_materials(structures, _CELL, options or PhononReadOptions())
+    finished = find_finished(
+        work.folder, materials, work.keys_of, is_whole=lambda record: True
+    )
+    records = compute_records(
+        materials, finished, work.compute, progress=progress, what="elastic constants"
+    )
+    labels = list(work.task.models)
+    rows = [record["models"][label] for record in records for label in labels]
+    summary = _summarise(rows, labels, records, work.task.protocol, versions)
+    if processes.rank()[0] == 0:
+        work.folder.write_totals(rows, summary, COLUMNS)
+    processes.barrier()
+    return ElasticEvaluation(rows, summary, work.folder.path)
+
+
+def _summarise(
+    rows: list[Row],
+    labels: list[str],
+    records: list[Record],
+    protocol: Protocol,
+    versions: Mapping[str, str] | None,
+) -> Summary:
+    counts, failures = count_failures(rows, labels, records)
+    failures += [
+        {"name": row[NAME], "model": row[MODEL], "error": f"unstable: {reason}"}
+        for row in rows
+        if (reason := _instability(row))
+    ]
+    of_label = {label: [row for row in rows if row[MODEL] == label] for label in labels}
+    return {
+        "protocol": describe(protocol),
+        "versions": dict(versions or {}),
+        "counts": counts,
+        "models": {label: _totals(theirs) for label, theirs in of_label.items()},
+        "forgetting": {},
+        "failures": failures,
+    }
+
+
+def _instability(row: Row) -> str | None:
+    """Why the moduli of a row are those of no crystal; None where they are not."""
+    if row[STATUS] != OK:
+        return None
+    if row.get(_INTERNAL, np.inf) <= 0:
+        return (
+            f"the ions are at no minimum ({row[_INTERNAL]:.3g} eV/Å² is the lowest "
+            "eigenvalue at Γ); relaxed constants have no meaning"
+        )
+    if not row[STABLE]:
+        return f"a strain lowers the energy ({row[_EIGENVALUE]:.3g} GPa by Born)"
+    return None
+
+
+def _totals(rows: Sequence[Row]) -> dict[str, Any]:
+    """Mean and median absolute errors of stable crystals, GPa; how many are not."""
+    stable = [row for row in rows if _instability(row) is None]
+    found: dict[str, Any] = {}
+    for name in MODULI:
+        errors = [abs(row[error_of(name)]) for row in stable if error_of(name) in row]
+        found[name] = {
+            "mean": float(np.mean(errors)) if errors else None,
+            "median": float(np.median(errors)) if errors else None,
+            "n": len(errors),
+        }
+    return found | {
+        "unstable": len(rows) - len(stable),
+        SECONDS: sum(row.get(SECONDS) or 0.0 for row in rows),
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """What is done with every crystal, and where it is written."""
+
+    task: Task[Protocol]
+    folder: EvaluationFolder
+    reference: Mapping[str, Mapping[str, float]]
+
+    def keys_of(self, material: Material[Reference]) -> dict[str, str]:
+        """What the row of each model on a crystal depends on."""
+        known = sorted(self.reference.get(material.name, {}).items())
+        keys = self.task.keys_of(material)
+        return {label: digest([key, "elastic", known]) for label, key in keys.items()}
+
+    def compute(self, material: Material[Reference]) -> Record:
+        """Compute and write the elastic constants of a crystal with every model."""
+        keys = self.keys_of(material)
+        try:
+            cells = material.read()
+            assert isinstance(cells, Phonopy)  # molecules are no crystals
+        except Exception as error:
+            check_failure(error)
+            record = unreadable_record(material, error, keys, self.task.models)
+        else:
+            identity = {
+                NAME: material.name,
+                FORMULA: cells.unitcell.formula,
+                N_ATOMS: len(cells.unitcell),
+            }
+            rows: dict[str, Row] = {}
+            for label in self.task.models:
+                try:
+                    row = self._row(label, material.name, cells)
+                except Exception as error:
+                    check_failure(error)
+                    row = failed_row(error)
+                    if not is_lasting(error):
+                        keys.pop(label)
+                rows[label] = {**identity, MODEL: label, **row}
+            record = readable_record(material, identity, keys, rows)
+        self.folder.write_record(record)
+        return record
+
+    def _row(self, label: str, name: str, cells: Phonopy) -> Row:
+        started = time.perf_counter()
+        model, protocol = self.task.models[label], self.task.protocol
+        check_model(model)
+        atoms, steps = _atoms_of(cells), 0
+        if protocol.relax:
+            atoms, steps = relax(model, cells, protocol)
+            atoms.calc = None
+        found = elastic_constants(
+            model,  # type: ignore[arg-type]
+            atoms,
+            temperature=protocol.temperature,
+            symprec=cells.symmetry.tolerance,
+            max_atoms=self.task.max_atoms,
+            engine=self.task.engine,
+        )
+        row = {STATUS: OK, ERROR: "", **_values(found), RELAX_STEPS: steps}
+        for modulus, value in self.reference.get(name, {}).items():
+            row[reference_of(modulus)] = value
+            row[error_of(modulus)] = row[modulus] - value
+        row[VOLUME_RATIO] = float(atoms.get_volume() / cells.unitcell.volume)
+        row[SECONDS] = time.perf_counter() - started
+        return row
+
+
+def _atoms_of(cells: Phonopy) -> ase.Atoms:
+    cell = cells.unitcell
+    return ase.Atoms(
+        numbers=cell.numbers, cell=cell.cell, positions=cell.positions, pbc=True
+    )
+
+
+def _values(found: ElasticConstants) -> Row:
+    """Columns of elastic constants; what has no number is missing."""
+    moduli, acoustic = found.moduli, found.acoustic
+    others = (
+        *(moduli.young, moduli.poisson, moduli.is_stable, moduli.lowest_eigenvalue),
+        *(found.lowest_internal, acoustic.longitudinal, acoustic.transverse),
+        *(acoustic.debye_temperature, acoustic.gruneisen, acoustic.slack),
+    )
+    values = {
+        BULK: moduli.bulk,
+        SHEAR: moduli.shear,
+        **dict(zip(_OTHERS, others, strict=True)),
+        MAX_STRESS: float(np.abs(found.stress).max()),
+        MAX_FORCE: found.max_force,
+        **{name: float(found.relaxed[place]) for name, place in _COMPONENTS.items()},
+    }
+    numbers = {name: value for name, value in values.items() if np.isfinite(value)}
+    matrices = {"relaxed": found.relaxed, "clamped": found.clamped}
+    return numbers | {name: matrix.tolist() for name, matrix in matrices.items()}

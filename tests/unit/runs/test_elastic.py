@@ -1,0 +1,165 @@
+"""``pft-evaluate task=elastic`` from its configuration on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import ase.io
+import pytest
+from ase.build import bulk
+from hydra import compose, initialize_config_module
+
+import pft_lightning as pft
+from pft_lightning.cli import common  # noqa: F401  (registers the resolvers)
+from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.runs.evaluate import check_evaluation, evaluate
+from pft_lightning.testing import PairPotential
+
+
+def entry(name: str, atoms: ase.Atoms, **moduli: float) -> dict:
+    """Of a table, as pymatgen writes structures."""
+    sites = [
+        {"species": [{"element": symbol, "occu": 1.0}], "abc": list(place)}
+        for symbol, place in zip(
+            atoms.get_chemical_symbols(), atoms.get_scaled_positions(), strict=True
+        )
+    ]
+    lattice = {"matrix": atoms.cell.array.tolist()}
+    return {"mp_id": name, "structure": {"lattice": lattice, "sites": sites}, **moduli}
+
+
+def alloy() -> ase.Atoms:
+    atoms = bulk("Cu", "fcc", a=3.6, cubic=True)
+    atoms.numbers[0] = 79
+    return atoms
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    PairPotential(4.0, (29, 79)).save(Path("true.pair"))
+    ase.io.write("alloy.cif", alloy())
+    Path("cut.cif").write_text(Path("alloy.cif").read_text()[:300])
+
+    def start(*overrides: str):
+        with initialize_config_module("pft_lightning.conf", version_base="1.3"):
+            config = compose(
+                "evaluate",
+                overrides=[
+                    *("task=elastic", "protocol=mdr_analytic", "paths.run=run"),
+                    *("accelerator=cpu", "protocol.fmax=1e-6", "progress=false"),
+                    *("model.checkpoint=true.pair", *overrides),
+                ],
+            )
+        return evaluate(config)
+
+    return start
+
+
+def rows_of_file() -> list[dict[str, str]]:
+    with Path("run/per_material.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_gives_crystals_and_moduli_to_compare(run, capsys):
+    exploding = alloy()
+    exploding.set_cell(exploding.cell.array * 3, scale_atoms=True)
+    partial = entry("shared", alloy())
+    partial["structure"]["sites"][0]["species"][0]["occu"] = 0.5
+    table = [
+        entry("good", alloy(), bulk_modulus_vrh=50.0, shear_modulus_vrh=30.0),
+        entry("no-moduli", alloy()),
+        entry("shattered", exploding, bulk_modulus_vrh=1.0),
+        partial,
+        {"mp_id": "empty", "bulk_modulus_vrh": 3.0},
+        entry("foreign", bulk("Al"), bulk_modulus_vrh=70.0),
+    ]
+    Path("table.json").write_text(json.dumps(table))
+    found = run("structures=table.json", "reference=table.json")
+    check_evaluation(found.summary)
+    rows = {row["name"]: row for row in found.rows}
+    good = rows["good"]
+    assert good["bulk_modulus_error"] == good["bulk_modulus"] - 50.0
+    assert good["shear_modulus_error"] == good["shear_modulus"] - 30.0
+    # Relaxed to 1e-6 eV/Å: of the order of that over the area of the cell.
+    assert good["max_stress"] < 1e-3
+    assert good["volume_ratio"] < 0.99
+    assert "bulk_modulus_error" not in rows["no-moduli"]
+    totals = found.summary["models"]["model"]
+    assert totals["bulk_modulus"]["n"] == totals["shear_modulus"]["n"] == 1
+    assert totals["bulk_modulus"]["mean"] == abs(good["bulk_modulus_error"])
+    failures = {f["name"]: f["error"] for f in found.summary["failures"]}
+    assert set(failures) == {"shattered", "shared", "empty", "foreign"}
+    assert "partly occupied" in failures["shared"]
+    assert "table.json, entry 4: has no structure" in failures["empty"]
+    assert "UnknownElementError" in failures["foreign"]
+    printed = capsys.readouterr().out
+    assert "6 materials; failed: model 4" in printed
+    written = {row["name"]: row for row in rows_of_file()}
+    assert float(written["good"]["C12"]) == good["relaxed"][0][1]
+    stored = json.loads(Path("run/materials/good.json").read_text())
+    assert len(stored["models"]["model"]["clamped"]) == 6
+
+
+def test_a_second_call_computes_nothing_that_is_there(run, monkeypatch):
+    first = run("structures=[alloy.cif,cut.cif]")
+
+    def never(*args, **options):
+        raise AssertionError("computed again")
+
+    module = "pft_lightning.evaluation.elastic_runner"
+    monkeypatch.setattr(f"{module}.elastic_constants", never)
+    again = run("structures=[alloy.cif,cut.cif]")
+    assert again.rows == first.rows
+    assert [f["name"] for f in again.summary["failures"]] == ["cut"]
+
+
+def test_a_pressed_cell_is_taken_as_it_is_and_its_stress_is_named(run):
+    pressed = alloy()
+    pressed.set_cell(pressed.cell.array * 0.95, scale_atoms=True)
+    ase.io.write("pressed.cif", pressed)
+    found = run("structures=pressed.cif", "protocol=dft_cell")
+    (row,) = found.rows
+    assert row["max_stress"] > 5
+    assert row["relax_steps"] == 0
+    model = pft.load_model("true.pair", dtype="float64")
+    alone = pft.elastic_constants(model, ase.io.read("pressed.cif"))
+    assert row["bulk_modulus"] == pytest.approx(alone.moduli.bulk, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "cannot be read as JSON"), ("{}", "holds a dict"), ("[{}]", "no entry has")],
+)
+def test_what_is_no_table_is_refused(run, content, message):
+    Path("table.json").write_text(content)
+    with pytest.raises(DataFormatError, match=message):
+        run("structures=alloy.cif", "reference=table.json")
+
+
+def test_a_crystal_that_gives_way_is_named_and_enters_no_mean(run):
+    # Central forces hold no simple cubic lattice against shear.
+    soft = bulk("Cu", "sc", a=2.5)
+    Path("table.json").write_text(
+        json.dumps([entry("soft", soft, bulk_modulus_vrh=50.0)])
+    )
+    found = run("structures=table.json", "reference=table.json", "protocol=dft_cell")
+    (row,) = found.rows
+    assert row["status"] == "ok"
+    assert not row["born_stable"]
+    totals = found.summary["models"]["model"]
+    assert totals["bulk_modulus"]["n"] == 0
+    assert totals["unstable"] == 1
+    (failure,) = found.summary["failures"]
+    assert "unstable: a strain lowers the energy (-" in failure["error"]
+
+
+def test_options_of_other_tasks_are_refused(run):
+    with pytest.raises(ConfigError, match="needs structures=PATH"):
+        run()
+    with pytest.raises(ConfigError, match="protocol=matbench"):
+        run("structures=alloy.cif", "protocol=matbench")
+    with pytest.raises(ConfigError, match="and task=elastic"):
+        run("task=force_constants", "structures=alloy.cif", "reference=table.json")
