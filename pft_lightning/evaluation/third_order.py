@@ -46,9 +46,9 @@ def third_order_force_constants(
 ) -> np.ndarray:
     """Compute third-order force constants of a potential.
 
-    Both methods go over the pairs of atoms and directions that phono3py finds
-    inequivalent, and leave it to its solver to expand them by symmetry; in the end the
-    acoustic sum rules and permutation symmetry are imposed. All arithmetic is float64.
+    Both methods go over the pairs that phono3py finds inequivalent, and leave it to
+    its solver to expand them by symmetry; the acoustic sum rules and permutation
+    symmetry are imposed. All arithmetic is float64.
 
     ``third_derivatives`` takes the exact third derivative of the energy along each
     pair; opposite directions, which only finite differences need, are left out.
@@ -56,12 +56,10 @@ def third_order_force_constants(
     of the data set that ``phono3py`` holds or, without pairs, of ``displacement``;
     this is what phono3py does with DFT, its error by fourth derivatives included.
 
-    ``phono3py`` is left as it is.
-
     Args:
         model: from ``load_model``, or an ASE calculator (``finite_displacement``
             only).
-        phono3py: ``phono3py.Phono3py``, in eV and Å.
+        phono3py: ``phono3py.Phono3py``, in eV and Å; it is left as it is.
         method: ``third_derivatives`` or ``finite_displacement``.
         displacement: Å, of both atoms, where ``phono3py`` has no pairs.
         max_atoms: Atoms of a pass, counted once per pair; what bounds memory.
@@ -81,20 +79,31 @@ def third_order_force_constants(
     if isinstance(model, EnergyModel):
         model = in_float64(model)
     work = copy_cells(phono3py)
-    atoms = _supercell(work)
     if method == "third_derivatives":
         assert isinstance(model, EnergyModel)
         # Of length 1, so that forces are third derivatives.
         work.generate_displacements(distance=1.0, is_plusminus=False)
         dataset: Any = work.dataset
-        _set_third_derivatives(model, atoms, dataset, max_atoms, engine, progress)
+        _set_third_derivatives(
+            model, _supercell(work), dataset, max_atoms, engine, progress
+        )
     else:
-        dataset = phono3py.dataset
-        if dataset is None or "first_atoms" not in dataset:
-            work.generate_displacements(distance=displacement)
-            dataset = work.dataset
-        dataset = copy.deepcopy(dataset)
-        _set_forces(model, atoms, dataset, max_atoms, progress)
+        dataset = _displaced_pairs(phono3py, work, displacement)
+        _set_forces(model, _supercell(work), dataset, max_atoms, progress)
+    return _solve(work, dataset)
+
+
+def _displaced_pairs(phono3py: Phono3py, work: Phono3py, displacement: float) -> Any:
+    """Give the pairs that a calculation has, else those that phono3py makes."""
+    given: Any = phono3py.dataset
+    if given is not None and "first_atoms" in given:
+        return copy.deepcopy(given)
+    work.generate_displacements(distance=displacement)
+    return work.dataset
+
+
+def _solve(work: Phono3py, dataset: Any) -> np.ndarray:
+    """Expand pairs by symmetry, and symmetrise."""
     work.dataset = dataset
     with quiet():
         work.produce_fc3()

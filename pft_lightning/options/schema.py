@@ -286,11 +286,14 @@ class Origin(Options):
 
 class _Evaluation(Options):
     task: Literal[
-        "compare", "trade_off", "force_constants", "conductivity", "elastic"
+        "compare",
+        "trade_off",
+        "force_constants",
+        "conductivity",
+        "elastic",
+        "third_order",
     ] = "compare"
-    """Compare potentials with DFT phonons, or mixes of a base and a fine-tuned one; or
-    write force constants of one; or compute thermal conductivities, or elastic
-    constants."""
+    """Compare with DFT phonons, alone or along mixes; or what the name says."""
     model: EvaluatedModel
     protocol: ProtocolOptions
     compare: Annotated[

@@ -22,6 +22,7 @@ from pft_lightning.evaluation.folder import SUMMARY_FILE, Summary
 from pft_lightning.evaluation.potentials import load_potentials
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
+from pft_lightning.evaluation.third_order_runner import ThirdOrderEvaluation
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Evaluate
 from pft_lightning.plots.page import remove_report
@@ -35,13 +36,20 @@ from pft_lightning.runs.conductivity import (
 from pft_lightning.runs.elastic import compute_elastic
 from pft_lightning.runs.folder import RunFolder, collect_versions
 from pft_lightning.runs.tables import print_crystals, print_evaluation
+from pft_lightning.runs.third_order import compute_third_order
 from pft_lightning.runs.trade_off import add_trade_off, check_trade_off, load_mixes
 
 
 # Ranks finish at different times, and one material can take hours.
 _TIMEOUT = timedelta(days=30)
 
-Found = Evaluation | CrystalPhonons | ConductivityEvaluation | ElasticEvaluation
+Found = (
+    Evaluation
+    | CrystalPhonons
+    | ConductivityEvaluation
+    | ElasticEvaluation
+    | ThirdOrderEvaluation
+)
 
 
 def evaluate(config: DictConfig) -> Found:
@@ -57,7 +65,7 @@ def evaluate(config: DictConfig) -> Found:
         PFTError: Anything in the configuration or the data that cannot be used.
     """
     compute, schema = _TASKS.get(str(config.get("task")), (_evaluate, Evaluate))
-    of_crystals = compute is not _evaluate
+    of_crystals = compute not in (_evaluate, compute_third_order)
     if not of_crystals and config.get("structures") is not None:
         raise ConfigError(
             f"structures={config.structures}: crystals are what task=force_constants "
@@ -178,6 +186,7 @@ _TASKS: Mapping[
     "force_constants": (_compute_crystals, Evaluate),
     "conductivity": (compute_conductivity, EvaluateConductivity),
     "elastic": (compute_elastic, Evaluate),
+    "third_order": (compute_third_order, Evaluate),
 }
 
 

@@ -187,7 +187,7 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
     console.print(table)
     if "trade_off" in summary:
         _print_trade_off(console, summary["trade_off"])
-    _print_failures(console, summary)
+    print_failures(console, summary)
     console.print(f"Evaluation: {folder}", highlight=False, soft_wrap=True)
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
 
@@ -244,7 +244,7 @@ def print_crystals(found: CrystalPhonons) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    _print_failures(console, found.summary)
+    print_failures(console, found.summary)
     console.print(f"Files for phonopy: {found.files}", highlight=False, soft_wrap=True)
 
 
@@ -274,7 +274,7 @@ def print_elastic(found: ElasticEvaluation) -> None:
     if len(done) > _MAX_CRYSTALS:
         more = len(done) - _MAX_CRYSTALS
         console.print(f"  and {more} more in {schema.ROWS_FILE}", highlight=False)
-    _print_failures(console, found.summary)
+    print_failures(console, found.summary)
     console.print(f"Evaluation: {found.folder}", highlight=False, soft_wrap=True)
 
 
@@ -330,7 +330,7 @@ def print_conductivity(found: ConductivityEvaluation, report: Path) -> None:
     if len(found.rows) > _MAX_CRYSTALS:
         more = len(found.rows) - _MAX_CRYSTALS
         console.print(f"  and {more} more in {schema.ROWS_FILE}", highlight=False)
-    _print_failures(console, found.summary)
+    print_failures(console, found.summary)
     console.print(f"Evaluation: {found.folder}", highlight=False, soft_wrap=True)
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
     for label, file in found.leaderboard.items():
@@ -350,7 +350,8 @@ def _conductivity_line(row: schema.Row) -> str:
     return f"{who}: {kappa:.4g} W/m/K{beside}{scored}"
 
 
-def _print_failures(console: Console, summary: schema.Summary) -> None:
+def print_failures(console: Console, summary: schema.Summary) -> None:
+    """Print how many materials failed, and why the first did."""
     counts, failures = summary["counts"], summary["failures"]
     failed = ", ".join(f"{label} {n}" for label, n in counts["failed"].items())
     console.print(f"{counts['materials']} materials; failed: {failed}", highlight=False)

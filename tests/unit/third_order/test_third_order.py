@@ -73,7 +73,7 @@ def test_sum_rules_and_permutation_hold(exact) -> None:
 
 
 def test_symmetry_changes_nothing(exact) -> None:
-    """The on-site block of zincblende is |xyz| alone, of opposite sign of both sites."""
+    """The block of an atom of zincblende with itself has xyz and its orders alone."""
     phonons = calculated()
     blocks = third_from_array(exact, phonons.primitive).on_site()
     pattern = np.zeros((3, 3, 3))

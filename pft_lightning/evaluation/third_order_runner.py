@@ -1,0 +1,281 @@
+"""Third-order force constants of models against DFT, shared and resumed.
+
+As evaluations of phonons (``evaluation.runner``): every material is written when it is
+done, and the same call into the same folder computes what is not there yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.data.readers.names import source_state
+from pft_lightning.data.readers.phono3py import read_third_order
+from pft_lightning.data.readers.phonopy import material_name
+from pft_lightning.data.sources import Spec, find_sources
+from pft_lightning.data.third_order import ThirdOrderRecord, check_phono3py
+from pft_lightning.evaluation import processes
+from pft_lightning.evaluation.failures import check_failure, failed_row, is_lasting
+from pft_lightning.evaluation.fingerprints import digest
+from pft_lightning.evaluation.folder import (
+    ERROR,
+    FORCE_CONSTANTS_MAE,
+    FORMULA,
+    MODEL,
+    N_ATOMS,
+    N_PRIMITIVE,
+    NAME,
+    OK,
+    SECONDS,
+    STATUS,
+    EvaluationFolder,
+    Record,
+    Row,
+    Summary,
+)
+from pft_lightning.evaluation.force_constants import Potential, compute_force_constants
+from pft_lightning.evaluation.records import readable_record, unreadable_record
+from pft_lightning.evaluation.reference import Material, file_name, number_names
+from pft_lightning.evaluation.sharing import compute_records
+from pft_lightning.evaluation.stored import find_finished
+from pft_lightning.evaluation.summary import count_failures
+from pft_lightning.evaluation.task import Task, make_task
+from pft_lightning.evaluation.third_order import third_order_force_constants
+from pft_lightning.evaluation.third_order_errors import (
+    COLUMNS,
+    ERRORS,
+    MADE,
+    compare_third,
+)
+from pft_lightning.types import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class ThirdOrderProtocol:
+    """How third-order force constants of models are made: as those of DFT were.
+
+    Attributes:
+        name: of the protocol.
+        displacement: Å, of ASE calculators where the source has no pairs.
+    """
+
+    name: str = "third_order"
+    displacement: float = 0.03
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ThirdOrderEvaluation:
+    """Everything an evaluation of third order computed.
+
+    Attributes:
+        rows: one per material and model, see ``third_order_errors.COLUMNS``.
+        summary: totals, counts and failures.
+        folder: that was written.
+    """
+
+    rows: list[Row]
+    summary: Summary
+    folder: Path
+
+
+def evaluate_third_order(
+    models: Potential | Mapping[str, Potential],
+    phonons: Spec,
+    out: str | Path,
+    *,
+    options: PhononReadOptions | None = None,
+    max_atoms: int = 256,
+    engine: Engine | None = None,
+    versions: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> ThirdOrderEvaluation:
+    """Compare third-order force constants of models with DFT.
+
+    Where DFT's come of pairs of displacements, those of models come of the same, so
+    that both have the error of the displacements; otherwise they are exact third
+    derivatives, or of an ASE calculator finite differences. A material or model that
+    fails is named in ``summary["failures"]``; the others go on.
+
+    Args:
+        models: from ``load_model``, ASE calculators, or several by label.
+        phonons: files or folders, see ``read_third_order``; globs, or a list.
+        out: folder to write.
+        options: of reading.
+        max_atoms: Atoms of one pass; what bounds memory.
+        engine: of derivatives; None chooses by device.
+        versions: to note in the summary.
+        progress: Show progress bars.
+
+    Raises:
+        BackendUnavailableError: phono3py is not there, or too old.
+        ConfigError: a label or option that cannot be used.
+        DataFormatError: a path matches nothing.
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    check_phono3py("third-order force constants")
+    task = make_task(
+        models, ThirdOrderProtocol(), max_atoms, engine, libraries=("phono3py",)
+    )
+    folder = EvaluationFolder(out)
+    materials = _list_materials(phonons, options or PhononReadOptions())
+    finished = find_finished(folder, materials, task.keys_of, is_whole=lambda _: True)
+    records = compute_records(
+        materials,
+        finished,
+        partial(_compute, task=task, folder=folder),
+        progress=progress,
+        what="third order",
+    )
+    labels = list(task.models)
+    rows = [record["models"][label] for record in records for label in labels]
+    summary = _summarise(rows, labels, records, task.protocol, versions)
+    if processes.rank()[0] == 0:
+        folder.write_totals(rows, summary, COLUMNS)
+    processes.barrier()
+    return ThirdOrderEvaluation(rows, summary, folder.path)
+
+
+def _list_materials(
+    phonons: Spec, options: PhononReadOptions
+) -> list[Material[ThirdOrderRecord]]:
+    paths = find_sources(phonons).paths
+    return number_names(
+        [
+            Material(
+                name=file_name(
+                    path.absolute().name if path.is_dir() else material_name(path)
+                ),
+                source=str(path),
+                fingerprint=digest(
+                    [str(path.absolute()), _state(path), asdict(options)]
+                ),
+                read=partial(read_third_order, path, options),
+            )
+            for path in paths
+        ]
+    )
+
+
+def _state(path: Path) -> list[list[Any]]:
+    """What tells changes of a source; forces may lie beside a file with cells."""
+    return source_state(path if path.is_dir() else path.parent)
+
+
+def _compute(
+    material: Material[ThirdOrderRecord],
+    *,
+    task: Task[ThirdOrderProtocol],
+    folder: EvaluationFolder,
+) -> Record:
+    """Compare every model on a material, and write what was found."""
+    keys = task.keys_of(material)
+    try:
+        reference = material.read()
+    except Exception as error:
+        check_failure(error)
+        record = unreadable_record(material, error, keys, task.models)
+    else:
+        identity = _identify(material, reference)
+        rows: dict[str, Row] = {}
+        for label, model in task.models.items():
+            try:
+                row = _compare(model, reference, task)
+            except Exception as error:
+                check_failure(error)
+                row = failed_row(error)
+                if not is_lasting(error):
+                    keys.pop(label)
+            rows[label] = {**identity, MODEL: label, **row}
+        record = readable_record(material, identity, keys, rows)
+    folder.write_record(record)
+    return record
+
+
+def _identify(material: Material[Any], reference: ThirdOrderRecord) -> Row:
+    cells = reference.structure.cells
+    assert cells is not None
+    return {
+        NAME: material.name,
+        FORMULA: cells.to_phonopy().unitcell.formula,
+        N_ATOMS: reference.structure.n_atoms,
+        N_PRIMITIVE: reference.third_order.n_primitive,
+    }
+
+
+def _compare(
+    model: Potential, reference: ThirdOrderRecord, task: Task[ThirdOrderProtocol]
+) -> Row:
+    """Errors of a model in both orders."""
+    started = time.perf_counter()
+    has_pairs = reference.dataset is not None and "first_atoms" in reference.dataset
+    is_exact = isinstance(model, EnergyModel) and not has_pairs
+    found = third_order_force_constants(
+        model,
+        reference.to_phono3py(),
+        method="third_derivatives" if is_exact else "finite_displacement",
+        displacement=task.protocol.displacement,
+        max_atoms=task.max_atoms,
+        engine=task.engine,
+    )
+    second, cells = reference.structure.force_constants, reference.structure.cells
+    error = None
+    if second is not None and cells is not None:
+        theirs = compute_force_constants(
+            model,
+            cells.to_phonopy(),
+            method=("hvp" if isinstance(model, EnergyModel) else "finite_displacement"),
+            max_atoms=task.max_atoms,
+            engine=task.engine,
+        )
+        error = float(np.abs(theirs.compact - second.compact).mean())
+    made = "exact third derivatives" if is_exact else "finite differences of pairs"
+    return {
+        STATUS: OK,
+        ERROR: "",
+        **compare_third(found, reference.third_order),
+        FORCE_CONSTANTS_MAE: error,
+        MADE: f"DFT: {reference.structure.info[MADE]}; model: {made}",
+        SECONDS: time.perf_counter() - started,
+    }
+
+
+def _summarise(
+    rows: list[Row],
+    labels: list[str],
+    records: list[Record],
+    protocol: ThirdOrderProtocol,
+    versions: Mapping[str, str] | None,
+) -> Summary:
+    """Means and medians over materials, counts and failures."""
+    counts, failures = count_failures(rows, labels, records)
+    return {
+        "protocol": asdict(protocol),
+        "versions": dict(versions or {}),
+        "counts": counts,
+        "models": {
+            label: {
+                column: _total([row.get(column) for row in rows if row[MODEL] == label])
+                for column in ERRORS
+            }
+            for label in labels
+        },
+        "forgetting": {},
+        "failures": failures,
+    }
+
+
+def _total(values: list[Any]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    return {
+        "mean": float(np.mean(known)) if known else None,
+        "median": float(np.median(known)) if known else None,
+        "n": len(known),
+    }

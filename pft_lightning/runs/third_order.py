@@ -1,0 +1,92 @@
+"""``pft-evaluate task=third_order``, from its configuration to its files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.fabric import Fabric
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from pft_lightning.data.readers import PhononReadOptions
+from pft_lightning.errors import ConfigError
+from pft_lightning.evaluation import folder as schema
+from pft_lightning.evaluation import third_order_errors as third
+from pft_lightning.evaluation.potentials import load_potentials
+from pft_lightning.evaluation.third_order_runner import (
+    ThirdOrderEvaluation,
+    evaluate_third_order,
+)
+from pft_lightning.plots.page import remove_report
+from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.tables import print_failures
+
+
+def compute_third_order(
+    config: DictConfig, fabric: Fabric, folder: RunFolder
+) -> ThirdOrderEvaluation:
+    """Compare third-order force constants with DFT, and print what they come to.
+
+    Args:
+        config: of ``pft-evaluate``, as checked.
+        fabric: with the device, and the processes that share the materials.
+        folder: to write.
+
+    Raises:
+        ConfigError: upstream frames, which say nothing of third order.
+        PFTError: a potential or path that cannot be used.
+    """
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    if values["upstream"]:
+        raise ConfigError(
+            "upstream is given, and task=third_order compares third-order force "
+            "constants alone. Leave it out, or leave out the task."
+        )
+    potentials = load_potentials(config, fabric.device)
+    if fabric.is_global_zero:
+        folder.write_start(config)
+    found = evaluate_third_order(
+        potentials,
+        values["phonons"],
+        folder.path,
+        options=PhononReadOptions(**values["options"]),
+        max_atoms=config.max_atoms,
+        engine=config.engine,
+        versions=collect_versions(),
+        progress=config.progress,
+    )
+    if fabric.is_global_zero:
+        remove_report(folder.path)  # of another task: it speaks of other results
+        _print(found)
+    return found
+
+
+def _print(found: ThirdOrderEvaluation) -> None:
+    """Print errors, one line for each material and potential."""
+    table = Table(
+        title="Third-order force constants: mean absolute errors, meV/Å³ (mean of DFT)"
+    )
+    for name in ("material", "model", "all elements", "large blocks", "on site"):
+        table.add_column(name)
+    table.add_column("second order, eV/Å²")
+    for row in found.rows:
+        if row[schema.STATUS] == schema.OK:
+            pairs = (
+                (third.THIRD_MAE, third.THIRD_MEAN),
+                (third.LARGE_MAE, third.LARGE_MEAN),
+                (third.ON_SITE_MAE, third.ON_SITE_MEAN),
+            )
+            cells = [_with_mean(row[error], row[mean]) for error, mean in pairs]
+            second = row[schema.FORCE_CONSTANTS_MAE]
+            shown = "" if second is None else f"{second:.4g}"
+            name, label = str(row[schema.NAME]), str(row[schema.MODEL])
+            table.add_row(name, label, *cells, shown)
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(table)
+    print_failures(console, found.summary)
+    console.print(f"Evaluation: {found.folder}", highlight=False, soft_wrap=True)
+
+
+def _with_mean(error: Any, mean: Any) -> str:
+    return "" if error is None else f"{error:.2f} ({mean:.2f})"
