@@ -123,6 +123,6 @@ def _differences(
 def _random_strains(n_probes: int, device: torch.device) -> torch.Tensor:
     """Strains (1, n_probes, 3, 3), not symmetric.
 
-    Small ones: a step moves neighbours about as far as one of the tangents does.
+    Small ones: a step moves no neighbour farther than one of the tangents does.
     """
-    return 0.2 * random_tangents(3, n_probes, device).movedim(0, 1)[None]
+    return 0.05 * random_tangents(3, n_probes, device).movedim(0, 1)[None]
