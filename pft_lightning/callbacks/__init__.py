@@ -3,6 +3,7 @@
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.last_checkpoint import LastCheckpoint
 from pft_lightning.callbacks.phonon_validation import PhononValidation
+from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
 from pft_lightning.callbacks.throughput import Throughput
 from pft_lightning.callbacks.weight_averaging import RampedEMA
 
@@ -12,5 +13,6 @@ __all__ = [
     "LastCheckpoint",
     "PhononValidation",
     "RampedEMA",
+    "ThirdOrderLoss",
     "Throughput",
 ]

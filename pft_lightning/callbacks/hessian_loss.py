@@ -39,9 +39,8 @@ class HessianLoss(ProbeSchedule, Callback):
             )
         if pl_module.hessian_loss not in (None, self):
             raise ConfigError("Two HessianLoss callbacks; a training step takes one.")
-        if not pl_module.losses["phonon"].weights and (
-            self.every_n_phonon_steps > 1 or self.weight == 0
-        ):
+        others = pl_module.losses["phonon"].weights or pl_module.third_order_loss
+        if not others and (self.every_n_phonon_steps > 1 or self.weight == 0):
             raise ConfigError(
                 "Some phonon steps would have no loss at all: every loss.phonon.* "
                 "weight is 0 and the Hessian term has weight "

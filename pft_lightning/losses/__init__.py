@@ -1,4 +1,4 @@
-"""Loss terms on energies, forces, stresses and Hessian-vector products."""
+"""Loss terms on energies and their derivatives up to third order."""
 
 from pft_lightning.losses.energy_force_stress import (
     PAPER_KINDS,
@@ -15,6 +15,7 @@ from pft_lightning.losses.terms import (
     global_mean,
     mean_over_processes,
 )
+from pft_lightning.losses.third_order import ThirdOrderTarget
 
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "EnergyForceStressLoss",
     "HvpTarget",
     "TermSum",
+    "ThirdOrderTarget",
     "absolute_errors",
     "doubtful_labels",
     "global_counts",

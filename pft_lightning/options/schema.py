@@ -12,13 +12,10 @@ from pft_lightning.data.records import MAX_ENERGY, MAX_FORCE, MAX_STRESS
 from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.evaluation.crystals import compute_crystals
 from pft_lightning.evaluation.protocols import Protocol
-from pft_lightning.losses.terms import LossKind, Reduction
 from pft_lightning.option_types import (
     Accelerator,
     Added,
-    AtLeastZero,
     Checkpoint,
-    Count,
     Cutoff,
     Device,
     Devices,
@@ -27,12 +24,10 @@ from pft_lightning.option_types import (
     EVPerAtom,
     EVPerCubicAngstrom,
     NAtoms,
-    Natural,
     Nodes,
     Options,
     Path,
     Paths,
-    Positive,
     Processes,
     Seed,
     Shares,
@@ -41,6 +36,7 @@ from pft_lightning.option_types import (
 )
 from pft_lightning.options.blocks import block_of
 from pft_lightning.options.conductivity import ConductivityBlock
+from pft_lightning.options.loss import Loss, TrainedLoss
 from pft_lightning.preparation.distill import distill
 from pft_lightning.preparation.rattle import RattleOptions
 from pft_lightning.types import Engine
@@ -122,61 +118,6 @@ class Folder(Options):
     """Everything that is written goes below this folder; set by hydra.run.dir."""
 
 
-class PhononWeights(Options):
-    """Weights of the losses of phonon structures; those of arXiv:2601.07742."""
-
-    energy: AtLeastZero = 0.0
-    """Weight of energies, per eV/atom; only where the source has them."""
-    forces: AtLeastZero = 20.0
-    """Weight of forces, per eV/Å."""
-    stress: AtLeastZero = 5.0
-    """Weight of stresses, per eV/Å³."""
-    hvp: AtLeastZero = 100.0
-    """Weight of Hessian-vector products, per eV/Å²."""
-
-
-class UpstreamWeights(Options):
-    """Weights of the losses of upstream frames; those of arXiv:2601.07742."""
-
-    energy: AtLeastZero = 500.0
-    """Weight of energies, per eV/atom."""
-    forces: AtLeastZero = 200.0
-    """Weight of forces, per eV/Å."""
-    stress: AtLeastZero = 50.0
-    """Weight of stresses, per eV/Å³."""
-
-
-class Kinds(Options):
-    """How an error becomes a loss: l2 is the norm of the vector."""
-
-    energy: LossKind = "mae"
-    """Loss of energies."""
-    forces: LossKind = "l2"
-    """Loss of forces."""
-    stress: LossKind = "mae"
-    """Loss of stresses."""
-    hvp: LossKind = "mae"
-    """Loss of Hessian-vector products."""
-
-
-class Loss(Options):
-    """Weights of arXiv:2601.07742 with co-training."""
-
-    phonon: PhononWeights
-    upstream: UpstreamWeights
-    kind: Kinds
-    huber_delta: Positive = 0.01
-    """Where a Huber loss turns linear, in the unit of the quantity."""
-    reduction: Reduction = "structures"
-    """What a mean is taken over."""
-    hvp_schedule: Literal["constant", "linear"] = "constant"
-    """Weight of the Hessian loss: constant, or from zero over hvp_warmup_steps."""
-    hvp_warmup_steps: Natural = 0
-    """Steps until the linear schedule reaches the full weight."""
-    hvp_every_n_phonon_steps: Count = 1
-    """Phonon steps between two with a Hessian loss."""
-
-
 class Train(Options):
     """``pft-train``."""
 
@@ -216,10 +157,6 @@ class _TrainedModel(Model):
     trust: Annotated[bool, Added()] = False  # older runs have none
 
 
-class _TrainedLoss(Loss):
-    upstream: UpstreamWeights | None  # type: ignore[assignment]
-
-
 class TrainedRun(Options):
     """What ``pft-export`` needs of the configuration of a run."""
 
@@ -227,7 +164,7 @@ class TrainedRun(Options):
     engine: Engine | None
     model: _TrainedModel
     adaptation: dict[str, Any]
-    loss: _TrainedLoss
+    loss: TrainedLoss
 
 
 class Compared(Options):

@@ -22,7 +22,7 @@ from pft_lightning.training.module import METRICS
 
 
 _ACCELERATORS = {"cpu": CPUAccelerator, "cuda": CUDAAccelerator, "mps": MPSAccelerator}
-_TERMS = ("loss", "energy", "forces", "stress", "hvp")
+_TERMS = ("loss", "energy", "forces", "stress", "hvp", "third_order")
 
 
 def check_trust(config: DictConfig, overrides: Sequence[str]) -> None:

@@ -18,6 +18,10 @@ from pft_lightning.training.module import PhononFineTuning
 from pft_lightning.training.replay import ReplayedSteps
 
 
+# Terms that callbacks add to the loss.
+_OF_CALLBACKS = ("hvp", "third_order")
+
+
 class NativeRun:
     """A base model, fine-tuned as the configuration says; see ``TrainingRun``.
 
@@ -102,12 +106,16 @@ def name_sources(data: DictConfig) -> dict[str, list[str]]:
     return named
 
 
+def _without_callbacks(of_terms: DictConfig) -> dict[str, Any]:
+    return {str(k): v for k, v in of_terms.items() if k not in _OF_CALLBACKS}
+
+
 def loss_options(config: DictConfig) -> dict[str, Any]:
     """Arguments of ``PhononFineTuning`` that every kind of run takes from ``loss``."""
     loss = config.loss
     return {
-        "phonon_weights": {k: w for k, w in loss.phonon.items() if k != "hvp"},
-        "kinds": {k: kind for k, kind in loss.kind.items() if k != "hvp"},
+        "phonon_weights": _without_callbacks(loss.phonon),
+        "kinds": _without_callbacks(loss.kind),
         "reduction": loss.reduction,
         "huber_delta": loss.huber_delta,
         "engine": config.engine,

@@ -42,6 +42,7 @@ _EVALUATION = {
 # Metric of a validation -> unit.
 UNITS = {
     "phonon/hvp_mae": "eV/Å²",
+    "phonon/third_order_mae": "eV/Å³",
     **{
         f"phonon/{schema.mae_of(name)}": schema.UNITS[schema.mae_of(name)]
         for name in ("forces", "stress")

@@ -16,7 +16,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.callbacks.hessian_loss import HessianLoss
+from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
 from pft_lightning.json_files import write_json
+from pft_lightning.physics.pair_probes import PairProbe
 from pft_lightning.runs.checks import check_finite, check_monitors, check_train
 from pft_lightning.runs.folder import RunFolder, collect_versions
 from pft_lightning.runs.kinds import start_run
@@ -194,7 +196,16 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
         every_n_phonon_steps=loss.hvp_every_n_phonon_steps,
         seed=config.seed,
     )
-    return [hessian_loss, *chosen]
+    if loss.phonon.third_order == 0:
+        return [hessian_loss, *chosen]
+    third_order_loss = ThirdOrderLoss(
+        PairProbe(loss.third_order_pairs, loss.n_third_order_pairs, config.seed),
+        weight=loss.phonon.third_order,
+        kind=loss.kind.third_order,
+        huber_delta=loss.huber_delta,
+    )
+    # Set up first: with it phonon steps have a loss though that of Hessians be zero.
+    return [third_order_loss, hessian_loss, *chosen]
 
 
 def build_trainer(config: DictConfig, folder: RunFolder) -> lightning.Trainer:

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -21,7 +21,6 @@ from pft_lightning.errors import ConfigError
 from pft_lightning.losses import (
     PAPER_KINDS,
     EnergyForceStressLoss,
-    HvpTarget,
     TermSum,
     global_counts,
     mean_over_processes,
@@ -36,10 +35,16 @@ from pft_lightning.training.optimizers import (
     make_scheduler,
 )
 from pft_lightning.training.replay import ReplayedSteps
+from pft_lightning.training.requests import (
+    HvpTargetSource,
+    ThirdOrderTargetSource,
+    collect,
+)
 from pft_lightning.training.splitting import LocalStep, Work, differentiate, run_step
 from pft_lightning.training.validation import (
     efs_errors,
     hvp_errors,
+    third_order_errors,
     warn_of_doubtful_labels,
 )
 from pft_lightning.types import Engine
@@ -51,6 +56,7 @@ METRICS = (
     MONITOR,
     "phonon/forces_mae",
     "phonon/stress_mae",
+    "phonon/third_order_mae",
     "upstream/energy_mae",
     "upstream/forces_mae",
     "upstream/stress_mae",
@@ -70,19 +76,13 @@ _SPLIT = (
 )
 
 
-class HvpTargetSource(Protocol):
-    """Gives the training step its targets of products; ``HessianLoss`` is one."""
-
-    def request(self, batch: Batch, step: int) -> HvpTarget | None:
-        """Tangents and targets of one step, or None where the term is not due."""
-
-
 class PhononFineTuning(StopsAtDivergence):
     """Fine-tune any potential on force constants while co-training on its own data.
 
     A training batch is a dict of neutral batches by source (``keys.PHONON``,
     ``keys.UPSTREAM``). Energies, forces, stresses and, for phonon batches, the
-    Hessian-vector products that ``HessianLoss`` asks for come out of one pass.
+    Hessian-vector products that ``HessianLoss`` asks for come out of one pass, and with
+    them the third derivatives that ``ThirdOrderLoss`` asks for.
     Every term is a mean over the structures (or atoms) of the global batch, so the
     gradient does not depend on how many processes share it.
 
@@ -90,7 +90,8 @@ class PhononFineTuning(StopsAtDivergence):
     ``phonon/hvp_mae`` (eV/Å², one isotropic displacement of every inequivalent atom,
     weighted with its multiplicity), ``phonon/forces_mae`` (eV/Å),
     ``upstream/energy_mae`` (eV/atom), ``upstream/forces_mae`` (eV/Å) and
-    ``upstream/stress_mae`` (eV/Å³).
+    ``upstream/stress_mae`` (eV/Å³); with a ``ThirdOrderLoss`` also
+    ``phonon/third_order_mae`` (eV/Å³, along fixed pairs of atoms).
 
     A batch that does not fit in the memory of the device is computed in parts, with the
     same gradient.
@@ -156,6 +157,7 @@ class PhononFineTuning(StopsAtDivergence):
         }
         self.reduction: Reduction = reduction  # type: ignore[assignment]
         self.hessian_loss: HvpTargetSource | None = None
+        self.third_order_loss: ThirdOrderTargetSource | None = None
         self._optimizer = optimizer or _paper_optimizer
         self._scheduler = scheduler
         self._no_decay = no_decay
@@ -197,34 +199,25 @@ class PhononFineTuning(StopsAtDivergence):
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> torch.Tensor:
         """Weighted sum of all loss terms of the batches of one step."""
-        work = []
-        weights: dict[str, float] = {}
-        counts: dict[str, torch.Tensor] = {}
         self._judge_labels(batch, "training")
-        for source, structures in batch.items():
-            losses = self.losses[source]
-            request = None
-            if source == keys.PHONON and self.hessian_loss is not None:
-                request = self.hessian_loss.request(structures, self.global_step)
-            if request is None and not losses.weights:
-                continue
-            work.append(Work(source, structures, request))
-            for quantity, count in losses.counts(structures).items():
-                counts[f"{source}_{quantity}"] = count
-                weights[f"{source}_{quantity}"] = losses.weights[quantity]
-            if request is not None:
-                counts[f"{source}_hvp"] = request.count(structures, self.reduction)
-                weights[f"{source}_hvp"] = request.weight
-        if not work:
+        asked = collect(
+            batch,
+            self.losses,
+            self.hessian_loss,
+            self.third_order_loss,
+            self.global_step,
+            self.reduction,
+        )
+        if not asked.work:
             raise ConfigError(
                 f"No loss applies to a batch of {' and '.join(batch)}: all its weights "
                 "are 0. Set loss.phonon.* or loss.upstream.*, or use every_n_steps=1."
             )
         step = run_step(
-            work,
+            asked.work,
             self._terms,
-            global_counts(counts),
-            weights,
+            global_counts(asked.counts),
+            asked.weights,
             [p for p in self.parameters() if p.requires_grad],
             self.replayed or differentiate,
         )
@@ -240,11 +233,12 @@ class PhononFineTuning(StopsAtDivergence):
         terms: dict[str, TermSum] = {}
         for part in work:
             source, structures, request = part.source, part.structures, part.request
-            losses = self.losses[source]
+            losses, third = self.losses[source], part.third
             with self._head_of(source):
                 derivatives = self.model.derivatives(
                     structures,
                     tangents=None if request is None else request.tangents,
+                    pairs=None if third is None else third.wanted_pairs,
                     forces="forces" in losses.weights,
                     stress="stress" in losses.weights,
                     engine=self._engine,
@@ -255,6 +249,10 @@ class PhononFineTuning(StopsAtDivergence):
                 assert derivatives.hvp is not None
                 terms[f"{source}_hvp"] = request.term(
                     derivatives.hvp, structures, self.reduction
+                )
+            if third is not None:
+                terms[f"{source}_third_order"] = third.term(
+                    derivatives.third, structures, self.reduction
                 )
         return {
             name: term.total / counts[name].to(term.total.dtype)
@@ -326,6 +324,10 @@ class PhononFineTuning(StopsAtDivergence):
                     errors["hvp_mae"] = hvp_errors(
                         self.model, structures, self._validation_seed, self._engine
                     )
+                    if self.third_order_loss is not None:
+                        errors["third_order_mae"] = third_order_errors(
+                            self.model, structures, self._validation_seed
+                        )
             for name, values in errors.items():
                 if (metric := f"{source}/{name}") in METRICS:
                     row = self._sums[METRICS.index(metric)]

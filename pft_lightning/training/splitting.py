@@ -19,7 +19,7 @@ from pft_lightning import keys
 from pft_lightning.backends.memory import free_memory, is_out_of_memory
 from pft_lightning.errors import DeviceMemoryError
 from pft_lightning.graphs import build_batch
-from pft_lightning.losses import HvpTarget
+from pft_lightning.losses import HvpTarget, ThirdOrderTarget
 
 
 # Of each parameter; None where nothing depends on it.
@@ -28,11 +28,12 @@ Gradients = list[torch.Tensor | None]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Structures of one source in a step, and what is asked of their Hessians."""
+    """Structures of one source in a step, and what is asked of higher derivatives."""
 
     source: str
     structures: Batch
     request: HvpTarget | None
+    third: ThirdOrderTarget | None = None
 
     def halves(self) -> tuple[Work, Work]:
         """Share the structures between two parts."""
@@ -40,16 +41,13 @@ class Work:
         middle = len(structures) // 2
         first_atom = int(self.structures.ptr[middle])
         parts = (
-            (structures[:middle], slice(first_atom)),
-            (
-                structures[middle:],
-                slice(first_atom, None),
-            ),
+            (slice(middle), slice(first_atom)),
+            (slice(middle, None), slice(first_atom, None)),
         )
         first, second = (
             Work(
                 self.source,
-                build_batch(part),
+                build_batch(structures[part]),
                 None
                 if self.request is None
                 else replace(
@@ -57,6 +55,7 @@ class Work:
                     tangents=self.request.tangents[atoms],
                     targets=self.request.targets[atoms],
                 ),
+                None if self.third is None else self.third.part(part, atoms),
             )
             for part, atoms in parts
         )

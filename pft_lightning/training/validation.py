@@ -14,12 +14,16 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.memory import in_passes, is_out_of_memory
 from pft_lightning.graphs import build_batch
 from pft_lightning.losses import absolute_errors, doubtful_labels
+from pft_lightning.physics.pair_probes import PairProbe
 from pft_lightning.physics.probes import validation_tangents
 from pft_lightning.types import Engine
 
 
 # Tangents of one pass; more need more memory and are not faster.
 _PROBES_PER_PASS = 4
+
+# Pairs of a structure that a validation looks at.
+_VALIDATION_PAIRS = 8
 
 # Structures that tell whether labels are in other units.
 _STRUCTURES_LOOKED_AT = 16
@@ -117,6 +121,41 @@ def hvp_errors(
         )
         weight = torch.from_numpy(weights).to(model.device)
         errors.append((per_probe * weight).sum())
+    return torch.stack(errors) if errors else torch.empty(0, device=model.device)
+
+
+def third_order_errors(model: EnergyModel, batch: Batch, seed: int) -> torch.Tensor:
+    """Mean absolute error of third derivatives along fixed pairs of atoms.
+
+    The pairs depend on the seed and the name of a structure alone; they are drawn by
+    size and weighted as in the loss, so the number stands for uniform pairs.
+
+    Args:
+        model: The potential.
+        batch: Neutral batch.
+        seed: Of the pairs.
+
+    Returns:
+        One value per structure that counts and has third-order force constants, eV/Å³.
+    """
+    errors = []
+    probe = PairProbe("atoms", _VALIDATION_PAIRS, seed)
+    for structure in batch.to_data_list():
+        constants = getattr(structure[keys.FORCE_CONSTANTS], "third_order", None)
+        if constants is None or not structure[keys.COUNTED]:
+            continue
+        drawn = probe.draw(constants, structure[keys.NAME], 0)
+        targets = constants.multiply(*np.moveaxis(drawn.pairs, 2, 0))
+        with torch.no_grad():
+            third = model.derivatives(
+                type(batch).from_data_list([structure]),
+                pairs=torch.from_numpy(drawn.pairs).to(model.device),
+                forces=False,
+                stress=False,
+            ).third
+        assert third is not None
+        per_pair = (third - torch.from_numpy(targets).to(third)).abs().mean(dim=(0, 2))
+        errors.append((per_pair * torch.from_numpy(drawn.weights).to(third)).mean())
     return torch.stack(errors) if errors else torch.empty(0, device=model.device)
 
 

@@ -68,6 +68,8 @@ class PhononReadOptions:
             files; null takes the one whose name has "hessian" in it.
         hessian_units: Unit of the Hessians of molecules whose format has none (extended
             XYZ, hessian.npy).
+        third_order: True reads third-order force constants too, of phono3py files that
+            hold some; the structure is then the supercell of third order.
     """
 
     max_asymmetry: EVPerSquareAngstrom = 0.1
@@ -82,6 +84,7 @@ class PhononReadOptions:
     symprec: Symprec | None = None
     hessian_key: Text | None = None
     hessian_units: HessianUnit = "eV/angstrom2"
+    third_order: bool = False
 
     def __post_init__(self) -> None:
         """Check the values, and take lists from configuration files.

@@ -14,10 +14,14 @@ from pft_lightning.data.records import StructureRecord
 from pft_lightning.graphs import Graph
 from pft_lightning.json_files import parse_json
 from pft_lightning.physics.force_constants import ForceConstants
+from pft_lightning.physics.third_order_constants import ThirdOrderConstants
 
 
 # Prefix of the cells of the calculation among the tensors of a record.
 _CELLS_PREFIX = "cells."
+
+# Blocks of third order and their places among primitive atom, atom and atom.
+_THIRD_INDEX, _THIRD_BLOCKS = "third_order.index", "third_order.blocks"
 
 _FORCE_CONSTANTS_MAPS = (
     "primitive_index",
@@ -47,6 +51,9 @@ def encode(record: StructureRecord, graph: Graph) -> bytes:
         tensors["compact"] = record.force_constants.compact.astype(np.float64)
         for name in _FORCE_CONSTANTS_MAPS:
             tensors[name] = _small(getattr(record.force_constants, name))
+        third = record.force_constants.third_order
+        if third is not None:
+            tensors |= _encode_third(third)
     if record.masses is not None:
         tensors["masses"] = record.masses.astype(np.float64)
     if record.cells is not None:
@@ -65,8 +72,14 @@ def decode(value: bytes, cutoff: float) -> tuple[StructureRecord, Graph]:
     text = parse_json(tensors["text"].tobytes())
     force_constants = None
     if "compact" in tensors:
-        maps = {name: tensors[name].astype(np.int64) for name in _FORCE_CONSTANTS_MAPS}
-        force_constants = ForceConstants(compact=tensors["compact"], **maps)
+        maps: Any = {
+            name: tensors[name].astype(np.int64) for name in _FORCE_CONSTANTS_MAPS
+        }
+        force_constants = ForceConstants(
+            compact=tensors["compact"],
+            third_order=_decode_third(tensors, maps, tensors["compact"].shape),
+            **maps,
+        )
     record = StructureRecord(
         name=text["name"],
         atomic_numbers=tensors["atomic_numbers"].astype(np.int64),
@@ -87,6 +100,32 @@ def decode(value: bytes, cutoff: float) -> tuple[StructureRecord, Graph]:
         cutoff=cutoff,
     )
     return record, graph
+
+
+def _encode_third(third: ThirdOrderConstants) -> dict[str, np.ndarray]:
+    """Keep the blocks that are not zero: beyond a cutoff of the pairs all are."""
+    index = np.argwhere(np.any(third.compact != 0.0, axis=(3, 4, 5)))
+    blocks = third.compact[tuple(index.T)].astype(np.float64)
+    return {_THIRD_INDEX: _small(index), _THIRD_BLOCKS: blocks}
+
+
+def _decode_third(
+    tensors: dict[str, np.ndarray],
+    maps: dict[str, np.ndarray],
+    shape: tuple[int, ...],
+) -> ThirdOrderConstants | None:
+    if _THIRD_INDEX not in tensors:
+        return None
+    n_primitive, n_atoms = shape[:2]
+    compact = np.zeros((n_primitive, n_atoms, n_atoms, 3, 3, 3))
+    index = tensors[_THIRD_INDEX].astype(np.int64)
+    compact[tuple(index.T)] = tensors[_THIRD_BLOCKS]
+    return ThirdOrderConstants(
+        compact=compact,
+        primitive_index=maps["primitive_index"],
+        translation_index=maps["translation_index"],
+        permutations=maps["permutations"],
+    )
 
 
 def _decode_cells(tensors: dict[str, np.ndarray]) -> PhononCells | None:
