@@ -6,13 +6,17 @@ rows of one primitive cell are kept; translations of the lattice give the others
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pft_lightning.errors import ShapeError
+
+
+if TYPE_CHECKING:
+    from pft_lightning.physics.third_order_constants import ThirdOrderConstants
 
 
 # Above this share of non-zero atoms one dense matrix product beats gathering blocks.
@@ -36,6 +40,7 @@ class ForceConstants:
             phonopy).
         equivalent_atoms: (n_atoms,), representative of the atom's orbit under the
             space group of the supercell.
+        third_order: of the same supercell, where they are known too.
     """
 
     compact: np.ndarray
@@ -43,6 +48,7 @@ class ForceConstants:
     translation_index: np.ndarray
     permutations: np.ndarray
     equivalent_atoms: np.ndarray
+    third_order: ThirdOrderConstants | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check that the arrays fit together.

@@ -39,6 +39,8 @@ class Tolerances:
     Attributes:
         finite_difference: three central differences extrapolated: rounding of the
             forces divided by the smallest step.
+        third_finite_difference: the same of products, which have a fifth of its step
+            and less derivatives at a cutoff.
         engines: the same derivative by two orders of summation.
         symmetry: exact properties of H (sum rule, symmetry, batching), limited by
             rounding of some thousand terms.
@@ -50,6 +52,7 @@ class Tolerances:
     """
 
     finite_difference: float = 1e-9
+    third_finite_difference: float = 1e-8
     engines: float = 1e-12
     symmetry: float = 1e-11
     rotation: float = 1e-9
@@ -177,7 +180,7 @@ def _check_structure(
         ),
         "third_finite_difference": (
             relative_error(third_of(result), numerical_third(model, batch, tangents)),
-            tolerances.finite_difference,
+            tolerances.third_finite_difference,
         ),
         "third_engines": (
             relative_error(third_of(result), third_of(other)),

@@ -51,6 +51,10 @@ def test_a_store_of_the_earlier_version_is_read_and_built_again(folder):
         assert old.keys() == new.keys()
         for name in old.keys():  # noqa: SIM118  (not a dictionary)
             before, after = (getattr(d[name], "compact", d[name]) for d in (old, new))
+            if name == "force_constants":
+                # Made of forces on another processor; sums end in other last bits.
+                np.testing.assert_allclose(after, before, rtol=0, atol=1e-14)
+                continue
             assert np.array_equal(np.asarray(before), np.asarray(after)), name
     training = ("model.checkpoint=base.pt", "data.phonons.train=store", "logger=none")
     limits = ("trainer.max_steps=1", "trainer.accelerator=cpu", "data.val_fraction=0.5")

@@ -158,6 +158,49 @@ def read_third_order(
     return ThirdOrderRecord(structure, third, dataset, source.phonon_matrix)
 
 
+def holds_third_order(path: Path) -> bool:
+    """Tell whether a file or folder is a calculation of third order.
+
+    Raises:
+        DataFormatError: the file cannot be read.
+    """
+    if path.is_dir():
+        beside = path
+    else:
+        with reading(path):
+            content = load_content(path)
+        if "phono3py" in content or "displacement_pairs" in content:
+            return True
+        if not is_alone(path):
+            return False
+        beside = path.parent
+    return any(find_file(beside, name) for name in (_FORCES, _THIRD))
+
+
+def read_both_orders(path: Path, options: PhononReadOptions) -> StructureRecord:
+    """Read a calculation of third order as a structure to be trained on.
+
+    Args:
+        path: see ``read_third_order``.
+        options: of reading.
+
+    Raises:
+        DataFormatError: as ``read_third_order``, or the source has no force constants
+            of second order in the same supercell.
+        BackendUnavailableError: phono3py is not there, or too old.
+    """
+    found = read_third_order(path, options)
+    second = found.structure.force_constants
+    if second is None:
+        raise DataFormatError(
+            f"{path}: force constants of second order in the supercell of third order "
+            f"are missing. Put {_SECOND} of this supercell beside {_THIRD}, or give "
+            "forces on displaced supercells."
+        )
+    both = replace(second, third_order=found.third_order)
+    return replace(found.structure, force_constants=both)
+
+
 def _read_source(path: Path, options: PhononReadOptions) -> _Source:
     """Read cells, displacements and forces of a file or folder."""
     file = _cell_file(path)

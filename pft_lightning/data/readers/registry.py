@@ -42,6 +42,7 @@ from pft_lightning.data.readers.names import (
     is_system,
 )
 from pft_lightning.data.readers.options import PhononReadOptions, reading
+from pft_lightning.data.readers.phono3py import holds_third_order, read_both_orders
 from pft_lightning.data.readers.phonopy import material_name, read_yaml
 from pft_lightning.data.records import StructureRecord
 from pft_lightning.errors import DataFormatError
@@ -152,6 +153,22 @@ def _one_of_many(
     return read_molecule
 
 
+def _also_third_order(
+    read: Callable[[Path, PhononReadOptions], StructureRecord],
+) -> Callable[[Path, Entry, PhononReadOptions], StructureRecord]:
+    """Read a crystal with its force constants of third order, where that is asked."""
+
+    def read_crystal(
+        path: Path, entry: Entry, options: PhononReadOptions
+    ) -> StructureRecord:
+        del entry
+        if options.third_order and holds_third_order(path):
+            return read_both_orders(path, options)
+        return read(path, options)
+
+    return read_crystal
+
+
 @lru_cache(maxsize=8)
 def _open_store(path: str, time: int) -> Any:
     """Open a store once per state of its index, not once per structure."""
@@ -182,7 +199,7 @@ _READERS = (
     ),
     _Reader(
         Path.is_dir,
-        lambda path, entry, options: read_folder(path, options),
+        _also_third_order(read_folder),
         name=lambda path, entry: path.absolute().name,
     ),
     _Reader(
@@ -193,7 +210,7 @@ _READERS = (
     ),
     _Reader(
         _ends(*SUFFIXES),
-        lambda path, entry, options: read_yaml(path, options),
+        _also_third_order(read_yaml),
         name=lambda path, entry: material_name(path),
     ),
     _Reader(_ends(*ARCHIVES), read_member, list_members, member_name),
