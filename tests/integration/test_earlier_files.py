@@ -94,7 +94,10 @@ def test_an_evaluation_of_the_earlier_version_goes_on_with_its_numbers(folder):
     for label, metrics in expected.items():
         assert len(metrics) > 10
         for name, value in metrics.items():
-            close = pytest.approx(value, rel=1e-8, abs=ROUNDING)
+            # Tetrahedra take frequencies in their order, which rounding decides where
+            # they are degenerate: another processor differs by 1e-8.
+            rel = 1e-7 if name == "dos_error" else 1e-8
+            close = pytest.approx(value, rel=rel, abs=ROUNDING)
             assert found[label][name] == close, name
 
 
