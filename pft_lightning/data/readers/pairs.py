@@ -31,6 +31,9 @@ _PAIRS: Final = "displacement_pairs"
 # Distances, in the file's unit of length, that are those of one shell of neighbours.
 _SAME_DISTANCE: Final = 1e-3
 
+# How near an atom is to where it was, unit of the file.
+_SAME_PLACE: Final = 1e-5
+
 
 def third_order_content(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Leave of a phono3py file what is of third order.
@@ -208,6 +211,8 @@ def infer_cutoff(dataset: dict[str, Any], supercell: Any, where: str) -> None:
     for first in dataset["first_atoms"]:
         start = supercell.positions[first["number"]]
         for pair in first["second_atoms"]:
+            if _moves_back(first, pair):
+                continue  # Its forces are zero, wherever the cutoff is.
             difference = supercell.positions[pair["number"]] - start
             distance = find_mic(difference, cell)[1]
             known[bool(np.any(pair["forces"]))].append(float(distance))
@@ -221,6 +226,14 @@ def infer_cutoff(dataset: dict[str, Any], supercell: Any, where: str) -> None:
             "forces. They are missing: run these calculations."
         )
     dataset["cutoff_distance"] = (inner + outer) / 2
+
+
+def _moves_back(first: Mapping[str, Any], pair: Mapping[str, Any]) -> bool:
+    """Tell whether the second displacement undoes the first."""
+    if first["number"] != pair["number"]:
+        return False
+    total = np.add(first["displacement"], pair["displacement"])
+    return bool(np.allclose(total, 0.0, rtol=0, atol=_SAME_PLACE))
 
 
 def to_ev_and_angstrom(dataset: Mapping[str, Any], units: UnitSystem) -> dict[str, Any]:

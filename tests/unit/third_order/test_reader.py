@@ -9,13 +9,16 @@ import importlib.metadata
 import lzma
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from phonopy.structure.atoms import PhonopyAtoms
 
 from pft_lightning.data import third_order
 from pft_lightning.data.readers.options import PhononReadOptions
+from pft_lightning.data.readers.pairs import infer_cutoff
 from pft_lightning.data.readers.phono3py import read_phono3py, read_third_order
 from pft_lightning.data.third_order import ThirdOrderRecord, check_phono3py
 from pft_lightning.errors import BackendUnavailableError, DataFormatError
@@ -413,6 +416,23 @@ def test_without_a_new_phono3py_the_command_to_install_it_is_said(
     with pytest.raises(BackendUnavailableError, match=r"4\.10.*\[kappa\]") as error:
         check_phono3py()
     assert (installed or "not installed") in str(error.value)
+
+
+def test_an_atom_that_is_moved_back_has_no_forces_and_tells_no_cutoff() -> None:
+    cell = PhonopyAtoms(["Ne", "Ne"], cell=np.eye(3) * 6, positions=[[0] * 3, [3] * 3])
+    forces, still = np.ones((2, 3)), np.zeros((2, 3))
+    step = np.array([0.03, 0.0, 0.0])
+    first: dict[str, Any] = {"number": 0, "displacement": step}
+    first["second_atoms"] = [
+        {"number": 0, "displacement": -step, "forces": still},
+        {"number": 1, "displacement": step, "forces": forces},
+    ]
+    dataset = {"first_atoms": [first]}
+    infer_cutoff(dataset, cell, "here")
+    assert "cutoff_distance" not in dataset
+    first["second_atoms"][0]["displacement"] = step
+    with pytest.raises(DataFormatError, match="are all zero, that of a pair 0 apart"):
+        infer_cutoff(dataset, cell, "here")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
