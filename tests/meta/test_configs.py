@@ -54,7 +54,9 @@ def test_the_paper_recipe_is_the_published_one():
     assert config.data.phonons.batch_size == 16
     assert config.data.upstream.batch_size == 64
     assert config.data.upstream_per_phonon == 4
-    assert config.loss.phonon == {"energy": 0, "forces": 20, "stress": 5, "hvp": 100}
+    assert config.loss.phonon == {
+        "energy": 0, "forces": 20, "stress": 5, "hvp": 100, "third_order": 0,
+    }  # fmt: skip
     assert config.loss.upstream == {"energy": 500, "forces": 200, "stress": 50}
     assert config.probe._target_.endswith("ColumnProbe")
     without = composed("experiment=pft_paper_no_cotraining")
