@@ -132,8 +132,8 @@ def test_without_phonons_the_losses_are_those_of_mace_run_train(
     steps, validations = run_mace(path, tmp_path / "mace")
     run_pft(world, path, tmp_path / "pft", "data.phonons.train=null")
     found = logged(tmp_path / "pft", "train/upstream_loss")
-    # float64: the same operations, so that only the order of sums may differ. Steps of a
-    # high rate enlarge that: by the 28th to 4e-10 on one kind of processor.
+    # float64: the same operations, so that only the order of sums may differ. Steps of
+    # a high rate enlarge that: by the 28th to 4e-10 on one kind of processor.
     assert len(found) >= 20
     assert found[:20] == pytest.approx(steps[:20], rel=1e-10)
     assert found == pytest.approx(steps, rel=1e-8)
