@@ -108,7 +108,7 @@ def docs(session: nox.Session) -> None:
     """The site, where a warning is an error; docstrings are read, nothing imported."""
     session.install("-q", *SITE)
     # Remarks of the theme about its successor.
-    session.run("mkdocs", "build", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run("mkdocs", "build", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session
