@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
+from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.losses import ThirdOrderTarget
 from pft_lightning.losses.terms import LossKind, check_kind
@@ -71,22 +72,37 @@ class ThirdOrderLoss(Callback):
             )
         pl_module.third_order_loss = self
 
+    def on_fit_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Refuse data without any reference, before the first validation.
+
+        Raises:
+            DataFormatError: on all processes alike.
+        """
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, PhononDataModule) and not data.n_third_order:
+            raise self._without_targets()
+
     def on_train_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Refuse to go on where no structure had a reference.
+        """Refuse to go on where cells or another data module left no reference.
 
         Raises:
             DataFormatError: on all processes alike.
         """
         local = torch.tensor(float(self._has_target), device=pl_module.device)
         if trainer.strategy.reduce(local, reduce_op="sum") == 0:
-            raise DataFormatError(
-                f"loss.phonon.third_order is {self.weight}, and no training structure "
-                "has third-order force constants in its supercell. Read phono3py files "
-                "with forces on pairs with data.phonons.options.third_order=true, and "
-                "a probe that takes supercells (not commensurate)."
-            )
+            raise self._without_targets()
+
+    def _without_targets(self) -> DataFormatError:
+        return DataFormatError(
+            f"loss.phonon.third_order is {self.weight}, and no training structure has "
+            "third-order force constants in its supercell. Read phono3py files with "
+            "forces on pairs with data.phonons.options.third_order=true, and a probe "
+            "that takes supercells (not commensurate)."
+        )
 
     def teardown(
         self,

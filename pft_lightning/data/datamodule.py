@@ -132,6 +132,12 @@ class PhononDataModule(lightning.LightningDataModule):
             for source, subset in subsets.items()
         }
 
+    @property
+    def n_third_order(self) -> int:
+        """Training structures with third-order force constants."""
+        store = self._train.get(keys.PHONON)
+        return int(store.has_third_order.sum()) if isinstance(store, PhononStore) else 0
+
     def use_draws(self, draws: Draws) -> None:
         """Give training structures with the tangents of their step (``HessianLoss``).
 

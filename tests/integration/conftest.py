@@ -8,6 +8,10 @@ import pytest
 import torch
 import yaml
 from commands import Command
+from third_order_records import add_third_order
+
+from pft_lightning.data.store.building import build_store
+from tests.conftest import CUTOFF, true_potential
 
 
 PLUGINS = Path(__file__).parent / "plugins"
@@ -60,6 +64,20 @@ def pft_train(world):
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def third_order_store(world, make_once) -> Path:
+    """Store of the training crystals, with third order of three of four."""
+
+    def write(folder: Path) -> dict[str, Path]:
+        with pytest.MonkeyPatch.context() as patch:
+            add_third_order(patch, true_potential())
+            store = folder / "third.store"
+            build_store(world.phonons_train, store, cutoff=CUTOFF, progress=False)
+        return {"store": store}
+
+    return make_once("third_order", write)["store"]
 
 
 @pytest.fixture

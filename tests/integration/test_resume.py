@@ -22,6 +22,18 @@ def test_killing_a_run_on_commensurate_cells_leaves_no_trace(pft_train, tmp_path
     )
 
 
+def test_killing_a_run_on_third_order_leaves_no_trace(
+    pft_train, third_order_store, tmp_path
+):
+    check_kills_leave_no_trace(
+        pft_train,
+        tmp_path,
+        *SCHEDULE,
+        f"data.phonons.train={third_order_store}",
+        "loss.phonon.third_order=100",
+    )
+
+
 def test_a_finished_run_can_be_made_longer_without_a_trace(pft_train, tmp_path):
     finish(pft_train(tmp_path / "whole", *SCHEDULE))
     longer = tmp_path / "longer"

@@ -333,11 +333,13 @@ def _make(
 
 def _describe(record: StructureRecord, n_edges: int) -> dict[str, Any]:
     rules = ("acoustic_sum_rule", "permutation", "translation", "rotation")
+    second = record.force_constants
     return {
         "name": record.name,
         "n_atoms": record.n_atoms,
         "n_edges": n_edges,
         "elements": sorted({int(number) for number in record.atomic_numbers}),
+        "third_order": second is not None and second.third_order is not None,
         "removed": {
             rule: record.info[f"removed_{rule}"]
             for rule in rules

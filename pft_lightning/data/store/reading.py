@@ -37,6 +37,7 @@ class PhononStore:
         n_atoms: (n_structures,), int64.
         n_edges: (n_structures,), int64, of the cached graphs.
         elements: for each structure, its sorted atomic numbers.
+        has_third_order: (n_structures,), bool: it has third-order force constants.
         report: of the build.
 
     Raises:
@@ -54,6 +55,8 @@ class PhononStore:
         self.n_atoms = np.array([e["n_atoms"] for e in usable], dtype=np.int64)
         self.n_edges = np.array([e["n_edges"] for e in usable], dtype=np.int64)
         self.elements: list[tuple[int, ...]] = [tuple(e["elements"]) for e in usable]
+        third = [bool(entry.get("third_order")) for entry in usable]
+        self.has_third_order = np.array(third, dtype=bool)
 
     def __len__(self) -> int:
         """Number of structures."""
@@ -127,6 +130,7 @@ class PhononStore:
         view.elements = [self.elements[i] for i in indices]
         view.n_atoms = self.n_atoms[list(indices)]
         view.n_edges = self.n_edges[list(indices)]
+        view.has_third_order = self.has_third_order[list(indices)]
         return view
 
     def select(self, allowed: Iterable[int]) -> tuple[PhononStore, list[str]]:

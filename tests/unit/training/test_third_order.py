@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import functools
-from dataclasses import replace
-
 import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
+from third_order_records import add_third_order, third_order_of
 
 from pft_lightning import PhononDataModule, PhononSource, keys
 from pft_lightning.backends.pair import PairPotential
@@ -16,70 +15,15 @@ from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.graphs import build_batch
 from pft_lightning.physics.pair_probes import PairProbe, pair_probabilities
 from pft_lightning.physics.third_order_constants import ThirdOrderConstants
+from pft_lightning.physics.wave_probes import CommensurateProbe
 from pft_lightning.training.module import PhononFineTuning
 from pft_lightning.training.splitting import Work
 from tests.conftest import CUTOFF, ELEMENTS, true_potential
 
 
-def third_order_of(model: PairPotential, record) -> ThirdOrderConstants:
-    """Exact force constants of a model, one pair of unit vectors after the other."""
-    second, n_atoms = record.force_constants, record.n_atoms
-    unit = torch.eye(3 * n_atoms, dtype=torch.float64).reshape(-1, n_atoms, 3)
-    rows = second.representatives()
-    pairs = [
-        torch.stack([unit[3 * i + a], other], dim=1)
-        for i in rows
-        for a in range(3)
-        for other in unit
-    ]
-    batch = build_batch([building_data(record)])
-    with torch.no_grad():
-        third = model.derivatives(
-            batch, pairs=torch.stack(pairs, dim=1), forces=False, stress=False
-        ).third
-    shape = (len(rows), 3, n_atoms, 3, n_atoms, 3)
-    compact = third.movedim(1, 0).reshape(shape).numpy().transpose(0, 2, 4, 1, 3, 5)
-    return ThirdOrderConstants(
-        np.ascontiguousarray(compact),
-        second.primitive_index,
-        second.translation_index,
-        second.permutations,
-    )
-
-
-def building_data(record):
-    from pft_lightning.data.records import to_data
-    from pft_lightning.graphs import build_graph
-
-    graph = build_graph(record.positions, record.cell, record.pbc, CUTOFF)
-    return to_data(record, graph)
-
-
-@pytest.fixture(scope="module")
-def of_the_truth():
-    """Third-order force constants of the truth, which take seconds, once a crystal."""
-    return functools.cache(lambda name: [])
-
-
 @pytest.fixture
-def with_third_order(monkeypatch, of_the_truth):
-    """Phonon files are read as if they held third-order force constants of the truth.
-
-    Of all but MgO, so that batches hold structures of both kinds.
-    """
-    read, truth = building.read_entry, true_potential()
-
-    def read_both(path, entry, options):
-        record = read(path, entry, options)
-        if record.name == "MgO":
-            return record
-        if not (known := of_the_truth(record.name)):
-            known.append(third_order_of(truth, record))
-        (third,) = known
-        constants = replace(record.force_constants, third_order=third)
-        return replace(record, force_constants=constants)
-
-    monkeypatch.setattr(building, "read_entry", read_both)
+def with_third_order(monkeypatch):
+    add_third_order(monkeypatch, true_potential())
 
 
 @pytest.fixture
@@ -244,4 +188,23 @@ def test_training_on_third_derivatives_alone_brings_them_to_the_reference(
 @pytest.mark.filterwarnings("ignore:Training on phonons alone")
 def test_a_training_whose_data_hold_none_is_refused(world, tmp_path):
     with pytest.raises(DataFormatError, match=r"options\.third_order=true"):
-        fit(world, tmp_path, ThirdOrderLoss(weight=1.0), HessianLoss())
+        fit(world, tmp_path, ThirdOrderLoss(weight=1.0), HessianLoss(), Untouched())
+
+
+class Untouched(Callback):
+    """Fails if a training begins."""
+
+    def on_sanity_check_start(self, trainer, pl_module):
+        raise AssertionError("a validation began")
+
+    def on_train_start(self, trainer, pl_module):
+        raise AssertionError("a training began")
+
+
+@pytest.mark.filterwarnings("ignore:Training on phonons alone")
+def test_commensurate_cells_have_no_third_order_and_end_with_the_first_epoch(
+    world, with_third_order, tmp_path
+):
+    hessian = HessianLoss(CommensurateProbe())
+    with pytest.raises(DataFormatError, match="takes supercells"):
+        fit(world, tmp_path, ThirdOrderLoss(weight=1.0), hessian)
