@@ -1,6 +1,6 @@
 """Phonons of a potential alone: crystals in, files that phonopy reads out.
 
-Resumed and shared among processes as an evaluation is, see ``evaluation.runner``.
+Resumed and shared among processes as an evaluation is, see ``evaluation.materials``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,12 @@ from pft_lightning.data.readers.names import source_state
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.evaluation import processes
-from pft_lightning.evaluation.failures import check_failure, failed_row, is_lasting
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.evaluation.folder import (
     CRYSTAL_COLUMNS,
     ERROR,
     FAILED,
     MAX_FORCE,
-    MODEL,
     N_PRODUCTS,
     OK,
     RELAX_STEPS,
@@ -45,28 +43,21 @@ from pft_lightning.evaluation.folder import (
     Summary,
 )
 from pft_lightning.evaluation.force_constants import Potential
+from pft_lightning.evaluation.materials import Evaluator
 from pft_lightning.evaluation.metrics import values_of
 from pft_lightning.evaluation.phonopy_files import Format, file_names, write_phonons
 from pft_lightning.evaluation.protocols import (
     Protocol,
     compute_phonons,
-    describe,
     get_protocol,
 )
-from pft_lightning.evaluation.records import (
-    identify,
-    readable_record,
-    unreadable_record,
-)
+from pft_lightning.evaluation.records import identify
 from pft_lightning.evaluation.reference import (
     Material,
-    Reference,
     file_name,
     number_names,
 )
-from pft_lightning.evaluation.sharing import compute_records
-from pft_lightning.evaluation.stored import find_finished
-from pft_lightning.evaluation.summary import count_failures
+from pft_lightning.evaluation.summary import make_summary
 from pft_lightning.evaluation.task import Task, make_task
 from pft_lightning.files import make_folder, remove_partials, replacing
 from pft_lightning.option_types import As, Words
@@ -140,7 +131,7 @@ def compute_crystals(
         StorageError: the disk is full, or the folder cannot be written.
     """
     chosen = (formats,) if isinstance(formats, str) else tuple(formats)
-    work = _Work(
+    work = _Crystals(
         make_task(model, get_protocol(protocol), max_atoms, engine),
         EvaluationFolder(out),
         tuple(sorted(chosen)),
@@ -149,20 +140,15 @@ def compute_crystals(
     materials = list_materials(structures, supercell, options or PhononReadOptions())
     if processes.rank()[0] == 0:
         remove_partials(work.folder.materials)
-    finished = find_finished(
-        work.folder, materials, work.keys_of, is_whole=work.is_whole
+    found = work.evaluate(materials, versions, progress=progress)
+    return CrystalPhonons(
+        found.rows, found.summary, found.folder, work.folder.materials
     )
-    records = compute_records(materials, finished, work.compute, progress=progress)
-    rows, summary = _collect(records, work.task, versions)
-    if processes.rank()[0] == 0:
-        work.folder.write_totals(rows, summary, CRYSTAL_COLUMNS)
-    processes.barrier()
-    return CrystalPhonons(rows, summary, work.folder.path, work.folder.materials)
 
 
 def list_materials(
     structures: Spec, supercell: SupercellOptions, options: PhononReadOptions
-) -> list[Material[Reference]]:
+) -> list[Material[Phonopy]]:
     """List crystals as the materials of an evaluation, each with a name of its own.
 
     Raises:
@@ -170,7 +156,7 @@ def list_materials(
     """
     choices = [asdict(supercell), asdict(options)]
 
-    def to_material(crystal: Crystal) -> Material[Reference]:
+    def to_material(crystal: Crystal) -> Material[Phonopy]:
         state = [] if crystal.path is None else source_state(crystal.path)
         place = str(Path(crystal.source).absolute())
         return Material(
@@ -184,16 +170,23 @@ def list_materials(
     return number_names([to_material(crystal) for crystal in crystals])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Work:
-    """What is done with every crystal, and where it is written."""
+@dataclass(frozen=True, eq=False)
+class _Crystals(Evaluator[Protocol, Phonopy]):
+    """What is done with every crystal.
 
-    task: Task[Protocol]
+    Attributes:
+        formats: of force constants.
+        progress: show the progress of products.
+    """
+
     folder: EvaluationFolder
     formats: tuple[Format, ...]
     progress: bool
 
-    def keys_of(self, material: Material[Reference]) -> dict[str, str]:
+    what = "phonons"
+    columns = CRYSTAL_COLUMNS
+
+    def keys_of(self, material: Material[Phonopy]) -> dict[str, str]:
         """What the files of a crystal depend on."""
         keys = self.task.keys_of(material)
         return {label: digest([key, self.formats]) for label, key in keys.items()}
@@ -206,43 +199,40 @@ class _Work:
         names = file_names(self.formats, self.task.protocol)
         return all((place / name).is_file() for name in names)
 
-    def compute(self, material: Material[Reference]) -> Record:
+    def compute(self, material: Material[Phonopy]) -> Record:
         """Compute and write the phonons of one crystal; failures are in the record."""
         # Without it nobody takes files for whole that are being replaced.
         self.folder.record_file(material.name).unlink(missing_ok=True)
         shutil.rmtree(self.folder.phonopy_folder(material.name), ignore_errors=True)
-        keys = self.keys_of(material)
-        try:
-            cells = material.read()
-            assert isinstance(cells, Phonopy)  # molecules are no crystals
-            identity = identify(material, cells)
-        except Exception as error:
-            check_failure(error)
-            record = unreadable_record(material, error, keys, self.task.models)
-        else:
-            try:
-                row = self._write(material, cells)
-            except Exception as error:
-                check_failure(error)
-                row = failed_row(error)
-                keys = keys if is_lasting(error) else {}
-            rows = {
-                label: {**identity, MODEL: label, **row} for label in self.task.models
-            }
-            record = readable_record(material, identity, keys, rows)
-        self.folder.write_record(record)
-        return record
+        return super().compute(material)
 
-    def _write(self, material: Material[Reference], cells: Phonopy) -> Row:
+    def identify(self, material: Material[Phonopy], content: Phonopy) -> Row:
+        """Columns that say which crystal a row is of."""
+        return identify(material, content)
+
+    def row(self, label: str, material: Material[Phonopy], content: Phonopy) -> Row:
         """Compute and write the phonons of one crystal; give what they come to."""
-        (model,) = self.task.models.values()
-        phonon, row = _phonons_of(model, cells, self.task, self.progress)
+        model = self.task.models[label]
+        phonon, row = _phonons_of(model, content, self.task, self.progress)
         place = self.folder.phonopy_folder(material.name)
         make_folder(place.parent)
         with replacing(place) as made:
             made.mkdir()
             properties = write_phonons(phonon, made, self.formats, self.task.protocol)
         return row | values_of(properties, self.task.protocol)
+
+    def summarise(
+        self,
+        rows: list[Row],
+        records: list[Record],
+        versions: Mapping[str, str] | None,
+    ) -> Summary:
+        """Count crystals and failures; with nothing to compare there are no totals."""
+        labels, protocol = list(self.task.models), self.task.protocol
+        summary = make_summary(
+            rows, labels, records, protocol, versions, totals=lambda _: {}
+        )
+        return {**summary, "models": {}}
 
 
 def _phonons_of(
@@ -279,21 +269,3 @@ def _largest_force(model: Potential, phonon: Phonopy) -> float:
     )
     atoms.calc = Calculator(model) if isinstance(model, EnergyModel) else model
     return float(np.linalg.norm(atoms.get_forces(), axis=1).max())
-
-
-def _collect(
-    records: list[Record], task: Task[Protocol], versions: Mapping[str, str] | None
-) -> tuple[list[Row], Summary]:
-    """Rows of all crystals, and how many there are and failed."""
-    labels = list(task.models)
-    rows = [record["models"][label] for record in records for label in labels]
-    counts, failures = count_failures(rows, labels, records)
-    summary: Summary = {
-        "protocol": describe(task.protocol),
-        "versions": dict(versions or {}),
-        "counts": counts,
-        "models": {},
-        "forgetting": {},
-        "failures": failures,
-    }
-    return rows, summary

@@ -1,7 +1,7 @@
-"""Elastic constants of models on crystals, shared among processes and resumed.
+"""Elastic constants of models on crystals, and their errors.
 
-As evaluations of phonons (``evaluation.runner``), every material is written when it is
-done, and the same call into the same folder computes what is not there yet.
+How a folder is resumed, and processes share the work, is said in
+``evaluation.materials``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pft_lightning.backends.base import check_model
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.supercells import SupercellOptions
-from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.crystals import list_materials
 from pft_lightning.evaluation.elastic import ElasticConstants, elastic_constants
 from pft_lightning.evaluation.elastic_tables import (
@@ -30,7 +29,6 @@ from pft_lightning.evaluation.elastic_tables import (
     list_table,
     read_moduli,
 )
-from pft_lightning.evaluation.failures import check_failure, failed_row, is_lasting
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.evaluation.folder import (
     ERROR,
@@ -52,13 +50,11 @@ from pft_lightning.evaluation.folder import (
     reference_of,
 )
 from pft_lightning.evaluation.force_constants import Potential
-from pft_lightning.evaluation.protocols import Protocol, describe, get_protocol, relax
-from pft_lightning.evaluation.records import readable_record, unreadable_record
-from pft_lightning.evaluation.reference import Material, Reference
-from pft_lightning.evaluation.sharing import compute_records
-from pft_lightning.evaluation.stored import find_finished
-from pft_lightning.evaluation.summary import count_failures
-from pft_lightning.evaluation.task import Task, make_task
+from pft_lightning.evaluation.materials import Evaluated, Evaluator
+from pft_lightning.evaluation.protocols import Protocol, get_protocol, relax
+from pft_lightning.evaluation.reference import Material
+from pft_lightning.evaluation.summary import make_summary, mean_and_median
+from pft_lightning.evaluation.task import make_task
 from pft_lightning.types import Engine
 
 
@@ -85,21 +81,6 @@ COLUMNS: Final = (
 _CELL: Final = SupercellOptions(supercell_matrix=[1, 1, 1])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ElasticEvaluation:
-    """Everything an evaluation of elastic constants computed.
-
-    Attributes:
-        rows: one per material and model, see ``COLUMNS``.
-        summary: mean and median errors of moduli, counts and failures.
-        folder: that was written.
-    """
-
-    rows: list[Row]
-    summary: Summary
-    folder: Path
-
-
 def evaluate_elastic(
     models: Potential | Mapping[str, Potential],
     structures: Spec,
@@ -112,7 +93,7 @@ def evaluate_elastic(
     engine: Engine | None = None,
     versions: Mapping[str, str] | None = None,
     progress: bool = True,
-) -> ElasticEvaluation:
+) -> Evaluated:
     """Compute elastic constants of models, and compare moduli with a table.
 
     A crystal that fails is named with a reason; the others go on.
@@ -134,7 +115,7 @@ def evaluate_elastic(
         DataFormatError: a path matches nothing, or a table is none.
         StorageError: the disk is full, or the folder cannot be written.
     """
-    work = _Work(
+    work = _Elastic(
         make_task(models, get_protocol(protocol), max_atoms, engine),
         EvaluationFolder(out),
         {} if reference is None else read_moduli(reference),
@@ -145,43 +126,7 @@ def evaluate_elastic(
         materials = list_table(structures)
     else:
         materials = list_materials(structures, _CELL, options or PhononReadOptions())
-    finished = find_finished(
-        work.folder, materials, work.keys_of, is_whole=lambda record: True
-    )
-    records = compute_records(
-        materials, finished, work.compute, progress=progress, what="elastic constants"
-    )
-    labels = list(work.task.models)
-    rows = [record["models"][label] for record in records for label in labels]
-    summary = _summarise(rows, labels, records, work.task.protocol, versions)
-    if processes.rank()[0] == 0:
-        work.folder.write_totals(rows, summary, COLUMNS)
-    processes.barrier()
-    return ElasticEvaluation(rows, summary, work.folder.path)
-
-
-def _summarise(
-    rows: list[Row],
-    labels: list[str],
-    records: list[Record],
-    protocol: Protocol,
-    versions: Mapping[str, str] | None,
-) -> Summary:
-    counts, failures = count_failures(rows, labels, records)
-    failures += [
-        {"name": row[NAME], "model": row[MODEL], "error": f"unstable: {reason}"}
-        for row in rows
-        if (reason := _instability(row))
-    ]
-    of_label = {label: [row for row in rows if row[MODEL] == label] for label in labels}
-    return {
-        "protocol": describe(protocol),
-        "versions": dict(versions or {}),
-        "counts": counts,
-        "models": {label: _totals(theirs) for label, theirs in of_label.items()},
-        "forgetting": {},
-        "failures": failures,
-    }
+    return work.evaluate(materials, versions, progress=progress)
 
 
 def _instability(row: Row) -> str | None:
@@ -190,95 +135,96 @@ def _instability(row: Row) -> str | None:
         return None
     if row.get(_INTERNAL, np.inf) <= 0:
         return (
-            f"the ions are at no minimum ({row[_INTERNAL]:.3g} eV/Å² is the lowest "
-            "eigenvalue at Γ); relaxed constants have no meaning"
+            f"unstable: the ions are at no minimum ({row[_INTERNAL]:.3g} eV/Å² is the "
+            "lowest eigenvalue at Γ); relaxed constants have no meaning"
         )
     if not row[STABLE]:
-        return f"a strain lowers the energy ({row[_EIGENVALUE]:.3g} GPa by Born)"
+        lowest = row[_EIGENVALUE]
+        return f"unstable: a strain lowers the energy ({lowest:.3g} GPa by Born)"
     return None
 
 
 def _totals(rows: Sequence[Row]) -> dict[str, Any]:
     """Mean and median absolute errors of stable crystals, GPa; how many are not."""
     stable = [row for row in rows if _instability(row) is None]
-    found: dict[str, Any] = {}
-    for name in MODULI:
-        errors = [abs(row[error_of(name)]) for row in stable if error_of(name) in row]
-        found[name] = {
-            "mean": float(np.mean(errors)) if errors else None,
-            "median": float(np.median(errors)) if errors else None,
-            "n": len(errors),
-        }
+    found: dict[str, Any] = {
+        name: mean_and_median(
+            abs(row[error_of(name)]) for row in stable if error_of(name) in row
+        )
+        for name in MODULI
+    }
     return found | {
         "unstable": len(rows) - len(stable),
         SECONDS: sum(row.get(SECONDS) or 0.0 for row in rows),
     }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Work:
-    """What is done with every crystal, and where it is written."""
+@dataclass(frozen=True, eq=False)
+class _Elastic(Evaluator[Protocol, Phonopy]):
+    """What is done with every crystal.
 
-    task: Task[Protocol]
-    folder: EvaluationFolder
+    Attributes:
+        reference: moduli by the name of the crystal, GPa.
+    """
+
     reference: Mapping[str, Mapping[str, float]]
 
-    def keys_of(self, material: Material[Reference]) -> dict[str, str]:
+    what = "elastic constants"
+    columns = COLUMNS
+
+    def keys_of(self, material: Material[Phonopy]) -> dict[str, str]:
         """What the row of each model on a crystal depends on."""
         known = sorted(self.reference.get(material.name, {}).items())
         keys = self.task.keys_of(material)
         return {label: digest([key, "elastic", known]) for label, key in keys.items()}
 
-    def compute(self, material: Material[Reference]) -> Record:
-        """Compute and write the elastic constants of a crystal with every model."""
-        keys = self.keys_of(material)
-        try:
-            cells = material.read()
-            assert isinstance(cells, Phonopy)  # molecules are no crystals
-        except Exception as error:
-            check_failure(error)
-            record = unreadable_record(material, error, keys, self.task.models)
-        else:
-            identity = {
-                NAME: material.name,
-                FORMULA: cells.unitcell.formula,
-                N_ATOMS: len(cells.unitcell),
-            }
-            rows: dict[str, Row] = {}
-            for label in self.task.models:
-                try:
-                    row = self._row(label, material.name, cells)
-                except Exception as error:
-                    check_failure(error)
-                    row = failed_row(error)
-                    if not is_lasting(error):
-                        keys.pop(label)
-                rows[label] = {**identity, MODEL: label, **row}
-            record = readable_record(material, identity, keys, rows)
-        self.folder.write_record(record)
-        return record
+    def identify(self, material: Material[Phonopy], content: Phonopy) -> Row:
+        """Columns that say which crystal a row is of."""
+        return {
+            NAME: material.name,
+            FORMULA: content.unitcell.formula,
+            N_ATOMS: len(content.unitcell),
+        }
 
-    def _row(self, label: str, name: str, cells: Phonopy) -> Row:
+    def summarise(
+        self,
+        rows: list[Row],
+        records: list[Record],
+        versions: Mapping[str, str] | None,
+    ) -> Summary:
+        """Sum up errors of moduli, and name crystals that are unstable."""
+        return make_summary(
+            rows,
+            list(self.task.models),
+            records,
+            self.task.protocol,
+            versions,
+            totals=_totals,
+            reason=_instability,
+        )
+
+    def row(self, label: str, material: Material[Phonopy], content: Phonopy) -> Row:
+        """Moduli and constants of a model on a crystal."""
         started = time.perf_counter()
         model, protocol = self.task.models[label], self.task.protocol
         check_model(model)
-        atoms, steps = _atoms_of(cells), 0
+        atoms, steps = _atoms_of(content), 0
         if protocol.relax:
-            atoms, steps = relax(model, cells, protocol)
+            atoms, steps = relax(model, content, protocol)
             atoms.calc = None
         found = elastic_constants(
             model,  # type: ignore[arg-type]
             atoms,
             temperature=protocol.temperature,
-            symprec=cells.symmetry.tolerance,
+            symprec=content.symmetry.tolerance,
             max_atoms=self.task.max_atoms,
             engine=self.task.engine,
         )
         row = {STATUS: OK, ERROR: "", **_values(found), RELAX_STEPS: steps}
-        for modulus, value in self.reference.get(name, {}).items():
+        for modulus, value in self.reference.get(material.name, {}).items():
             row[reference_of(modulus)] = value
             row[error_of(modulus)] = row[modulus] - value
-        row[VOLUME_RATIO] = float(atoms.get_volume() / cells.unitcell.volume)
+        row[VOLUME_RATIO] = float(atoms.get_volume() / content.unitcell.volume)
         row[SECONDS] = time.perf_counter() - started
         return row
 

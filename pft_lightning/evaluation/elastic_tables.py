@@ -21,7 +21,6 @@ from pft_lightning.errors import DataFormatError, PFTError
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.evaluation.reference import (
     Material,
-    Reference,
     file_name,
     number_names,
 )
@@ -75,7 +74,7 @@ def read_moduli(path: str | Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def list_table(structures: Spec) -> list[Material[Reference]]:
+def list_table(structures: Spec) -> list[Material[Phonopy]]:
     """List the crystals of a table as the materials of an evaluation.
 
     One that cannot be used says why when it is read.

@@ -221,7 +221,7 @@ class Summary(TypedDict):
     """Content of ``metrics.json``.
 
     Attributes:
-        protocol: as of ``protocols.describe``.
+        protocol: that was followed, its options.
         versions: of libraries.
         counts: of materials.
         models: totals of each model by column, as of ``metrics.summarise``.

@@ -34,6 +34,7 @@ from pft_lightning.evaluation.folder import (
     reference_of,
 )
 from pft_lightning.evaluation.protocols import Protocol
+from pft_lightning.evaluation.summary import mean_and_median
 from pft_lightning.types import PhononProperties
 
 
@@ -149,11 +150,7 @@ def summarise(rows: Iterable[Row], protocol: Protocol) -> dict[str, Any]:
     for name in _TOTALS:
         values = [row[name] for row in done if row.get(name) is not None]
         finite = [float(v) for v in values if math.isfinite(v)]
-        totals[name] = {
-            "mean": float(np.mean(finite)) if finite else None,
-            "median": float(np.median(finite)) if finite else None,
-            "n": len(finite),
-        }
+        totals[name] = mean_and_median(finite)
     pairs = [(row[REFERENCE_UNSTABLE], row[MODEL_UNSTABLE]) for row in done]
     counts = {
         "true_positive": pairs.count((True, True)),

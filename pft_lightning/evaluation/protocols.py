@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from ase import Atoms
@@ -364,8 +364,3 @@ def volume_problem(
         )
 
     return problem
-
-
-def describe(protocol: Protocol) -> dict[str, Any]:
-    """Give the protocol as plain values, for files."""
-    return dataclasses.asdict(protocol)

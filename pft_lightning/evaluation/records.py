@@ -22,7 +22,7 @@ from pft_lightning.evaluation.folder import (
 from pft_lightning.evaluation.reference import Material, Reference
 
 
-def identify(material: Material[Reference], phonon: Reference) -> Row:
+def identify(material: Material[Any], phonon: Reference) -> Row:
     """Columns that say which material a row is of."""
     if isinstance(phonon, Molecule):
         return {

@@ -1,20 +1,16 @@
-"""Evaluate models on materials: shared among processes, written as it goes, resumed.
+"""Evaluate phonons of models against DFT, and what they forgot of upstream frames.
 
-With a folder, every material is written when it is done. The same call into the same
-folder computes only what is not there yet; a change of models, protocol or sources is
-noticed, and what it concerns is computed again. A failure of the material or the model
-counts as done: delete the file of the material to try again. One of the surroundings
-(memory, disk), or that nobody foresaw, does not.
-
-Where torch's process group is initialised (Lightning Fabric does that for torchrun and
-SLURM), its processes share the materials and the upstream frames.
+How a folder is resumed, and processes share the work, is said in
+``evaluation.materials``. Where torch's process group is initialised (Lightning Fabric
+does that for torchrun and SLURM), its processes share the upstream frames, too.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +19,9 @@ import numpy as np
 from pft_lightning.data.molecules import Molecule
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
-from pft_lightning.evaluation import processes
-from pft_lightning.evaluation.failures import check_failure, failed_row, is_lasting
 from pft_lightning.evaluation.folder import (
+    COLUMNS,
     ERROR,
-    MODEL,
     N_PRODUCTS,
     OK,
     REFERENCE,
@@ -42,7 +36,8 @@ from pft_lightning.evaluation.folder import (
 )
 from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.evaluation.forgetting import evaluate_upstream
-from pft_lightning.evaluation.metrics import compare
+from pft_lightning.evaluation.materials import Evaluator
+from pft_lightning.evaluation.metrics import compare, summarise
 from pft_lightning.evaluation.molecules import (
     compare_molecule,
     molecule_properties,
@@ -53,20 +48,15 @@ from pft_lightning.evaluation.protocols import (
     compute_phonons,
     get_protocol,
 )
-from pft_lightning.evaluation.records import (
-    identify,
-    readable_record,
-    unreadable_record,
-)
+from pft_lightning.evaluation.records import identify
 from pft_lightning.evaluation.reference import (
     Material,
     Phonons,
     Reference,
     list_materials,
 )
-from pft_lightning.evaluation.sharing import compute_records
-from pft_lightning.evaluation.stored import find_finished, find_valid_results
-from pft_lightning.evaluation.summary import summarise_evaluation
+from pft_lightning.evaluation.stored import find_valid_results
+from pft_lightning.evaluation.summary import make_summary
 from pft_lightning.evaluation.task import Task, make_task
 from pft_lightning.types import Engine, PhononProperties
 
@@ -111,7 +101,7 @@ def evaluate_phonons(
 
     A material or model that fails (a corrupt file, an unknown element, a relaxation
     that explodes) is named in ``summary["failures"]``; the others go on. How a folder
-    is resumed, and processes share the work, is said in ``evaluation.runner``.
+    is resumed, and processes share the work, is said in ``evaluation.materials``.
 
     Args:
         models: from ``load_model``, ASE calculators, or several by label.
@@ -134,118 +124,134 @@ def evaluate_phonons(
         DataFormatError: a path matches nothing.
         StorageError: the disk is full, or the folder cannot be written.
     """
-    task = make_task(models, get_protocol(protocol), max_atoms, engine)
-    materials = list_materials(phonons, options)
-    folder = None if out is None else EvaluationFolder(out)
-    records, properties = _evaluate_materials(materials, task, folder, progress)
-    forgetting = _measure_forgetting(
-        task, upstream, upstream_keys, upstream_limits, out, progress
+    work = _Phonons(
+        make_task(models, get_protocol(protocol), max_atoms, engine),
+        None if out is None else EvaluationFolder(out),
     )
-    rows, summary = _collect(records, task, forgetting, versions)
-    if folder is not None and processes.rank()[0] == 0:
-        folder.write_totals(rows, summary)
-    processes.barrier()
-    path = None if folder is None else folder.path
-    return Evaluation(task.protocol, rows, summary, properties, path)
+    records = work.compute_all(list_materials(phonons, options), progress=progress)
+    if upstream is not None:
+        work.measure_forgetting(upstream, upstream_keys, upstream_limits, progress)
+    rows = work.rows_of(records)
+    summary = work.summarise(rows, records, versions)
+    work.write_totals(rows, summary)
+    path = None if work.folder is None else work.folder.path
+    return Evaluation(work.task.protocol, rows, summary, work.properties, path)
 
 
-def _evaluate_materials(
-    materials: list[Material[Reference]],
-    task: Task[Protocol],
-    folder: EvaluationFolder | None,
-    progress: bool,
-) -> tuple[list[Record], dict[str, dict[str, PhononProperties]]]:
-    """Evaluate what is not in the folder yet, shared among the processes.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """A material with its properties; those of models are added as they are known."""
 
-    Returns:
-        Records of all materials, in their order; and of those that this process
-        computed the properties, where there is no folder.
+    reference: Reference
+    expected: PhononProperties
+    properties: dict[str, PhononProperties]
+
+
+@dataclass(frozen=True, eq=False)
+class _Phonons(Evaluator[Protocol, _Read]):
+    """What is done with every material.
+
+    Attributes:
+        properties: of the materials that this process computed, without a folder.
+        forgetting: errors of models on upstream frames by label.
     """
-    properties: dict[str, dict[str, PhononProperties]] = {}
 
-    def evaluate(material: Material[Reference]) -> Record:
-        record, arrays = _evaluate(material, task, folder)
-        if folder is None:
-            properties[material.name] = arrays
-        else:
-            folder.write_material(record, arrays)
-        return record
+    properties: dict[str, dict[str, PhononProperties]] = field(default_factory=dict)
+    forgetting: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    finished = find_finished(folder, materials, task.keys_of)
-    records = compute_records(materials, finished, evaluate, progress=progress)
-    return records, properties
+    what = "phonons"
+    columns = COLUMNS
 
-
-def _measure_forgetting(
-    task: Task[Protocol],
-    upstream: Spec | None,
-    names: Mapping[str, str | None] | None,
-    limits: Mapping[str, float] | None,
-    folder: str | Path | None,
-    progress: bool,
-) -> dict[str, Any] | None:
-    """Errors of all models on upstream frames by label; None where there are none."""
-    if upstream is None:
-        return None
-    return evaluate_upstream(
-        task.models,
-        upstream,
-        names,
-        limits,
-        fingerprints=task.fingerprints,
-        folder=folder,
-        progress=progress,
-    )
-
-
-def _collect(
-    records: list[Record],
-    task: Task[Protocol],
-    forgetting: dict[str, Any] | None,
-    versions: Mapping[str, str] | None,
-) -> tuple[list[Row], Summary]:
-    """Rows of all materials and models, and what they come to."""
-    labels = list(task.models)
-    rows = [record["models"][label] for record in records for label in labels]
-    return rows, summarise_evaluation(
-        rows, labels, records, task.protocol, forgetting, versions
-    )
-
-
-def _evaluate(
-    material: Material[Reference], task: Task[Protocol], folder: EvaluationFolder | None
-) -> tuple[Record, dict[str, PhononProperties]]:
-    """Evaluate all models on one material; failures become part of the record."""
-    keys = task.keys_of(material)
-    try:
+    def read(self, material: Material[Reference]) -> _Read:
+        """Read a material, and compute the properties of DFT."""
         reference = material.read()
-        identity = identify(material, reference)
         if isinstance(reference, Molecule):
-            expected = molecule_properties(reference, task.protocol)
+            expected = molecule_properties(reference, self.task.protocol)
         else:
-            expected = compute_properties(reference, task.protocol)
-    except Exception as error:
-        check_failure(error)
-        return unreadable_record(material, error, keys, task.models), {}
-    rows, properties = find_valid_results(folder, material, keys)
-    passing = set()
-    for label, model in task.models.items():
-        if label in rows:
-            continue
-        try:
-            row, properties[label] = _compare(model, reference, expected, task)
-        except Exception as error:
-            check_failure(error)
-            row = failed_row(error)
-            if not is_lasting(error):
-                passing.add(label)
-        rows[label] = {**identity, MODEL: label, **row}
-    done = {label: key for label, key in keys.items() if label not in passing}
-    # In the order of the call, whatever was there before.
-    rows = {label: rows[label] for label in task.models}
-    properties = {label: properties[label] for label in rows if label in properties}
-    record = readable_record(material, identity, done, rows)
-    return record, {REFERENCE: expected, **properties}
+            expected = compute_properties(reference, self.task.protocol)
+        return _Read(reference, expected, {})
+
+    def identify(self, material: Material[Reference], content: _Read) -> Row:
+        """Columns that say which material a row is of."""
+        return identify(material, content.reference)
+
+    def is_whole(self, record: Record) -> bool:
+        """Tell whether the arrays of a material are there."""
+        return self.folder is not None and self.folder.has_arrays(record["name"])
+
+    def known_rows(
+        self,
+        material: Material[Reference],
+        keys: Mapping[str, str],
+        content: _Read,
+    ) -> dict[str, Row]:
+        """Rows of models whose properties are there, too."""
+        rows, properties = find_valid_results(self.folder, material, keys)
+        content.properties.update(properties)
+        return rows
+
+    def row(self, label: str, material: Material[Reference], content: _Read) -> Row:
+        """Errors of a model, whose properties are kept."""
+        model, reference = self.task.models[label], content.reference
+        row, content.properties[label] = _compare(
+            model, reference, content.expected, self.task
+        )
+        return row
+
+    def write(self, record: Record, content: _Read | None) -> None:
+        """Write properties and record, or keep the properties in memory."""
+        arrays: dict[str, PhononProperties] = {}
+        if content is not None:
+            arrays[REFERENCE] = content.expected
+            # In the order of the call, whatever was there before.
+            arrays |= {
+                label: content.properties[label]
+                for label in record["models"]
+                if label in content.properties
+            }
+        if self.folder is None:
+            self.properties[record["name"]] = arrays
+        else:
+            self.folder.write_material(record, arrays)
+
+    def measure_forgetting(
+        self,
+        upstream: Spec,
+        names: Mapping[str, str | None] | None,
+        limits: Mapping[str, float] | None,
+        progress: bool,
+    ) -> None:
+        """Note the errors of all models on upstream frames."""
+        found = evaluate_upstream(
+            self.task.models,
+            upstream,
+            names,
+            limits,
+            fingerprints=self.task.fingerprints,
+            folder=None if self.folder is None else self.folder.path,
+            progress=progress,
+        )
+        self.forgetting.update(found)
+
+    def summarise(
+        self,
+        rows: list[Row],
+        records: list[Record],
+        versions: Mapping[str, str] | None,
+    ) -> Summary:
+        """Sum up errors, and add those on upstream frames."""
+        task = self.task
+        totals = partial(summarise, protocol=task.protocol)
+        summary = make_summary(
+            rows, list(task.models), records, task.protocol, versions, totals=totals
+        )
+        summary["forgetting"] = self.forgetting
+        summary["failures"] += [
+            {"name": "upstream", "model": label, "error": errors["error"]}
+            for label, errors in self.forgetting.items()
+            if "error" in errors
+        ]
+        return summary
 
 
 def _compare(

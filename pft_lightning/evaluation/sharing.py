@@ -21,7 +21,7 @@ def compute_records(
     compute: Callable[[Material[_Content]], Record],
     *,
     progress: bool,
-    what: str = "phonons",
+    what: str,
 ) -> list[Record]:
     """Compute the records that are not there yet, shared among the processes.
 

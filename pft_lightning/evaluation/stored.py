@@ -22,8 +22,7 @@ def find_finished(
     folder: EvaluationFolder | None,
     materials: Iterable[Material[Any]],
     keys_of: Callable[[Material[Any]], Mapping[str, str]],
-    *,
-    is_whole: Callable[[Record], bool] | None = None,
+    is_whole: Callable[[Record], bool],
 ) -> dict[str, Record]:
     """Read the records of materials that were done before, with the same settings.
 
@@ -31,8 +30,7 @@ def find_finished(
         folder: of the evaluation; None has no results.
         materials: to look for.
         keys_of: gives what the results of each model on a material depend on.
-        is_whole: tells whether the files of a material are there that belong to its
-            record; by default its arrays.
+        is_whole: tells whether the files are there that belong to a record.
 
     Returns:
         Records by the name of the material.
@@ -40,11 +38,6 @@ def find_finished(
     records: dict[str, Record] = {}
     if folder is None:
         return records
-    if is_whole is None:
-
-        def is_whole(record: Record) -> bool:
-            return folder.has_arrays(record["name"])
-
     for material in materials:
         record = folder.read_record(material.name)
         if record is None:
@@ -53,6 +46,33 @@ def find_finished(
         if done and (record["status"] == FAILED or is_whole(record)):
             records[material.name] = record
     return records
+
+
+def find_valid_rows(
+    folder: EvaluationFolder | None,
+    material: Material[Any],
+    keys: Mapping[str, str],
+    is_whole: Callable[[Record], bool],
+) -> dict[str, Row]:
+    """Rows of models that were evaluated on this material before.
+
+    Args:
+        folder: of the evaluation; None has no results.
+        material: that is evaluated.
+        keys: of each model, what its row depends on.
+        is_whole: tells whether the files are there that belong to a record.
+
+    Returns:
+        Rows by the label of the model.
+    """
+    record = None if folder is None else folder.read_record(material.name)
+    if record is None or record["status"] != OK or not is_whole(record):
+        return {}
+    return {
+        label: record["models"][label]
+        for label, key in keys.items()
+        if record["keys"].get(label) == key
+    }
 
 
 def find_valid_results(
@@ -68,14 +88,9 @@ def find_valid_results(
     Returns:
         Rows and properties by the label of the model.
     """
-    record = None if folder is None else folder.read_record(material.name)
-    if folder is None or record is None or record["status"] != OK:
+    rows = find_valid_rows(folder, material, keys, lambda _: True)
+    if folder is None:
         return {}, {}
-    rows = {
-        label: record["models"][label]
-        for label, key in keys.items()
-        if record["keys"].get(label) == key
-    }
     finished = [label for label, row in rows.items() if row[STATUS] == OK]
     try:
         arrays = folder.read_properties(material.name) if finished else {}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from pft_lightning.evaluation.folder import (
     ERROR,
     FAILED,
     MODEL,
     NAME,
+    OK,
     STATUS,
     Counts,
     Failure,
@@ -17,17 +21,17 @@ from pft_lightning.evaluation.folder import (
     Row,
     Summary,
 )
-from pft_lightning.evaluation.metrics import summarise
-from pft_lightning.evaluation.protocols import Protocol, describe
 
 
-def summarise_evaluation(
-    rows: list[Row],
-    labels: list[str],
-    records: list[Record],
-    protocol: Protocol,
-    forgetting: dict[str, Any] | None,
+def make_summary(
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    records: Sequence[Record],
+    protocol: Any,
     versions: Mapping[str, str] | None,
+    *,
+    totals: Callable[[list[Row]], dict[str, Any]],
+    reason: Callable[[Row], str | None] = lambda row: None,
 ) -> Summary:
     """Sum up an evaluation, as ``metrics.json`` has it.
 
@@ -35,31 +39,49 @@ def summarise_evaluation(
         rows: one per material and model.
         labels: of the models.
         records: of the materials, in the order of the call.
-        protocol: that was followed.
-        forgetting: errors on upstream frames by label; None where nobody asked.
+        protocol: dataclass that was followed.
         versions: of libraries.
+        totals: of the rows of one model, failed ones among them.
+        reason: why a row with numbers is named among the failures; None where it
+            is not.
     """
     counts, failures = count_failures(rows, labels, records)
-    for label, errors in (forgetting or {}).items():
-        if "error" in errors:
-            failures.append(
-                {"name": "upstream", "model": label, "error": errors["error"]}
-            )
+    failures += [
+        {"name": row[NAME], "model": row[MODEL], "error": why}
+        for row in rows
+        if row[STATUS] == OK and (why := reason(row))
+    ]
     return {
-        "protocol": describe(protocol),
+        "protocol": asdict(protocol),
         "versions": dict(versions or {}),
         "counts": counts,
         "models": {
-            label: summarise((r for r in rows if r[MODEL] == label), protocol)
+            label: totals([row for row in rows if row[MODEL] == label])
             for label in labels
         },
-        "forgetting": forgetting or {},
+        "forgetting": {},
         "failures": failures,
     }
 
 
+def mean_and_median(values: Iterable[float | None]) -> dict[str, Any]:
+    """Mean and median of those that are known, and their number.
+
+    >>> mean_and_median([1.0, None, 2.0, 6.0])
+    {'mean': 3.0, 'median': 2.0, 'n': 3}
+    >>> mean_and_median([])
+    {'mean': None, 'median': None, 'n': 0}
+    """
+    known = [float(value) for value in values if value is not None]
+    return {
+        "mean": float(np.mean(known)) if known else None,
+        "median": float(np.median(known)) if known else None,
+        "n": len(known),
+    }
+
+
 def count_failures(
-    rows: list[Row], labels: list[str], records: list[Record]
+    rows: Sequence[Row], labels: Sequence[str], records: Sequence[Record]
 ) -> tuple[Counts, list[Failure]]:
     """Count materials and failures, and name the latter.
 

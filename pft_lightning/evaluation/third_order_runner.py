@@ -1,13 +1,13 @@
-"""Third-order force constants of models against DFT, shared and resumed.
+"""Third-order force constants of models against DFT.
 
-As evaluations of phonons (``evaluation.runner``): every material is written when it is
-done, and the same call into the same folder computes what is not there yet.
+How a folder is resumed, and processes share the work, is said in
+``evaluation.materials``.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,14 +22,11 @@ from pft_lightning.data.readers.phono3py import read_third_order
 from pft_lightning.data.readers.phonopy import material_name
 from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.data.third_order import ThirdOrderRecord, check_phono3py
-from pft_lightning.evaluation import processes
-from pft_lightning.evaluation.failures import check_failure, failed_row, is_lasting
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.evaluation.folder import (
     ERROR,
     FORCE_CONSTANTS_MAE,
     FORMULA,
-    MODEL,
     N_ATOMS,
     N_PRIMITIVE,
     NAME,
@@ -42,11 +39,9 @@ from pft_lightning.evaluation.folder import (
     Summary,
 )
 from pft_lightning.evaluation.force_constants import Potential, compute_force_constants
-from pft_lightning.evaluation.records import readable_record, unreadable_record
+from pft_lightning.evaluation.materials import Evaluated, Evaluator
 from pft_lightning.evaluation.reference import Material, file_name, number_names
-from pft_lightning.evaluation.sharing import compute_records
-from pft_lightning.evaluation.stored import find_finished
-from pft_lightning.evaluation.summary import count_failures
+from pft_lightning.evaluation.summary import make_summary, mean_and_median
 from pft_lightning.evaluation.task import Task, make_task
 from pft_lightning.evaluation.third_order import third_order_force_constants
 from pft_lightning.evaluation.third_order_errors import (
@@ -71,21 +66,6 @@ class ThirdOrderProtocol:
     displacement: float = 0.03
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ThirdOrderEvaluation:
-    """Everything an evaluation of third order computed.
-
-    Attributes:
-        rows: one per material and model, see ``third_order_errors.COLUMNS``.
-        summary: totals, counts and failures.
-        folder: that was written.
-    """
-
-    rows: list[Row]
-    summary: Summary
-    folder: Path
-
-
 def evaluate_third_order(
     models: Potential | Mapping[str, Potential],
     phonons: Spec,
@@ -96,7 +76,7 @@ def evaluate_third_order(
     engine: Engine | None = None,
     versions: Mapping[str, str] | None = None,
     progress: bool = True,
-) -> ThirdOrderEvaluation:
+) -> Evaluated:
     """Compare third-order force constants of models with DFT.
 
     Where DFT's come of pairs of displacements, those of models come of the same, so
@@ -124,23 +104,9 @@ def evaluate_third_order(
     task = make_task(
         models, ThirdOrderProtocol(), max_atoms, engine, libraries=("phono3py",)
     )
-    folder = EvaluationFolder(out)
     materials = _list_materials(phonons, options or PhononReadOptions())
-    finished = find_finished(folder, materials, task.keys_of, is_whole=lambda _: True)
-    records = compute_records(
-        materials,
-        finished,
-        partial(_compute, task=task, folder=folder),
-        progress=progress,
-        what="third order",
-    )
-    labels = list(task.models)
-    rows = [record["models"][label] for record in records for label in labels]
-    summary = _summarise(rows, labels, records, task.protocol, versions)
-    if processes.rank()[0] == 0:
-        folder.write_totals(rows, summary, COLUMNS)
-    processes.barrier()
-    return ThirdOrderEvaluation(rows, summary, folder.path)
+    work = _ThirdOrder(task, EvaluationFolder(out))
+    return work.evaluate(materials, versions, progress=progress)
 
 
 def _list_materials(
@@ -169,44 +135,50 @@ def _state(path: Path) -> list[list[Any]]:
     return source_state(path if path.is_dir() else path.parent)
 
 
-def _compute(
-    material: Material[ThirdOrderRecord],
-    *,
-    task: Task[ThirdOrderProtocol],
-    folder: EvaluationFolder,
-) -> Record:
-    """Compare every model on a material, and write what was found."""
-    keys = task.keys_of(material)
-    try:
-        reference = material.read()
-    except Exception as error:
-        check_failure(error)
-        record = unreadable_record(material, error, keys, task.models)
-    else:
-        identity = _identify(material, reference)
-        rows: dict[str, Row] = {}
-        for label, model in task.models.items():
-            try:
-                row = _compare(model, reference, task)
-            except Exception as error:
-                check_failure(error)
-                row = failed_row(error)
-                if not is_lasting(error):
-                    keys.pop(label)
-            rows[label] = {**identity, MODEL: label, **row}
-        record = readable_record(material, identity, keys, rows)
-    folder.write_record(record)
-    return record
+class _ThirdOrder(Evaluator[ThirdOrderProtocol, ThirdOrderRecord]):
+    """What is done with every material."""
+
+    what = "third order"
+    columns = COLUMNS
+
+    def identify(
+        self, material: Material[ThirdOrderRecord], content: ThirdOrderRecord
+    ) -> Row:
+        """Columns that say which material a row is of."""
+        cells = content.structure.cells
+        assert cells is not None
+        return {
+            NAME: material.name,
+            FORMULA: cells.to_phonopy().unitcell.formula,
+            N_ATOMS: content.structure.n_atoms,
+            N_PRIMITIVE: content.third_order.n_primitive,
+        }
+
+    def row(
+        self,
+        label: str,
+        material: Material[ThirdOrderRecord],
+        content: ThirdOrderRecord,
+    ) -> Row:
+        """Errors of a model in both orders."""
+        return _compare(self.task.models[label], content, self.task)
+
+    def summarise(
+        self,
+        rows: list[Row],
+        records: list[Record],
+        versions: Mapping[str, str] | None,
+    ) -> Summary:
+        """Means and medians over materials, counts and failures."""
+        task = self.task
+        return make_summary(
+            rows, list(task.models), records, task.protocol, versions, totals=_totals
+        )
 
 
-def _identify(material: Material[Any], reference: ThirdOrderRecord) -> Row:
-    cells = reference.structure.cells
-    assert cells is not None
+def _totals(rows: Sequence[Row]) -> dict[str, Any]:
     return {
-        NAME: material.name,
-        FORMULA: cells.to_phonopy().unitcell.formula,
-        N_ATOMS: reference.structure.n_atoms,
-        N_PRIMITIVE: reference.third_order.n_primitive,
+        column: mean_and_median(row.get(column) for row in rows) for column in ERRORS
     }
 
 
@@ -244,38 +216,4 @@ def _compare(
         FORCE_CONSTANTS_MAE: error,
         MADE: f"DFT: {reference.structure.info[MADE]}; model: {made}",
         SECONDS: time.perf_counter() - started,
-    }
-
-
-def _summarise(
-    rows: list[Row],
-    labels: list[str],
-    records: list[Record],
-    protocol: ThirdOrderProtocol,
-    versions: Mapping[str, str] | None,
-) -> Summary:
-    """Means and medians over materials, counts and failures."""
-    counts, failures = count_failures(rows, labels, records)
-    return {
-        "protocol": asdict(protocol),
-        "versions": dict(versions or {}),
-        "counts": counts,
-        "models": {
-            label: {
-                column: _total([row.get(column) for row in rows if row[MODEL] == label])
-                for column in ERRORS
-            }
-            for label in labels
-        },
-        "forgetting": {},
-        "failures": failures,
-    }
-
-
-def _total(values: list[Any]) -> dict[str, Any]:
-    known = [value for value in values if value is not None]
-    return {
-        "mean": float(np.mean(known)) if known else None,
-        "median": float(np.median(known)) if known else None,
-        "n": len(known),
     }

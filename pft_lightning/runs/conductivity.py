@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from lightning.fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 
-from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.third_order import check_phono3py
 from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation.conductivity.protocol import (
@@ -19,12 +18,12 @@ from pft_lightning.evaluation.conductivity.runner import (
     evaluate_conductivity,
 )
 from pft_lightning.evaluation.conductivity.structures import ConductivityOptions
-from pft_lightning.evaluation.potentials import load_potentials
 from pft_lightning.evaluation.protocols import PROTOCOLS
 from pft_lightning.options.conductivity import ConductivityProtocolOptions
 from pft_lightning.options.schema import Evaluate
 from pft_lightning.plots.conductivity_report import write_conductivity_report
-from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.start import begin
 from pft_lightning.runs.tables import print_conductivity
 
 
@@ -95,23 +94,15 @@ def compute_conductivity(
     Raises:
         PFTError: a potential, path or reference that cannot be used.
     """
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    protocol = ConductivityProtocol(**values["protocol"])
-    supercells = ConductivityOptions(**values["conductivity"])
-    potentials = load_potentials(config, fabric.device)
-    if fabric.is_global_zero:
-        folder.write_start(config)
+    start = begin(config, fabric, folder)
     found = evaluate_conductivity(
-        potentials,
-        values["structures"],
+        start.potentials,
+        start.values["structures"],
         folder.path,
-        reference=values["reference"],
-        protocol=protocol,
-        supercells=supercells,
-        options=PhononReadOptions(**values["options"]),
-        max_atoms=config.max_atoms,
-        versions=collect_versions(),
-        progress=config.progress,
+        reference=start.values["reference"],
+        protocol=ConductivityProtocol(**start.values["protocol"]),
+        supercells=ConductivityOptions(**start.values["conductivity"]),
+        **start.common,
     )
     if fabric.is_global_zero:
         print_conductivity(found, write_conductivity_report(folder.path))

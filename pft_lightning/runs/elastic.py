@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning.fabric import Fabric
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from pft_lightning.data.readers import PhononReadOptions
-from pft_lightning.evaluation.elastic_runner import ElasticEvaluation, evaluate_elastic
-from pft_lightning.evaluation.potentials import load_potentials
+from pft_lightning.evaluation.elastic_runner import evaluate_elastic
+from pft_lightning.evaluation.materials import Evaluated
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.plots.page import remove_report
-from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.start import begin
 from pft_lightning.runs.tables import print_elastic
 
 
-def compute_elastic(
-    config: DictConfig, fabric: Fabric, folder: RunFolder
-) -> ElasticEvaluation:
+def compute_elastic(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluated:
     """Compute elastic constants, compare moduli and print what they come to.
 
     Args:
@@ -29,21 +25,15 @@ def compute_elastic(
     Raises:
         PFTError: a potential, path or reference that cannot be used.
     """
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    potentials = load_potentials(config, fabric.device)
-    if fabric.is_global_zero:
-        folder.write_start(config)
+    start = begin(config, fabric, folder)
     found = evaluate_elastic(
-        potentials,
-        values["structures"],
+        start.potentials,
+        start.values["structures"],
         folder.path,
-        reference=values["reference"],
-        protocol=Protocol(**values["protocol"]),
-        options=PhononReadOptions(**values["options"]),
-        max_atoms=config.max_atoms,
+        reference=start.values["reference"],
+        protocol=Protocol(**start.values["protocol"]),
         engine=config.engine,
-        versions=collect_versions(),
-        progress=config.progress,
+        **start.common,
     )
     if fabric.is_global_zero:
         remove_report(folder.path)  # of another task: it speaks of other results

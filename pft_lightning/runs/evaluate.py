@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import timedelta
-from typing import Any
 
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.evaluation.conductivity.runner import ConductivityEvaluation
 from pft_lightning.evaluation.crystals import CrystalPhonons, compute_crystals
-from pft_lightning.evaluation.elastic_runner import ElasticEvaluation
 from pft_lightning.evaluation.folder import SUMMARY_FILE, Summary
-from pft_lightning.evaluation.potentials import load_potentials
+from pft_lightning.evaluation.materials import Evaluated
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.evaluation.runner import Evaluation, evaluate_phonons
-from pft_lightning.evaluation.third_order_runner import ThirdOrderEvaluation
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Evaluate
 from pft_lightning.plots.page import remove_report
@@ -34,7 +30,8 @@ from pft_lightning.runs.conductivity import (
     compute_conductivity,
 )
 from pft_lightning.runs.elastic import compute_elastic
-from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.start import begin
 from pft_lightning.runs.tables import print_crystals, print_evaluation
 from pft_lightning.runs.third_order import compute_third_order
 from pft_lightning.runs.trade_off import add_trade_off, check_trade_off, load_mixes
@@ -43,13 +40,7 @@ from pft_lightning.runs.trade_off import add_trade_off, check_trade_off, load_mi
 # Ranks finish at different times, and one material can take hours.
 _TIMEOUT = timedelta(days=30)
 
-Found = (
-    Evaluation
-    | CrystalPhonons
-    | ConductivityEvaluation
-    | ElasticEvaluation
-    | ThirdOrderEvaluation
-)
+Found = Evaluation | CrystalPhonons | ConductivityEvaluation | Evaluated
 
 
 def evaluate(config: DictConfig) -> Found:
@@ -94,29 +85,22 @@ def evaluate(config: DictConfig) -> Found:
 
 
 def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluation:
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    protocol = Protocol(**values["protocol"])
-    options = PhononReadOptions(**values["options"])
     mixes: dict[str, float] = {}
+    potentials = None
     if config.task == "trade_off":
         potentials, mixes = load_mixes(config, fabric.device)
-    else:
-        potentials = load_potentials(config, fabric.device)
-    if fabric.is_global_zero:
-        folder.write_start(config)
+    start = begin(config, fabric, folder, potentials)
+    values = start.values
     evaluation = evaluate_phonons(
-        potentials,
+        start.potentials,
         values["phonons"],
-        protocol=protocol,
+        protocol=Protocol(**values["protocol"]),
         out=folder.path,
         upstream=values["upstream"],
         upstream_keys=values["upstream_keys"],
         upstream_limits=values["upstream_limits"],
-        options=options,
-        max_atoms=config.max_atoms,
         engine=config.engine,
-        versions=collect_versions(),
-        progress=config.progress,
+        **start.common,
     )
     if fabric.is_global_zero:
         if mixes:
@@ -152,26 +136,19 @@ def _check_crystals(config: DictConfig) -> None:
 def _compute_crystals(
     config: DictConfig, fabric: Fabric, folder: RunFolder
 ) -> CrystalPhonons:
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    protocol = Protocol(**values["protocol"])
-    given = values["force_constants"]
+    start = begin(config, fabric, folder)
+    given = start.values["force_constants"]
     supercell = SupercellOptions(
         **{field.name: given.pop(field.name) for field in fields(SupercellOptions)}
     )
-    potentials = load_potentials(config, fabric.device)
-    if fabric.is_global_zero:
-        folder.write_start(config)
     found = compute_crystals(
-        potentials,
-        values["structures"],
+        start.potentials,
+        start.values["structures"],
         folder.path,
         supercell,
-        protocol,
-        options=PhononReadOptions(**values["options"]),
-        max_atoms=config.max_atoms,
+        Protocol(**start.values["protocol"]),
         engine=config.engine,
-        versions=collect_versions(),
-        progress=config.progress,
+        **start.common,
         **given,
     )
     if fabric.is_global_zero:

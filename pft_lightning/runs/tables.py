@@ -14,11 +14,8 @@ from pft_lightning.evaluation import folder as schema
 from pft_lightning.evaluation.conductivity import totals as scores
 from pft_lightning.evaluation.conductivity.runner import ConductivityEvaluation
 from pft_lightning.evaluation.crystals import CrystalPhonons
-from pft_lightning.evaluation.elastic_runner import (
-    MAX_STRESS,
-    MODULI,
-    ElasticEvaluation,
-)
+from pft_lightning.evaluation.elastic_runner import MAX_STRESS, MODULI
+from pft_lightning.evaluation.materials import Evaluated
 from pft_lightning.evaluation.trade_off import TradeOff
 
 
@@ -249,7 +246,7 @@ def print_crystals(found: CrystalPhonons) -> None:
     console.print(f"Files for phonopy: {found.files}", highlight=False, soft_wrap=True)
 
 
-def print_elastic(found: ElasticEvaluation) -> None:
+def print_elastic(found: Evaluated) -> None:
     """Print errors of moduli, one column for each model, and the first crystals."""
     models = found.summary["models"]
     table = Table(title="Errors of moduli in GPa: mean (median) over stable materials")

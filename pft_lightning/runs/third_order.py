@@ -5,27 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.fabric import Fabric
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation import folder as schema
 from pft_lightning.evaluation import third_order_errors as third
-from pft_lightning.evaluation.potentials import load_potentials
-from pft_lightning.evaluation.third_order_runner import (
-    ThirdOrderEvaluation,
-    evaluate_third_order,
-)
+from pft_lightning.evaluation.materials import Evaluated
+from pft_lightning.evaluation.third_order_runner import evaluate_third_order
 from pft_lightning.plots.page import remove_report
-from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.start import begin
 from pft_lightning.runs.tables import print_failures
 
 
 def compute_third_order(
     config: DictConfig, fabric: Fabric, folder: RunFolder
-) -> ThirdOrderEvaluation:
+) -> Evaluated:
     """Compare third-order force constants with DFT, and print what they come to.
 
     Args:
@@ -37,24 +34,18 @@ def compute_third_order(
         ConfigError: upstream frames, which say nothing of third order.
         PFTError: a potential or path that cannot be used.
     """
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    if values["upstream"]:
+    if config.upstream:
         raise ConfigError(
             "upstream is given, and task=third_order compares third-order force "
             "constants alone. Leave it out, or leave out the task."
         )
-    potentials = load_potentials(config, fabric.device)
-    if fabric.is_global_zero:
-        folder.write_start(config)
+    start = begin(config, fabric, folder)
     found = evaluate_third_order(
-        potentials,
-        values["phonons"],
+        start.potentials,
+        start.values["phonons"],
         folder.path,
-        options=PhononReadOptions(**values["options"]),
-        max_atoms=config.max_atoms,
         engine=config.engine,
-        versions=collect_versions(),
-        progress=config.progress,
+        **start.common,
     )
     if fabric.is_global_zero:
         remove_report(folder.path)  # of another task: it speaks of other results
@@ -62,7 +53,7 @@ def compute_third_order(
     return found
 
 
-def _print(found: ThirdOrderEvaluation) -> None:
+def _print(found: Evaluated) -> None:
     """Print errors, one line for each material and potential."""
     table = Table(
         title="Third-order force constants: mean absolute errors, meV/Å³ (mean of DFT)"

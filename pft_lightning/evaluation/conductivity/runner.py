@@ -1,9 +1,9 @@
-"""Conductivities of models on crystals, shared among processes and resumed.
+"""Conductivities of models on crystals, and their scores.
 
-As evaluations of phonons (``evaluation.runner``), every material is written when it is
-done, and the same call into the same folder computes what is not there yet. What a
-material needs is kept stage by stage (``stages``), so that an interruption costs one
-stage, and a change of the protocol costs what depends on it.
+How a folder is resumed, and processes share the work, is said in
+``evaluation.materials``. What a material needs is kept stage by stage (``stages``), so
+that an interruption costs one stage, and a change of the protocol costs what depends on
+it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
@@ -47,12 +48,7 @@ from pft_lightning.evaluation.conductivity.summary import (
     summarise_conductivity,
 )
 from pft_lightning.evaluation.conductivity.totals import COMPUTED, OUTCOME
-from pft_lightning.evaluation.failures import (
-    check_failure,
-    describe,
-    failed_row,
-    is_lasting,
-)
+from pft_lightning.evaluation.failures import describe
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.evaluation.folder import (
     ERROR,
@@ -63,13 +59,12 @@ from pft_lightning.evaluation.folder import (
     EvaluationFolder,
     Record,
     Row,
+    Summary,
 )
 from pft_lightning.evaluation.force_constants import Potential
-from pft_lightning.evaluation.records import readable_record, unreadable_record
+from pft_lightning.evaluation.materials import Evaluator
 from pft_lightning.evaluation.reference import Material
-from pft_lightning.evaluation.sharing import compute_records
-from pft_lightning.evaluation.stored import find_finished
-from pft_lightning.evaluation.task import Task, make_task
+from pft_lightning.evaluation.task import make_task
 from pft_lightning.files import remove_partials
 
 
@@ -133,57 +128,53 @@ def evaluate_conductivity(
     """
     check_phono3py()
     protocol = get_protocol(protocol)
-    work = _Work(
-        task=make_task(models, protocol, max_atoms, None, libraries=("phono3py",)),
-        folder=EvaluationFolder(out),
-        references=(
-            None
-            if reference is None
-            else read_conductivities(reference, protocol.temperature)
-        ),
-        progress=progress and processes.rank()[0] == 0,
+    references = None
+    if reference is not None:
+        references = read_conductivities(reference, protocol.temperature)
+    work = _Conductivities(
+        make_task(models, protocol, max_atoms, None, libraries=("phono3py",)),
+        EvaluationFolder(out),
+        references,
+        progress and processes.rank()[0] == 0,
     )
     materials = list_crystals(structures, supercells, options or PhononReadOptions())
     if processes.rank()[0] == 0:
         remove_partials(work.folder.materials)
-    finished = find_finished(
-        work.folder, materials, work.keys_of, is_whole=work.is_whole
-    )
-    records = compute_records(
-        materials, finished, work.compute, progress=progress, what="conductivities"
-    )
-    return _collect(records, work, versions)
-
-
-def _collect(
-    records: list[Record], work: _Work, versions: Mapping[str, str] | None
-) -> ConductivityEvaluation:
-    """Sum up all rows, and write what belongs to no material in particular."""
-    labels, folder = list(work.task.models), work.folder
-    rows = [record["models"][label] for record in records for label in labels]
-    summary = summarise_conductivity(
-        rows, labels, records, work.task.protocol, work.references, folder, versions
-    )
-    files = {
-        label: folder.path / "leaderboard" / f"{label}.json.gz" for label in labels
-    }
-    if processes.rank()[0] == 0:
-        for label, file in files.items():
-            chosen = [row for row in rows if row[MODEL] == label]
-            write_leaderboard(file, chosen, folder)
-        folder.write_totals(rows, summary, COLUMNS)
-    processes.barrier()
-    return ConductivityEvaluation(rows, summary, folder.path, files)
+    found = work.evaluate(materials, versions, progress=progress)
+    summary = cast(ConductivitySummary, found.summary)
+    return ConductivityEvaluation(found.rows, summary, found.folder, work.leaderboard)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Work:
-    """What is done with every crystal, and where it is written."""
+class _Read:
+    """A crystal with its mesh, and the same crystal of the reference."""
 
-    task: Task[ConductivityProtocol]
+    cells: ConductivityCells
+    mesh: tuple[int, int, int] | float
+    found: ReferenceCrystal | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Conductivities(Evaluator[ConductivityProtocol, _Read]):
+    """What is done with every crystal.
+
+    Attributes:
+        references: of DFT; None where nothing is compared.
+        progress: show the progress of stages.
+    """
+
     folder: EvaluationFolder
     references: References | None
     progress: bool
+
+    what = "conductivities"
+    columns = COLUMNS
+
+    @property
+    def leaderboard(self) -> dict[str, Path]:
+        """Files that the leaderboard takes, by the label of the model."""
+        place = self.folder.path / "leaderboard"
+        return {label: place / f"{label}.json.gz" for label in self.task.models}
 
     def keys_of(self, material: Material[ConductivityCells]) -> dict[str, str]:
         """What the row of each model on a material depends on."""
@@ -199,55 +190,65 @@ class _Work:
             if row.get(OUTCOME) == COMPUTED
         )
 
-    def compute(self, material: Material[ConductivityCells]) -> Record:
-        """Compute and write the conductivity of a crystal with every model."""
-        keys = self.keys_of(material)
-        protocol = self.task.protocol
-        try:
-            cells = material.read()
-            found = find_reference(self.references, material.name, cells, protocol)
-            mesh = choose_mesh(cells, found, protocol)
-        except Exception as error:
-            check_failure(error)
-            record = unreadable_record(material, error, keys, self.task.models)
-            found = find_reference(self.references, material.name, None, protocol)
-            for row in record["models"].values():
-                row |= failed_scores(found, describe(error))
-        else:
-            identity = identify(material.name, cells, found, protocol)
-            rows: dict[str, Row] = {}
-            for label in self.task.models:
-                try:
-                    row = self._row(label, material, cells, mesh, found)
-                except Exception as error:
-                    check_failure(error)
-                    row = failed_row(error) | failed_scores(found, describe(error))
-                    if not is_lasting(error):
-                        keys.pop(label)
-                rows[label] = {**identity, MODEL: label, **row}
-            record = readable_record(material, identity, keys, rows)
-        self.folder.write_record(record)
-        return record
+    def read(self, material: Material[ConductivityCells]) -> _Read:
+        """Read a crystal, find it in the reference and choose its mesh."""
+        cells, protocol = material.read(), self.task.protocol
+        found = find_reference(self.references, material.name, cells, protocol)
+        return _Read(cells, choose_mesh(cells, found, protocol), found)
 
-    def _row(
+    def identify(self, material: Material[ConductivityCells], content: _Read) -> Row:
+        """Columns that say which crystal a row is of."""
+        return identify(material.name, content.cells, content.found, self.task.protocol)
+
+    def failed_columns(
         self,
-        label: str,
+        error: Exception,
         material: Material[ConductivityCells],
-        cells: ConductivityCells,
-        mesh: tuple[int, int, int] | float,
-        found: ReferenceCrystal | None,
+        content: _Read | None,
+    ) -> Row:
+        """The worst scores, where there is something to score."""
+        if content is None:
+            protocol = self.task.protocol
+            found = find_reference(self.references, material.name, None, protocol)
+        else:
+            found = content.found
+        return failed_scores(found, describe(error))
+
+    def summarise(
+        self,
+        rows: list[Row],
+        records: list[Record],
+        versions: Mapping[str, str] | None,
+    ) -> ConductivitySummary:
+        """Sum up scores, and keep spectra of the worst for a report."""
+        labels, protocol = list(self.task.models), self.task.protocol
+        return summarise_conductivity(
+            rows, labels, records, protocol, self.references, self.folder, versions
+        )
+
+    def write_totals(self, rows: list[Row], summary: Summary) -> None:
+        """Write what belongs to no material in particular."""
+        if processes.rank()[0] == 0:
+            for label, file in self.leaderboard.items():
+                chosen = [row for row in rows if row[MODEL] == label]
+                write_leaderboard(file, chosen, self.folder)
+        super().write_totals(rows, summary)
+
+    def row(
+        self, label: str, material: Material[ConductivityCells], content: _Read
     ) -> Row:
         """Columns of a model on a crystal."""
         started = time.perf_counter()
         outcome = Stages(
             folder=self.folder.model_folder(material.name, label),
             model=self.task.models[label],
-            cells=cells,
-            mesh=mesh,
+            cells=content.cells,
+            mesh=content.mesh,
             protocol=self.task.protocol,
             identity=digest([self.task.fingerprints[label], material.fingerprint]),
             max_atoms=self.task.max_atoms,
             progress=self.progress,
         ).run()
-        row = {STATUS: OK, ERROR: "", **columns_of(outcome), **scores(outcome, found)}
+        scored = scores(outcome, content.found)
+        row = {STATUS: OK, ERROR: "", **columns_of(outcome), **scored}
         return row | {SECONDS: time.perf_counter() - started}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
 import numpy as np
 
-from pft_lightning.evaluation.conductivity.protocol import (
-    ConductivityProtocol,
-    describe,
-)
+from pft_lightning.evaluation.conductivity.protocol import ConductivityProtocol
 from pft_lightning.evaluation.conductivity.reference import References
 from pft_lightning.evaluation.conductivity.rows import COLUMNS
 from pft_lightning.evaluation.conductivity.score import Conductivity
@@ -28,15 +25,13 @@ from pft_lightning.evaluation.folder import (
     FORMULA,
     MODEL,
     NAME,
-    OK,
     SECONDS,
-    STATUS,
     EvaluationFolder,
     Record,
     Row,
     Summary,
 )
-from pft_lightning.evaluation.summary import count_failures
+from pft_lightning.evaluation.summary import make_summary
 
 
 # Materials of each model whose spectra are kept: those of the largest SRME.
@@ -100,32 +95,28 @@ def summarise_conductivity(
         folder: where the conductivities are kept.
         versions: of libraries.
     """
-    counts, failures = count_failures(rows, labels, records)
-    failures += [
-        {"name": row[NAME], "model": row[MODEL], "error": f"{row[OUTCOME]}: {reason}"}
-        for row in rows
-        if row[STATUS] == OK and (reason := row.get(REASON))
-    ]
-    by_label = {label: [row for row in rows if row[MODEL] == label] for label in labels}
+    summary = make_summary(
+        rows, labels, records, protocol, versions, totals=_totals, reason=_reason
+    )
+    of_label = {label: [row for row in rows if row[MODEL] == label] for label in labels}
     return {
-        "protocol": describe(protocol),
-        "versions": dict(versions or {}),
-        "counts": counts,
-        "models": {
-            label: {
-                **summarise(of_model),
-                SECONDS: sum(row.get(SECONDS) or 0.0 for row in of_model),
-            }
-            for label, of_model in by_label.items()
-        },
-        "forgetting": {},
-        "failures": failures,
+        **summary,  # type: ignore[typeddict-item]
         "materials": [_shorten(row) for row in rows],
         "worst": {
             label: _worst(of_model, rows, references, folder)
-            for label, of_model in by_label.items()
+            for label, of_model in of_label.items()
         },
     }
+
+
+def _totals(rows: Sequence[Row]) -> dict[str, Any]:
+    seconds = sum(row.get(SECONDS) or 0.0 for row in rows)
+    return {**summarise(rows), SECONDS: seconds}
+
+
+def _reason(row: Row) -> str | None:
+    reason = row.get(REASON)
+    return f"{row[OUTCOME]}: {reason}" if reason else None
 
 
 def _shorten(row: Row) -> Row:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
+from pft_lightning.evaluation.summary import mean_and_median
 
 
 # Columns of a row, beside those of every evaluation (``evaluation.folder``).
@@ -80,18 +80,12 @@ def _summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     outcomes = Counter(row[OUTCOME] for row in rows)
     share = {name: outcomes[name] / len(rows) if rows else None for name in OUTCOMES}
     return {
-        **{name: _mean_and_median(rows, name) for name in (SRME, SRE, SRD)},
+        **{
+            name: mean_and_median(row.get(name) for row in rows)
+            for name in (SRME, SRE, SRD)
+        },
         "outcomes": {name: outcomes[name] for name in OUTCOMES},
         "imaginary": share[IMAGINARY],
         "broken_symmetry": share[BROKEN],
         "failed": share[FAILED],
-    }
-
-
-def _mean_and_median(rows: Iterable[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    values = [row[name] for row in rows if row.get(name) is not None]
-    return {
-        "mean": float(np.mean(values)) if values else None,
-        "median": float(np.median(values)) if values else None,
-        "n": len(values),
     }

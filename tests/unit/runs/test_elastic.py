@@ -163,3 +163,20 @@ def test_options_of_other_tasks_are_refused(run):
         run("structures=alloy.cif", "protocol=matbench")
     with pytest.raises(ConfigError, match="and task=elastic"):
         run("task=force_constants", "structures=alloy.cif", "reference=table.json")
+
+
+def test_a_model_that_is_compared_later_is_the_only_one_computed(run, monkeypatch):
+    first = run("structures=alloy.cif")
+    PairPotential(4.2, (29, 79)).save(Path("other.pair"))
+    module = "pft_lightning.evaluation.elastic_runner"
+    seen = []
+
+    def count(model, *args, **options):
+        seen.append(model)
+        return pft.elastic_constants(model, *args, **options)
+
+    monkeypatch.setattr(f"{module}.elastic_constants", count)
+    both = run("structures=alloy.cif", "compare.other.checkpoint=other.pair")
+    assert len(seen) == 1
+    assert {row["model"] for row in both.rows} == {"model", "other"}
+    assert first.rows[0] in both.rows

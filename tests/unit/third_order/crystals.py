@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
+from pathlib import Path
 
 import ase
 import numpy as np
 import pytest
+import yaml
 from phonopy.structure.atoms import PhonopyAtoms
 
 from pft_lightning.evaluation.force_constants import displaced_forces
@@ -96,3 +99,39 @@ def calculated(
         is_large: give a larger supercell for second order, without forces.
     """
     return _calculated(kind, distance, cutoff, is_large)
+
+
+def solved(phonons) -> np.ndarray:
+    """phono3py's own force constants of a calculation, symmetrised to convergence."""
+    phonons = copy.deepcopy(phonons)
+    phonons.produce_fc3()
+    phonons.symmetrize_fc3(options="level=8")
+    return phonons.fc3
+
+
+def save(phonons, path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    phonons.save(path, settings={"force_sets": True, "force_constants": False})
+    return path
+
+
+def write_folder(phonons, folder: Path) -> Path:
+    """phono3py_disp.yaml and FORCES_FC3, as phono3py writes them."""
+    from phono3py.file_IO import write_FORCES_FC3
+
+    folder.mkdir(parents=True, exist_ok=True)
+    bare = copy.deepcopy(phonons)
+    for first in bare.dataset["first_atoms"]:
+        for entry in (first, *first["second_atoms"]):
+            entry.pop("forces", None)
+    bare.save(folder / "phono3py_disp.yaml")
+    forces = [f for f in phonons.forces if np.any(f)]
+    write_FORCES_FC3(bare.dataset, forces, filename=folder / "FORCES_FC3")
+    return folder
+
+
+def edited(path: Path, change) -> Path:
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content))
+    return path
