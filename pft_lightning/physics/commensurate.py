@@ -125,6 +125,19 @@ class TranslationLattice:
         n = len(self.translations)
         return n // np.gcd.reduce(self.q_points(), axis=1, initial=n)
 
+    def sublattice(self, translations: np.ndarray) -> np.ndarray:
+        """Give the lattice that some translations and the supercell generate.
+
+        Args:
+            translations: (n, 3), int64, in units of ``vectors``.
+
+        Returns:
+            (3, 3), Å, right-handed lattice vectors as rows, as short as can be.
+        """
+        basis = _hermite(np.concatenate([self.supercell_matrix, translations]))
+        found = np.array(minkowski_reduce(basis @ self.vectors)[0])
+        return -found if np.linalg.det(found) < 0 else found
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CommensurateCell:
@@ -162,10 +175,7 @@ def commensurate_cell(
     # Phase of each translation, in units of 2π / order.
     phases = lattice.translations @ (q_point // common) % order
     invariant = lattice.translations[phases == 0]
-    basis = _hermite(np.concatenate([lattice.supercell_matrix, invariant]))
-    vectors = np.array(minkowski_reduce(basis @ lattice.vectors)[0])
-    if np.linalg.det(vectors) < 0:
-        vectors = -vectors
+    vectors = lattice.sublattice(invariant)
 
     # An atom's translation brings it back to the primitive cell.
     step = -phases[force_constants.translation_index] % order

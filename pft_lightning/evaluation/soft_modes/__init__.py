@@ -1,0 +1,1 @@
+"""Soft modes: imaginary phonons, the double wells along them, and where they end."""
