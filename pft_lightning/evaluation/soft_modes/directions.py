@@ -72,10 +72,7 @@ def find_directions(waves: SupercellWaves, mode: SoftMode) -> list[Direction]:
         arms = arms[:1]
     basis = np.concatenate(arms)
     matrices, counts = _images(waves, basis)
-    if per_arm <= _MAX_WAVES and len(matrices):
-        lines = _fixed_lines(matrices)
-    else:
-        lines = []
+    lines = _fixed_lines(matrices) if per_arm <= _MAX_WAVES else []
     found = [
         _direction(waves, mode, basis, line, per_arm, matrices, counts)
         for line in lines or list(np.eye(len(basis)))[:per_arm]

@@ -140,7 +140,6 @@ def compute_well(
         DivergenceError: the energy at no displacement is NaN or infinite.
     """
     cell = pattern_cell(waves, direction)
-    step = reach / points / cell.largest
 
     def energies_at(amplitudes: np.ndarray) -> np.ndarray:
         moved = cell.atoms.positions + amplitudes[:, None, None] * cell.pattern
@@ -152,16 +151,12 @@ def compute_well(
             f"the energy of {cell.atoms.get_chemical_formula()} is {origin}."
         )
     curvature = compute_curvature(model, cell, max_atoms, engine)
-    for _ in range(_MAX_HALVINGS if curvature < 0 else 0):
-        if energies_at(np.array([-step, step])).min() < origin:
-            break
-        step /= 2
-    sides = [
-        _follow(lambda a: energies_at(a) - origin, sign * step, points)
-        for sign in (-1, 1)
-    ]
-    amplitudes = np.concatenate([sides[0][0][::-1], [0.0], sides[1][0]])
-    energies = np.concatenate([sides[0][1][::-1], [0.0], sides[1][1]])
+    amplitudes, energies, is_closed = _scan(
+        lambda a: energies_at(a) - origin,
+        reach / points / cell.largest,
+        points,
+        is_soft=curvature < 0,
+    )
     minimum, depth = _lowest(lambda a: energies_at(a) - origin, amplitudes, energies)
     return Well(
         direction=direction,
@@ -171,7 +166,7 @@ def compute_well(
         curvature=curvature,
         minimum=minimum,
         depth=depth,
-        is_closed=all(side[1][-1] > side[1].min() or side[1][-1] > 0 for side in sides),
+        is_closed=is_closed,
     )
 
 
@@ -221,6 +216,29 @@ def potential_energies(
 
     per_pass = max(1, max_atoms // len(atoms))
     return np.concatenate(all_passes(energies_of, displaced, per_pass, "", False))
+
+
+def _scan(
+    energies_at: Callable[[np.ndarray], np.ndarray],
+    step: float,
+    points: int,
+    *,
+    is_soft: bool,
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Amplitudes and energies of both sides, and whether both rise at their ends."""
+    for _ in range(_MAX_HALVINGS if is_soft else 0):
+        if energies_at(np.array([-step, step])).min() < 0:
+            break
+        step /= 2
+    (left, low), (right, high) = (
+        _follow(energies_at, sign * step, points) for sign in (-1, 1)
+    )
+    is_closed = all(e[-1] > min(e.min(), 0.0) for e in (low, high))
+    return (
+        np.concatenate([left[::-1], [0.0], right]),
+        np.concatenate([low[::-1], [0.0], high]),
+        is_closed,
+    )
 
 
 def _follow(
