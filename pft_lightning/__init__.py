@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pft_lightning.backends.base import EnergyModel
     from pft_lightning.backends.calculator import Calculator, hessian_vector_product
     from pft_lightning.backends.registry import load_model
+    from pft_lightning.callbacks.conductivity_validation import (
+        ConductivityValidation,
+    )
     from pft_lightning.callbacks.hessian_loss import HessianLoss
     from pft_lightning.callbacks.phonon_validation import PhononValidation
     from pft_lightning.data.datamodule import (
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Calculator": "backends.calculator",
+    "ConductivityValidation": "callbacks.conductivity_validation",
     "EnergyModel": "backends.base",
     "HessianLoss": "callbacks.hessian_loss",
     "PFTError": "errors",
@@ -55,6 +59,7 @@ _HOMES = {
 
 __all__ = [
     "Calculator",
+    "ConductivityValidation",
     "EnergyModel",
     "HessianLoss",
     "PFTError",

@@ -1,5 +1,6 @@
 """Lightning callbacks of pft_lightning."""
 
+from pft_lightning.callbacks.conductivity_validation import ConductivityValidation
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.last_checkpoint import LastCheckpoint
 from pft_lightning.callbacks.phonon_validation import PhononValidation
@@ -9,6 +10,7 @@ from pft_lightning.callbacks.weight_averaging import RampedEMA
 
 
 __all__ = [
+    "ConductivityValidation",
     "HessianLoss",
     "LastCheckpoint",
     "PhononValidation",

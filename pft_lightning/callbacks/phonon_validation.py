@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import lightning
 import numpy as np
-import torch
 from ase.data import chemical_symbols
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.seed import isolate_rng
 from pydantic import Field
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.callbacks.wandb_dashboard import log_phonons, wants_figures
+from pft_lightning.callbacks.watching import (
+    ValidationEvaluation,
+    check_least,
+    choose_materials,
+)
 from pft_lightning.data.molecules import Molecule
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.errors import ConfigError, PFTError
@@ -52,6 +53,7 @@ _PREFIX = "phonon/"
 _TOTALS = (*ERRORS, FREQUENCY_RATIO)
 _PROGRESS_BAR = (MESH_FREQUENCY_MAE, ENTROPY_ERROR)
 _LABEL = "model"
+_OPTION = "phonon_validation"
 
 
 _Names = Annotated[list[str] | None, Words("names of materials in a list, or null")]
@@ -63,24 +65,20 @@ _Protocol = Annotated[
 ]
 
 
-class PhononValidation(Callback):
+class PhononValidation(ValidationEvaluation[Evaluation]):
     """Compute the metrics of ``pft.evaluate_phonons`` in validations.
 
-    The weights are those that the validation uses: the moving average where there is
-    one, whatever the order of the callbacks. Means over the materials are logged as
-    ``phonon/mesh_frequency_mae`` (THz), ``phonon/entropy_error`` (J/K/mol) and so on:
-    names and units of ``per_material.csv``, for progress bar, loggers, checkpoints and
-    early stopping. ``phonon/instability_error`` is the share of materials that are
-    called stable and are not, or the reverse. A material that the potential fails on is
-    named in a warning and turns the means into NaN: a mean over the others would make a
-    diverged potential look good. Molecules have ``phonon/frequency_mae_cm1`` and
+    Means over the materials are logged as ``phonon/mesh_frequency_mae`` (THz),
+    ``phonon/entropy_error`` (J/K/mol) and so on: names and units of
+    ``per_material.csv``, for progress bar, loggers, checkpoints and early stopping.
+    ``phonon/instability_error`` is the share of materials that are called stable and
+    are not, or the reverse. A material that the potential fails on is named in a
+    warning and turns the means into NaN: a mean over the others would make a diverged
+    potential look good. Molecules have ``phonon/frequency_mae_cm1`` and
     ``phonon/zero_point_energy_error`` too.
 
-    It is due at the first validation of a training and every n-th after it, and
-    whenever ``trainer.validate`` is called. In the validations between, monitors see
-    the last values. Everything is computed in float64 on a copy; training goes on as
-    if nothing had happened. The processes of a distributed training share the
-    materials.
+    When it is due: see ``watching.ValidationEvaluation``. Everything is computed in
+    float64 on a copy. The processes of a distributed training share the materials.
 
     Args:
         phonons: file, folder, glob, store, list of them, or ``Phonopy`` objects with
@@ -121,16 +119,12 @@ class PhononValidation(Callback):
                 "PhononValidation has no materials to compare with: give "
                 "data.phonons.val or callbacks.phonon_validation.phonons."
             )
-        for what, value, least in (
-            ("n", 1 if n is None else n, 1),
-            ("every_n_validations", every_n_validations, 1),
-            ("n_figures", n_figures, 0),
-        ):
-            if value < least:
-                raise ConfigError(
-                    f"phonon_validation.{what}={value}; at least {least}."
-                )
-        self.every_n_validations = every_n_validations
+        super().__init__(
+            _OPTION, every_n_validations, [_PREFIX + name for name in _PROGRESS_BAR]
+        )
+        if n is not None:
+            check_least(_OPTION, "n", n, 1)
+        check_least(_OPTION, "n_figures", n_figures, 0)
         self.n_figures = n_figures
         self._phonons = phonons
         self._n = n
@@ -143,9 +137,6 @@ class PhononValidation(Callback):
         self._max_atoms = max_atoms
         self._engine = engine
         self._references: dict[str, Reference] | None = None
-        self._evaluation: Evaluation | None = None
-        self._validations = 0
-        self._totals: dict[str, float] = {}
 
     def setup(
         self,
@@ -158,103 +149,43 @@ class PhononValidation(Callback):
         Raises:
             ConfigError: the module is another one, or no material can be used.
         """
-        if not isinstance(pl_module, PhononFineTuning):
-            raise ConfigError(
-                f"PhononValidation cannot evaluate a {type(pl_module).__name__}; use "
-                "it with pft_lightning.PhononFineTuning."
-            )
+        super().setup(trainer, pl_module, stage)
+        assert isinstance(pl_module, PhononFineTuning)
         if self._references is None:
-            chosen = self._choose(list_materials(self._phonons, self._options))
+            materials = list_materials(self._phonons, self._options)
+            chosen = choose_materials(materials, self._n, self._names, _OPTION)
             self._references = _read(chosen, pl_module.model)
 
-    def on_train_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Let the monitors of a resumed run see what they would have seen."""
-        trainer.callback_metrics.update(_as_tensors(self._totals, pl_module.device))
-
-    def on_validation_batch_start(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Evaluate before the first batch.
-
-        By then every callback has had its ``on_validation_epoch_start``, which is where
-        the moving average takes the place of the weights; the end of the epoch, which
-        swaps them back, may come to us after that.
-        """
-        if trainer.sanity_checking or batch_idx or dataloader_idx:
-            return
-        if trainer.state.fn == TrainerFn.FITTING:
-            due = self._validations % self.every_n_validations == 0
-            self._validations += 1
-            if not due:
-                return
-        assert isinstance(pl_module, PhononFineTuning)
+    def evaluate(
+        self, trainer: lightning.Trainer, pl_module: PhononFineTuning
+    ) -> Evaluation:
+        """Compare phonons of the materials with DFT's."""
         assert self._references is not None
-        figures = bool(self.n_figures) and wants_figures(trainer.loggers)
         protocol = self._protocol
-        if not figures:
+        if not (self.n_figures and wants_figures(trainer.loggers)):
             protocol = dataclasses.replace(protocol, band_points=0)
-        with isolate_rng():
-            self._evaluation = evaluate_phonons(
-                {_LABEL: pl_module.model},
-                self._references,
-                protocol=protocol,
-                max_atoms=self._max_atoms,
-                engine=self._engine,
-                progress=False,
-            )
+        return evaluate_phonons(
+            {_LABEL: pl_module.model},
+            self._references,
+            protocol=protocol,
+            max_atoms=self._max_atoms,
+            engine=self._engine,
+            progress=False,
+        )
 
-    def on_validation_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Log the totals and, to W&B, the materials; all processes have the same."""
-        if self._evaluation is None:
-            return
-        evaluation, self._evaluation = self._evaluation, None
-        _name_failures(evaluation)
+    def totals_of(self, found: Evaluation) -> dict[str, float]:
+        """Means over the materials; those that failed are named in warnings."""
+        _name_failures(found)
         assert self._references is not None
-        kinds = [isinstance(found, Molecule) for found in self._references.values()]
-        totals = _totals(evaluation, n_molecules=sum(kinds))
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._totals = totals
-        for name, value in _as_tensors(totals, pl_module.device).items():
-            in_bar = name.removeprefix(_PREFIX) in _PROGRESS_BAR
-            pl_module.log(name, value, prog_bar=in_bar)
+        kinds = [isinstance(known, Molecule) for known in self._references.values()]
+        return _totals(found, n_molecules=sum(kinds))
+
+    def show(self, trainer: lightning.Trainer, found: Evaluation) -> None:
+        """Give W&B the materials, and bands of some."""
         if wants_figures(trainer.loggers):
-            shown = self._shown(evaluation)
+            shown = self._shown(found)
             for logger in trainer.loggers:
-                log_phonons(logger, evaluation.rows, shown, trainer.global_step)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to evaluate, and to monitor, as if not killed."""
-        return {"validations": self._validations, "totals": dict(self._totals)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where the checkpoint stopped."""
-        self._validations = state_dict["validations"]
-        self._totals = dict(state_dict["totals"])
-
-    def _choose(self, materials: list[Material]) -> list[Material]:
-        if self._names is not None:
-            by_name = {material.name: material for material in materials}
-            missing = [name for name in self._names if name not in by_name]
-            if missing:
-                known = ", ".join(list(by_name)[:10])
-                raise ConfigError(
-                    f"phonon_validation.names: no material is called {missing[0]!r}; "
-                    f"expected some of {known}{', …' if len(by_name) > 10 else ''}."
-                )
-            return [by_name[name] for name in self._names]
-        if self._n is None or self._n >= len(materials):
-            return materials
-        # Files of one chemistry often lie side by side: spread over the list.
-        return [materials[len(materials) * i // self._n] for i in range(self._n)]
+                log_phonons(logger, found.rows, shown, trainer.global_step)
 
     def _shown(self, evaluation: Evaluation) -> dict[str, dict[str, PhononProperties]]:
         """Properties that are drawn, on every process, whichever computed them."""
@@ -324,16 +255,6 @@ def _totals(evaluation: Evaluation, *, n_molecules: int) -> dict[str, float]:
     ]
     totals["instability_error"] = float(np.mean(wrong))
     return {_PREFIX + name: value for name, value in totals.items()}
-
-
-def _as_tensors(
-    totals: Mapping[str, float], device: torch.device
-) -> dict[str, torch.Tensor]:
-    # Lightning would make them float32, and bits would depend on where they come from.
-    return {
-        name: torch.tensor(value, dtype=torch.float64, device=device)
-        for name, value in totals.items()
-    }
 
 
 def _name_failures(evaluation: Evaluation) -> None:

@@ -42,12 +42,14 @@ _WITH_VALUE = re.compile(
 )
 # Options that are one path each, and those that are one or a list of them.
 _PATH = re.compile(
-    r"out|run|base|checkpoint|mace_config|paths\.run|hydra\.(run|sweep)\.dir|"
+    r"out|run|base|checkpoint|mace_config|reference|paths\.run|"
+    r"hydra\.(run|sweep)\.dir|callbacks\.conductivity_validation\.reference|"
     r"data\.cache_dir|model\.checkpoint|compare\.[^.]+\.checkpoint"
 )
 _PATHS = re.compile(
     r"phonons|upstream|structures|data\.(phonons|upstream)\.(train|val)|"
-    r"callbacks\.phonon_validation\.phonons"
+    r"callbacks\.phonon_validation\.phonons|"
+    r"callbacks\.conductivity_validation\.structures"
 )
 
 

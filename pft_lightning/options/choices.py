@@ -137,10 +137,16 @@ def _callbacks() -> dict[str, Any]:
         options="${data.phonons.options}",
         mesh=40.0,  # Å, coarser than that of an evaluation
     )
+    conductivities = choice(f"{_CALLBACKS}.ConductivityValidation", structures=None)
     return {
         "default": default,
         "early_stopping": {**default, "early_stopping": stopping},
         "phonon_validation": {**default, "phonon_validation": phonons},
+        "conductivity_validation": {
+            **default,
+            "phonon_validation": phonons,
+            "conductivity_validation": conductivities,
+        },
     }
 
 

@@ -201,6 +201,7 @@ _CHOICES = {
     ("callbacks", "default"): "Average, best and last weights, rates, speed.",
     ("callbacks", "early_stopping"): "The same, and an end where errors stop falling.",
     ("callbacks", "phonon_validation"): "The same, and phonons of some materials.",
+    ("callbacks", "conductivity_validation"): "Both, and conductivities of crystals.",
     ("logger", "none"): "No logger, and no callback that needs one.",
     ("protocol", "dft_cell"): "Phonons in the reference's own cell.",
     ("protocol", "mdr"): "Relaxed first, finite displacements (arXiv:2412.16551).",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeGuard, cast
 
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
@@ -90,7 +90,7 @@ class ConductivityEvaluation:
 
 def evaluate_conductivity(
     models: Potential | Mapping[str, Potential],
-    structures: Spec,
+    structures: Spec | list[Material[ConductivityCells]],
     out: str | Path,
     *,
     reference: str | Path | None = None,
@@ -109,7 +109,7 @@ def evaluate_conductivity(
 
     Args:
         models: from ``load_model``, ASE calculators, or several by label.
-        structures: see ``structures.list_crystals``.
+        structures: see ``structures.list_crystals``, or what it gave.
         out: folder to write.
         reference: table of DFT mode by mode, see ``reference.read_conductivities``;
             None scores nothing.
@@ -137,12 +137,24 @@ def evaluate_conductivity(
         references,
         progress and processes.rank()[0] == 0,
     )
-    materials = list_crystals(structures, supercells, options or PhononReadOptions())
+    if _are_listed(structures):
+        materials = structures
+    else:
+        reading = options or PhononReadOptions()
+        materials = list_crystals(structures, supercells, reading)  # type: ignore[arg-type]
     if processes.rank()[0] == 0:
         remove_partials(work.folder.materials)
     found = work.evaluate(materials, versions, progress=progress)
     summary = cast(ConductivitySummary, found.summary)
     return ConductivityEvaluation(found.rows, summary, found.folder, work.leaderboard)
+
+
+def _are_listed(
+    structures: Spec | list[Material[ConductivityCells]],
+) -> TypeGuard[list[Material[ConductivityCells]]]:
+    return isinstance(structures, list) and any(
+        isinstance(one, Material) for one in structures
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
