@@ -244,6 +244,10 @@ class _Conductivities(Evaluator[ConductivityProtocol, _Read]):
             for label, file in self.leaderboard.items():
                 chosen = [row for row in rows if row[MODEL] == label]
                 write_leaderboard(file, chosen, self.folder)
+            # Tables of potentials that this evaluation does not have are not its own.
+            for other in (self.folder.path / "leaderboard").glob("*.json.gz"):
+                if other not in self.leaderboard.values():
+                    other.unlink()
         super().write_totals(rows, summary)
 
     def row(

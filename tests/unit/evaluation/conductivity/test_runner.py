@@ -68,6 +68,13 @@ def evaluate(reference, tmp_path):
     return run
 
 
+def test_tables_for_the_leaderboard_are_those_of_this_evaluation(evaluate):
+    first = evaluate(models={"old": softer(), "kept": potential()})
+    again = evaluate(models={"kept": potential()})
+    assert not first.leaderboard["old"].exists()
+    assert again.leaderboard["kept"].is_file()
+
+
 def test_a_model_against_itself_has_no_error_and_another_has_one(evaluate):
     found = evaluate(models={"same": softer(), "other": potential()})
     same, other = found.rows

@@ -123,8 +123,8 @@ def test_what_cannot_be_watched_is_refused_before_the_training(
         ConductivityValidation(structures, n=0)
     table = tmp_path / "table.json.gz"
     table.write_bytes(gzip.compress(json.dumps({"mp_id": {}}).encode())[:-8])
+    watched = ConductivityValidation(structures, reference=table)
     with pytest.raises(DataFormatError, match=r"table\.json\.gz"):
-        watched = ConductivityValidation(structures, reference=table)
         fit(world, tmp_path / "run", watched)
 
 
