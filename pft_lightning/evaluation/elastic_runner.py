@@ -61,11 +61,11 @@ from pft_lightning.types import Engine
 MODULI: Final = (BULK, SHEAR)
 MAX_STRESS: Final = "max_stress"
 STABLE: Final = "born_stable"
-_EIGENVALUE: Final = "lowest_eigenvalue"
-_INTERNAL: Final = "lowest_internal"
+EIGENVALUE: Final = "lowest_eigenvalue"
+INTERNAL: Final = "lowest_internal"
 _OTHERS: Final = (
-    *("young_modulus", "poisson_ratio", STABLE, _EIGENVALUE),
-    *(_INTERNAL, "longitudinal_velocity", "transverse_velocity"),
+    *("young_modulus", "poisson_ratio", STABLE, EIGENVALUE),
+    *(INTERNAL, "longitudinal_velocity", "transverse_velocity"),
     *("debye_temperature", "gruneisen", "slack_conductivity"),
 )
 _COMPONENTS: Final = {f"C{i + 1}{j + 1}": (i, j) for i in range(6) for j in range(i, 6)}
@@ -129,24 +129,31 @@ def evaluate_elastic(
     return work.evaluate(materials, versions, progress=progress)
 
 
-def _instability(row: Row) -> str | None:
-    """Why the moduli of a row are those of no crystal; None where they are not."""
+def instability(row: Row) -> str | None:
+    """Say why the moduli of a row are those of no stable crystal.
+
+    Args:
+        row: of any status.
+
+    Returns:
+        None where the crystal is stable, or has no moduli at all.
+    """
     if row[STATUS] != OK:
         return None
-    if row.get(_INTERNAL, np.inf) <= 0:
+    if row.get(INTERNAL, np.inf) <= 0:
         return (
-            f"unstable: the ions are at no minimum ({row[_INTERNAL]:.3g} eV/Å² is the "
+            f"unstable: the ions are at no minimum ({row[INTERNAL]:.3g} eV/Å² is the "
             "lowest eigenvalue at Γ); relaxed constants have no meaning"
         )
     if not row[STABLE]:
-        lowest = row[_EIGENVALUE]
+        lowest = row[EIGENVALUE]
         return f"unstable: a strain lowers the energy ({lowest:.3g} GPa by Born)"
     return None
 
 
-def _totals(rows: Sequence[Row]) -> dict[str, Any]:
+def total_errors(rows: Sequence[Row]) -> dict[str, Any]:
     """Mean and median absolute errors of stable crystals, GPa; how many are not."""
-    stable = [row for row in rows if _instability(row) is None]
+    stable = [row for row in rows if instability(row) is None]
     found: dict[str, Any] = {
         name: mean_and_median(
             abs(row[error_of(name)]) for row in stable if error_of(name) in row
@@ -199,8 +206,8 @@ class _Elastic(Evaluator[Protocol, Phonopy]):
             records,
             self.task.protocol,
             versions,
-            totals=_totals,
-            reason=_instability,
+            totals=total_errors,
+            reason=instability,
         )
 
     def row(self, label: str, material: Material[Phonopy], content: Phonopy) -> Row:

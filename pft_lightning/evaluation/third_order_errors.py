@@ -37,6 +37,8 @@ ON_SITE_MEAN: Final = "reference_third_order_on_site_mean"
 CORRELATION: Final = "third_order_correlation"
 # How both were made.
 MADE: Final = "third_order_from"
+# In the file of a material only, what a report draws: see ``largest_pairs``.
+PAIRS: Final = "third_order_pairs"
 
 # eV/Å³, above which a block counts as large: 10 meV/Å³.
 LARGE: Final = 0.01
@@ -52,6 +54,11 @@ COLUMNS: Final = (
 )
 
 _MEV: Final = 1e3
+
+# Pairs that are kept of a material, and to how many decimals, eV/Å³: elements that
+# symmetry makes equal are then one.
+_N_PAIRS: Final = 600
+_DECIMALS: Final = 5
 
 
 def compare_third(found: np.ndarray, reference: ThirdOrderConstants) -> Row:
@@ -78,6 +85,25 @@ def compare_third(found: np.ndarray, reference: ThirdOrderConstants) -> Row:
         ON_SITE_MEAN: _MEV * float(size[own].mean()),
         CORRELATION: _correlation(found, reference.compact),
     }
+
+
+def largest_pairs(found: np.ndarray, reference: np.ndarray) -> list[list[float]]:
+    """Largest elements of DFT or of a model, each beside that of the other.
+
+    Args:
+        found: of a model, of any shape, eV/Å³.
+        reference: of DFT, of the same shape.
+
+    Returns:
+        Distinct pairs of DFT and model, eV/Å³, of which one is above ``LARGE``;
+        largest first.
+    """
+    pairs = np.stack([reference.ravel(), found.ravel()], axis=1)
+    pairs = pairs[np.abs(pairs).max(axis=1) > LARGE]
+    distinct = np.unique(pairs.round(_DECIMALS) + 0.0, axis=0)  # no -0.0
+    order = np.argsort(-np.abs(distinct).max(axis=1), kind="stable")[:_N_PAIRS]
+    kept: list[list[float]] = distinct[order].tolist()
+    return kept
 
 
 def _correlation(found: np.ndarray, expected: np.ndarray) -> float | None:

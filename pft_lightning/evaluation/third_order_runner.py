@@ -48,7 +48,9 @@ from pft_lightning.evaluation.third_order_errors import (
     COLUMNS,
     ERRORS,
     MADE,
+    PAIRS,
     compare_third,
+    largest_pairs,
 )
 from pft_lightning.types import Engine
 
@@ -163,6 +165,12 @@ class _ThirdOrder(Evaluator[ThirdOrderProtocol, ThirdOrderRecord]):
         """Errors of a model in both orders."""
         return _compare(self.task.models[label], content, self.task)
 
+    def is_whole(self, record: Record) -> bool:
+        """Tell whether the elements are there that a report draws."""
+        return all(
+            PAIRS in row for row in record["models"].values() if row[STATUS] == OK
+        )
+
     def summarise(
         self,
         rows: list[Row],
@@ -170,13 +178,14 @@ class _ThirdOrder(Evaluator[ThirdOrderProtocol, ThirdOrderRecord]):
         versions: Mapping[str, str] | None,
     ) -> Summary:
         """Means and medians over materials, counts and failures."""
-        task = self.task
+        labels, protocol = list(self.task.models), self.task.protocol
         return make_summary(
-            rows, list(task.models), records, task.protocol, versions, totals=_totals
+            rows, labels, records, protocol, versions, totals=total_errors
         )
 
 
-def _totals(rows: Sequence[Row]) -> dict[str, Any]:
+def total_errors(rows: Sequence[Row]) -> dict[str, Any]:
+    """Mean and median over materials of what ``ERRORS`` names, for one model."""
     return {
         column: mean_and_median(row.get(column) for row in rows) for column in ERRORS
     }
@@ -213,6 +222,7 @@ def _compare(
         STATUS: OK,
         ERROR: "",
         **compare_third(found, reference.third_order),
+        PAIRS: largest_pairs(found, reference.third_order.compact),
         FORCE_CONSTANTS_MAE: error,
         MADE: f"DFT: {reference.structure.info[MADE]}; model: {made}",
         SECONDS: time.perf_counter() - started,

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from pft_lightning.evaluation.conductivity.score import FAILED_SCORE
 from pft_lightning.evaluation.conductivity.summary import Spectrum
+from pft_lightning.plots.parity import draw_log_parity, guide_handle
 from pft_lightning.plots.style import (
     REFERENCE_COLOUR,
     REFERENCE_NAME,
     colour,
+    hollow_handle,
     legend_outside,
     line_handles,
     line_style,
@@ -24,17 +24,8 @@ from pft_lightning.plots.style import (
     new_figure,
     plain,
     scatter,
+    spread,
 )
-
-
-# Conductivities of models this many times outside the range of DFT are drawn on the
-# edge.
-_SLACK: Final = 10.0
-# The axes span at least this ratio, so that they have marks.
-_LEAST_SPAN: Final = 30.0
-
-# Half of the width over which the points of a model are spread.
-_SPREAD: Final = 0.28
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,30 +55,13 @@ def plot_kappa_parity(
     """
     figure = new_figure(6.2, 6.2)
     axes = figure.subplots()
-    theirs = np.concatenate([pair[0] for pair in models.values()])
-    ours = np.concatenate([pair[1] for pair in models.values()])
-    low, high = theirs.min(), theirs.max()
-    near = ours[(ours > low / _SLACK) & (ours < high * _SLACK)]
-    low, high = min([low, *near]), max([high, *near])
-    pad = max(1.3, (_LEAST_SPAN * low / high) ** 0.5)
-    low, high = low / pad, high * pad
-    axes.axline((low, low), (high, high), color="black", linewidth=0.8)
-    for factor in (0.5, 2.0):
-        line = ((low, factor * low), (high, factor * high))
-        axes.axline(*line, color=REFERENCE_COLOUR, linewidth=0.8, linestyle="--")
-    n_outside = 0
-    for index, (x, y) in enumerate(models.values()):
-        inside = (y >= low) & (y <= high)
-        n_outside += int((~inside).sum())
-        scatter(axes, x, np.clip(y, low, high), inside, index)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    axes.set_box_aspect(1)
+    n_outside = draw_log_parity(axes, models, guides=(0.5, 2.0))
     beyond = f", {n_outside} beyond the axis (hollow)" if n_outside else ""
     axes.set_title(f"κ at {temperature:g} K{beyond}")
     axes.set_xlabel(f"{REFERENCE_NAME} (W/m/K)")
     axes.set_ylabel("Model (W/m/K)")
-    twice = Line2D([], [], color=REFERENCE_COLOUR, lw=0.8, ls="--", label="factor of 2")
-    legend_outside(figure, [*marker_handles(list(models)), twice])
+    handles = [*marker_handles(list(models)), guide_handle("factor of 2")]
+    legend_outside(figure, handles)
     return figure
 
 
@@ -107,9 +81,7 @@ def plot_srme(models: Mapping[str, Scores]) -> Figure:
         bars = axes.bar(index, mean, width=0.75, color=(colour(index), 0.25))
         axes.bar_label(bars, fmt="%.3f", padding=2, label_type="center")
         axes.hlines(mean, index - 0.375, index + 0.375, color=colour(index), lw=2)
-        # In the order of the materials: a column of equal scores stays readable.
-        x = index + _SPREAD * (np.linspace(-1, 1, n) if n > 1 else np.zeros(1))
-        scatter(axes, x, scores.srme, ~scores.failed, index)
+        scatter(axes, spread(index, n), scores.srme, ~scores.failed, index)
     axes.axhline(FAILED_SCORE.srme, color="black", linewidth=0.6, linestyle=":")
     axes.set_xlim(-0.6, len(models) - 0.4)
     axes.set_ylim(0, 1.05 * FAILED_SCORE.srme)
@@ -118,8 +90,7 @@ def plot_srme(models: Mapping[str, Scores]) -> Figure:
     axes.set_title("SRME by model: materials, and their mean")
     handles = marker_handles(list(models))
     if any(scores.failed.any() for scores in models.values()):
-        hollow = {"marker": "o", "ls": "", "markerfacecolor": "none", "color": "black"}
-        handles.append(Line2D([], [], **hollow, label="failed, counts 2"))  # type: ignore[arg-type]
+        handles.append(hollow_handle("failed, counts 2"))
     legend_outside(figure, handles)
     return figure
 

@@ -69,7 +69,7 @@ def write_conductivity_report(folder: str | Path) -> Path:
         heading="Thermal conductivities",
         totals=list(_totals(evaluation.summary["models"], evaluation.labels)),
         outcomes=OUTCOMES,
-        left_out=_left_out(evaluation),
+        left_out=evaluation.left_out(_why_left_out),
         rows=_rows_worst_first(evaluation),
         texts=_TEXTS,
         table=_TABLE,
@@ -141,29 +141,6 @@ def _pairs(rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
         for column in (REFERENCE_KAPPA, KAPPA)
     )
     return theirs, ours
-
-
-def _left_out(evaluation: FinishedEvaluation) -> dict[str, list[str]]:
-    """Materials that are no points of the parity, by the reason."""
-    models: dict[str, dict[str, list[str]]] = {}
-    for row in evaluation.rows:
-        if why := _why_left_out(row):
-            who = _name(row)
-            models.setdefault(why, {}).setdefault(who, []).append(row[schema.MODEL])
-    return {
-        why: [
-            who
-            if len(labels) == len(evaluation.labels)
-            else f"{who} ({', '.join(labels)})"
-            for who, labels in found.items()
-        ]
-        for why, found in models.items()
-    }
-
-
-def _name(row: Mapping[str, str]) -> str:
-    known = (row[schema.NAME], row.get(schema.FORMULA) or "")
-    return " ".join(dict.fromkeys(known)).strip()
 
 
 def _scores(rows: list[dict[str, str]]) -> Scores:

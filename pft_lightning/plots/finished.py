@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from pft_lightning.evaluation.folder import (
+    FORMULA,
     MESH_FREQUENCY_MAE,
     MODEL,
     NAME,
@@ -63,11 +64,7 @@ class FinishedEvaluation:
             {row[NAME]: number(row.get(name)) for row in finished[model]}
             for model in (label, self.labels[0])
         )
-        both = np.array([[ours[m], first[m]] for m in ours if m in first])
-        both = both[np.isfinite(both).all(axis=1)] if len(both) else both
-        if label == self.labels[0] or not len(both) or not both[:, 1].any():
-            return None
-        return float(both[:, 0].mean() / both[:, 1].mean() - 1)
+        return None if label == self.labels[0] else change_of_means(ours, first)
 
     def ranking(self) -> list[str]:
         """Materials that a model finished, worst first.
@@ -92,6 +89,31 @@ class FinishedEvaluation:
         """Rows of a model, of all materials."""
         return [row for row in self.rows if row.get(MODEL) == label]
 
+    def left_out(self, why: Callable[[dict[str, str]], str]) -> dict[str, list[str]]:
+        """Materials that are missing in a figure, by the reason.
+
+        Args:
+            why: reason of a row; empty where it is drawn.
+
+        Returns:
+            Names by reason, with the models where it is not all of them.
+        """
+        models: dict[str, dict[str, list[str]]] = {}
+        for row in self.rows:
+            if reason := why(row):
+                who = " ".join(dict.fromkeys([row[NAME], row.get(FORMULA) or ""]))
+                found = models.setdefault(reason, {})
+                found.setdefault(who.strip(), []).append(row[MODEL])
+        return {
+            reason: [
+                who
+                if len(labels) == len(self.labels)
+                else f"{who} ({', '.join(labels)})"
+                for who, labels in found.items()
+            ]
+            for reason, found in models.items()
+        }
+
     def _finished(self) -> dict[str, list[dict[str, str]]]:
         return {
             label: [row for row in self.rows_of(label) if row.get(STATUS) == OK]
@@ -108,6 +130,25 @@ def read_evaluation(path: str | Path) -> FinishedEvaluation:
     folder = EvaluationFolder(path)
     summary, rows = folder.read_totals()
     return FinishedEvaluation(folder, summary, rows, list(summary["models"]))
+
+
+def change_of_means(
+    ours: Mapping[str, float], first: Mapping[str, float]
+) -> float | None:
+    """Change of a mean, as a fraction, over the materials that both have finite.
+
+    Args:
+        ours: values of a model by material.
+        first: those of the model to compare with.
+
+    Returns:
+        None where there is nothing to compare.
+    """
+    both = np.array([[ours[m], first[m]] for m in ours if m in first])
+    both = both[np.isfinite(both).all(axis=1)] if len(both) else both
+    if not len(both) or not both[:, 1].any():
+        return None
+    return float(both[:, 0].mean() / both[:, 1].mean() - 1)
 
 
 def number(text: str | None) -> float:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,7 +44,8 @@ _DPI: Final = 130
 # What reports call their figures; other files beside them are somebody else's.
 _NAMES: Final = re.compile(
     r"gain_and_forgetting|trade_off|parity|error_histograms|softening|force_constants|"
-    r"material_\d+_.*_(bands|thermal)|kappa_parity|srme|kappa_spectra"
+    r"material_\d+_.*_(bands|thermal)|kappa_parity|srme|kappa_spectra|"
+    r"moduli_parity|moduli_errors|third_order_errors|third_order_parity"
 )
 
 
@@ -96,6 +98,7 @@ def write_page(
     *,
     heading: str,
     damaged: Mapping[str, str] | None = None,
+    names: Mapping[str, str] | None = None,
     **content: Any,
 ) -> Path:
     """Write the page of an evaluation, and remove figures of its earlier pages.
@@ -106,6 +109,7 @@ def write_page(
         pictures: all that the page shows.
         heading: what kind of evaluation it is.
         damaged: errors of files that cannot be read, by material.
+        names: of columns, with units, that only this kind of evaluation has.
         content: what else the template shows.
 
     Returns:
@@ -116,7 +120,7 @@ def write_page(
     """
     folder, summary = evaluation.folder, evaluation.summary
     page = (
-        _environment()
+        _environment(names or {})
         .get_template(template)
         .render(
             heading=heading,
@@ -171,7 +175,7 @@ def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _environment() -> jinja2.Environment:
+def _environment(names: Mapping[str, str]) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pft_lightning.plots", "."),
         autoescape=True,
@@ -180,7 +184,10 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        short=_short, percent=_percent, quantity=_quantity, number=number
+        short=_short,
+        percent=_percent,
+        quantity=partial(_quantity, names={**_COLUMN_NAMES, **names}),
+        number=number,
     )
     return environment
 
@@ -198,10 +205,10 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:+.0%}".replace("-", "−")
 
 
-def _quantity(name: str) -> Markup:
+def _quantity(name: str, names: Mapping[str, str]) -> Markup:
     """Name and unit of a column, as HTML."""
     if name not in QUANTITIES:
-        return Markup.escape(_COLUMN_NAMES.get(name, name.replace("_", " ")))
+        return Markup.escape(names.get(name, name.replace("_", " ")))
     text, unit = QUANTITIES[name]
     html = Markup.escape(f"{text} ({unit})" if unit else text)
     for formula, written in _FORMULAS.items():

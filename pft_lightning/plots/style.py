@@ -8,8 +8,10 @@ from typing import Final, Literal
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pft_lightning.evaluation import folder as schema
 
@@ -23,6 +25,9 @@ _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4
 LineStyle = Literal["-", "--", ":", "-."]
 _LINES: Final[tuple[LineStyle, ...]] = ("-", "--", ":", "-.")
 _MARKERS: Final = ("o", "^", "s", "D", "v", "P")
+
+# Half of the width over which the points of a model are spread.
+_SPREAD: Final = 0.28
 
 _LONGEST_NAME: Final = 36
 
@@ -152,6 +157,34 @@ def scatter(
             edgecolors=shade,
             clip_on=False,
         )
+
+
+def spread(index: int, n_points: int) -> np.ndarray:
+    """Places (n_points,) of points of a model in its column, left to right.
+
+    In the order of the materials, so that equal values stay readable.
+    """
+    if n_points < 2:
+        return np.full(n_points, float(index))
+    return index + _SPREAD * np.linspace(-1, 1, n_points)
+
+
+def hollow_handle(label: str) -> Line2D:
+    """Legend entry of points that are drawn hollow."""
+    return Line2D(
+        [], [], marker="o", ls="", markerfacecolor="none", color="black", label=label
+    )
+
+
+def mark_plainly(axis: Axis) -> None:
+    """Mark a logarithmic axis whose limits are set at 1, 2, 5, 10, ... in digits.
+
+    Of more than three powers of ten only these are marked.
+    """
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_outside(

@@ -8,14 +8,14 @@ from omegaconf import DictConfig
 from pft_lightning.evaluation.elastic_runner import evaluate_elastic
 from pft_lightning.evaluation.materials import Evaluated
 from pft_lightning.evaluation.protocols import Protocol
-from pft_lightning.plots.page import remove_report
+from pft_lightning.plots.elastic_report import write_elastic_report
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.start import begin
 from pft_lightning.runs.tables import print_elastic
 
 
 def compute_elastic(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluated:
-    """Compute elastic constants, compare moduli and print what they come to.
+    """Compute elastic constants, compare moduli, report and print what they come to.
 
     Args:
         config: of ``pft-evaluate``, as checked.
@@ -36,6 +36,5 @@ def compute_elastic(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Ev
         **start.common,
     )
     if fabric.is_global_zero:
-        remove_report(folder.path)  # of another task: it speaks of other results
-        print_elastic(found)
+        print_elastic(found, write_elastic_report(folder.path))
     return found

@@ -246,8 +246,13 @@ def print_crystals(found: CrystalPhonons) -> None:
     console.print(f"Files for phonopy: {found.files}", highlight=False, soft_wrap=True)
 
 
-def print_elastic(found: Evaluated) -> None:
-    """Print errors of moduli, one column for each model, and the first crystals."""
+def print_elastic(found: Evaluated, report: Path) -> None:
+    """Print errors of moduli, one column for each model, and the first crystals.
+
+    Args:
+        found: what was computed.
+        report: Page with the figures.
+    """
     models = found.summary["models"]
     table = Table(title="Errors of moduli in GPa: mean (median) over stable materials")
     table.add_column("modulus")
@@ -274,6 +279,7 @@ def print_elastic(found: Evaluated) -> None:
         console.print(f"  and {more} more in {schema.ROWS_FILE}", highlight=False)
     print_failures(console, found.summary)
     console.print(f"Evaluation: {found.folder}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
 
 
 # Score -> what the table calls it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric import Fabric
@@ -14,7 +15,7 @@ from pft_lightning.evaluation import folder as schema
 from pft_lightning.evaluation import third_order_errors as third
 from pft_lightning.evaluation.materials import Evaluated
 from pft_lightning.evaluation.third_order_runner import evaluate_third_order
-from pft_lightning.plots.page import remove_report
+from pft_lightning.plots.third_order_report import write_third_order_report
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.start import begin
 from pft_lightning.runs.tables import print_failures
@@ -23,7 +24,7 @@ from pft_lightning.runs.tables import print_failures
 def compute_third_order(
     config: DictConfig, fabric: Fabric, folder: RunFolder
 ) -> Evaluated:
-    """Compare third-order force constants with DFT, and print what they come to.
+    """Compare third-order force constants with DFT, report and print.
 
     Args:
         config: of ``pft-evaluate``, as checked.
@@ -48,12 +49,11 @@ def compute_third_order(
         **start.common,
     )
     if fabric.is_global_zero:
-        remove_report(folder.path)  # of another task: it speaks of other results
-        _print(found)
+        _print(found, write_third_order_report(folder.path))
     return found
 
 
-def _print(found: Evaluated) -> None:
+def _print(found: Evaluated, report: Path) -> None:
     """Print errors, one line for each material and potential."""
     table = Table(
         title="Third-order force constants: mean absolute errors, meV/Å³ (mean of DFT)"
@@ -77,6 +77,7 @@ def _print(found: Evaluated) -> None:
     console.print(table)
     print_failures(console, found.summary)
     console.print(f"Evaluation: {found.folder}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
 
 
 def _with_mean(error: Any, mean: Any) -> str:

@@ -97,6 +97,7 @@ def test_a_table_gives_crystals_and_moduli_to_compare(run, capsys):
     assert "UnknownElementError" in failures["foreign"]
     printed = capsys.readouterr().out
     assert "6 materials; failed: model 4" in printed
+    assert "partly occupied" in Path("run/report.html").read_text()
     written = {row["name"]: row for row in rows_of_file()}
     assert float(written["good"]["C12"]) == good["relaxed"][0][1]
     stored = json.loads(Path("run/materials/good.json").read_text())
