@@ -270,6 +270,7 @@ class _Evaluation(Options):
     progress: bool = True
     """Whether a progress bar is shown."""
     paths: Folder
+    logger: dict[str, Any] | None
 
 
 class Evaluate(Origin, _Evaluation):  # in the reference, the first come last

@@ -29,6 +29,7 @@ from pft_lightning.runs.conductivity import (
     check_protocol,
     compute_conductivity,
 )
+from pft_lightning.runs.dashboard import dashboard, send
 from pft_lightning.runs.elastic import compute_elastic
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.start import begin
@@ -76,7 +77,11 @@ def evaluate(config: DictConfig) -> Found:
     with folder.locked():
         fabric = build_fabric(config)
         try:
-            return compute(config, fabric, folder)
+            with dashboard(config, is_first=fabric.is_global_zero) as logger:
+                found = compute(config, fabric, folder)
+                if logger is not None:
+                    send(logger, found.summary, found.rows, folder.path)
+            return found
         except SystemExit:
             # SIGTERM came to this process alone, and the others would wait for it.
             for process in getattr(fabric.strategy.launcher, "procs", ()):

@@ -20,6 +20,7 @@ from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
 from pft_lightning.json_files import write_json
 from pft_lightning.physics.pair_probes import PairProbe
 from pft_lightning.runs.checks import check_finite, check_monitors, check_train
+from pft_lightning.runs.dashboard import open_experiment
 from pft_lightning.runs.folder import RunFolder, collect_versions
 from pft_lightning.runs.kinds import start_run
 from pft_lightning.runs.run import TrainingRun
@@ -132,6 +133,7 @@ def _record_start(
         write_json(folder.trainable, module.trainable.parameters)
         print_trainable(module.trainable, folder.trainable)
         for logger in trainer.loggers:
+            open_experiment(logger)
             if isinstance(logger, WandbLogger) and logger.version is not None:
                 folder.write_wandb_id(str(logger.version))
     for logger in trainer.loggers:
