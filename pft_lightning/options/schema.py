@@ -37,6 +37,7 @@ from pft_lightning.option_types import (
 from pft_lightning.options.blocks import block_of
 from pft_lightning.options.conductivity import ConductivityBlock
 from pft_lightning.options.loss import Loss, TrainedLoss
+from pft_lightning.options.soft_modes import SoftModeBlock
 from pft_lightning.preparation.distill import distill
 from pft_lightning.preparation.rattle import RattleOptions
 from pft_lightning.types import Engine
@@ -228,6 +229,7 @@ class _Evaluation(Options):
         "force_constants",
         "conductivity",
         "elastic",
+        "soft_modes",
         "third_order",
     ] = "compare"
     """Compare with DFT phonons, alone or along mixes; or what the name says."""
@@ -245,13 +247,15 @@ class _Evaluation(Options):
     phonons: Paths
     """DFT phonons: file, folder, glob, store or list of them."""
     structures: Paths | None = None
-    """task=force_constants, conductivity, elastic: crystals; file, folder, glob or list
-    of what ASE, phonopy or phono3py reads."""
+    """task=force_constants, conductivity, elastic, soft_modes: crystals; file, folder,
+    glob or list of what ASE, phonopy or phono3py reads."""
     force_constants: CrystalOptions
     conductivity: ConductivityBlock
+    soft_modes: SoftModeBlock
     reference: Path | None = None
     """task=conductivity: table of conductivities of DFT, mode by mode, to compare;
-    task=elastic: table of bulk and shear moduli (JSON)."""
+    task=elastic: table of bulk and shear moduli (JSON); task=soft_modes: crystals that
+    modes should end in, files with the names of the materials, or one file."""
     upstream: Paths | None = None
     """Frames with energies, forces and stresses, to measure forgetting."""
     upstream_keys: Keys
@@ -302,8 +306,9 @@ class PrepareModel(Options):
 class Prepare(Options):
     """``pft-prepare``."""
 
-    task: Literal["store", "rattle", "pseudolabel", "distill"] = "store"
-    """Make a store, structures for DFT, labels of a model, or its force constants."""
+    task: Literal["store", "rattle", "pseudolabel", "distill", "soft_modes"] = "store"
+    """Make a store, structures for DFT (rattled, or along soft modes), labels of a
+    model, or its force constants."""
     out: Annotated[
         Text,
         Words(
@@ -324,6 +329,7 @@ class Prepare(Options):
     model: PrepareModel
     rattle: Rattle
     distill: Distill
+    soft_modes: SoftModeBlock
 
 
 class Export(Origin):

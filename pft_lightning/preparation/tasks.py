@@ -17,9 +17,11 @@ from pft_lightning.data.crystals import read_structures, read_supercells
 from pft_lightning.data.store import PrepareReport, build_store
 from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import ConfigError
+from pft_lightning.evaluation.soft_modes.options import SoftModeOptions
 from pft_lightning.preparation.distill import distill
 from pft_lightning.preparation.pseudolabel import pseudolabel
 from pft_lightning.preparation.rattle import RattleOptions, rattle
+from pft_lightning.preparation.soft_modes import soft_mode_frames
 from pft_lightning.preparation.structures import XYZ_SUFFIXES, write_structures
 
 
@@ -87,6 +89,23 @@ def prepare_teacher_phonons(config: DictConfig) -> None:
     )
 
 
+def prepare_soft_modes(config: DictConfig) -> None:
+    """Write structures along the soft modes of a model, for DFT."""
+    options: Any = OmegaConf.to_container(config.soft_modes, resolve=True)
+    supercell = SupercellOptions(
+        **{field.name: options.pop(field.name) for field in fields(SupercellOptions)}
+    )
+    supercells = read_supercells(_structures(config), supercell)
+    frames, n_crystals = soft_mode_frames(
+        _load(config), supercells, SoftModeOptions(**options)
+    )
+    write_structures(frames, Path(config.out))
+    print(
+        f"{config.out}: {len(frames)} structures along soft modes of {n_crystals} "
+        "crystals"
+    )
+
+
 def _load(config: DictConfig) -> EnergyModel:
     if config.model.checkpoint is None:
         raise ConfigError(f"task={config.task} needs a model: model.checkpoint=...")
@@ -115,4 +134,5 @@ TASKS: dict[str, Callable[[DictConfig], PrepareReport | None]] = {
     "rattle": prepare_rattled,
     "pseudolabel": prepare_pseudolabels,
     "distill": prepare_teacher_phonons,
+    "soft_modes": prepare_soft_modes,
 }

@@ -28,6 +28,7 @@ from pft_lightning.runs.tables import print_conductivity
 
 
 _TASK: Final = "conductivity"
+_REFERENCED: Final = ("elastic", "soft_modes")
 
 # An option that protocols of conductivities have, and those of phonons do not.
 _TELLING: Final = "transport_type"
@@ -74,10 +75,11 @@ def check_conductivity(config: DictConfig) -> None:
     """
     if config.task == _TASK:
         check_phono3py()
-    elif config.reference is not None and config.task != "elastic":
+    elif config.reference is not None and config.task not in _REFERENCED:
         raise ConfigError(
             f"reference={config.reference}: is for task=conductivity, whose scores it "
-            "is needed for, and task=elastic. Add one of them, or leave it out."
+            "is needed for, and task=elastic or soft_modes. Add one of them, or leave "
+            "it out."
         )
 
 

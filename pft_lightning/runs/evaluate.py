@@ -32,6 +32,7 @@ from pft_lightning.runs.conductivity import (
 from pft_lightning.runs.dashboard import dashboard, send
 from pft_lightning.runs.elastic import compute_elastic
 from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.soft_modes import check_soft_modes, compute_soft_modes
 from pft_lightning.runs.start import begin
 from pft_lightning.runs.tables import print_crystals, print_evaluation
 from pft_lightning.runs.third_order import compute_third_order
@@ -57,20 +58,26 @@ def evaluate(config: DictConfig) -> Found:
         PFTError: Anything in the configuration or the data that cannot be used.
     """
     compute, schema = _TASKS.get(str(config.get("task")), (_evaluate, Evaluate))
-    of_crystals = compute not in (_evaluate, compute_third_order)
-    if not of_crystals and config.get("structures") is not None:
+    of_crystals = compute not in (_evaluate, compute_third_order, compute_soft_modes)
+    of_either = compute is compute_soft_modes
+    if not (of_crystals or of_either) and config.get("structures") is not None:
         raise ConfigError(
             f"structures={config.structures}: crystals are what task=force_constants "
-            "and task=conductivity or elastic take; add one, or give phonons=PATH, of "
-            "DFT phonons to compare with."
+            "and task=conductivity, elastic or soft_modes take; add one, or give "
+            "phonons=PATH, of DFT phonons to compare with."
         )
     check_protocol(config)
-    not_needed = ("model.checkpoint", *(("phonons",) if of_crystals else ()))
+    not_needed = (
+        "model.checkpoint",
+        *(("phonons",) if of_crystals or of_either else ()),
+    )
     config = check_options(config, schema, not_needed=not_needed)
     if OmegaConf.is_missing(config.model, "checkpoint"):
         config.model.checkpoint = None  # a calculator takes its place
     if of_crystals:
         _check_crystals(config)
+    if of_either:
+        check_soft_modes(config)
     check_conductivity(config)
     check_trade_off(config)
     folder = RunFolder(config.paths.run)
@@ -168,6 +175,7 @@ _TASKS: Mapping[
     "force_constants": (_compute_crystals, Evaluate),
     "conductivity": (compute_conductivity, EvaluateConductivity),
     "elastic": (compute_elastic, Evaluate),
+    "soft_modes": (compute_soft_modes, Evaluate),
     "third_order": (compute_third_order, Evaluate),
 }
 

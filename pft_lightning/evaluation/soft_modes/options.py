@@ -42,7 +42,7 @@ class SoftModeOptions:
         reach: displacement at the ends of a path, of the atom that moves most; a path
             along which the energy still falls is made up to four times as long, and
             one of a narrow well is halved until points lie in it.
-        points: of a path on each side.
+        points: amplitudes of a path on each side.
         candidates: minima that are relaxed, the lowest first; the one that ends lowest
             is followed.
         generations: how often a soft mode is followed, that of the crystal being the

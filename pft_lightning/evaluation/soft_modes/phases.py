@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import ase
 import numpy as np
@@ -34,6 +35,10 @@ from pft_lightning.evaluation.soft_modes.wells import (
     potential_energies,
 )
 from pft_lightning.types import Engine
+
+
+# Å, of symmetry that comes of how a structure was made.
+_EXACT: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,8 +186,8 @@ def _relax(well: Well, parent_energy: float, setting: Setting) -> End:
     atoms.calc = _calculator(setting.model)
     steps, fixed = 0, np.nan
     try:
-        # Symmetry of the start is exact; forces keep it but for their rounding.
-        atoms.set_constraint(FixSymmetry(atoms, symprec=setting.options.symprec))
+        # Forces keep the symmetry of the start but for their rounding.
+        atoms.set_constraint(FixSymmetry(atoms, symprec=_EXACT))
         problem = volume_problem(atoms, protocol.volume_limits)
         steps += minimise(FIRE(atoms, logfile=None), protocol, problem)
         fixed = atoms.get_potential_energy() / len(atoms) - parent_energy
