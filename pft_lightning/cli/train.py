@@ -9,6 +9,7 @@ from pft_lightning.cli.command import command
 from pft_lightning.runs.checks import check_trust
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.memory import keep_freed_memory
+from pft_lightning.runs.next_steps import next_commands
 from pft_lightning.runs.tables import print_before_after
 from pft_lightning.runs.train import train
 
@@ -24,4 +25,5 @@ def main(config: DictConfig) -> None:
     keep_freed_memory()
     summary = train(config, overrides)
     if "model" in summary:  # in the first process
-        print_before_after(summary, RunFolder(config.paths.run).path)
+        result = RunFolder(config.paths.run).path / summary["model"]
+        print_before_after(summary, result, next_commands(config, result))

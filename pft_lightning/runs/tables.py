@@ -94,12 +94,15 @@ def find_metrics(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def print_before_after(summary: Mapping[str, Any], folder: Path) -> None:
-    """Print what the run changed on the validation sets.
+def print_before_after(
+    summary: Mapping[str, Any], result: Path, commands: Mapping[str, str]
+) -> None:
+    """Print what the run changed on the validation sets, and what to do next.
 
     Args:
         summary: Content of ``summary.json``.
-        folder: Of the run.
+        result: The fine-tuned potential.
+        commands: Of a shell, by what they are for.
     """
     table = Table(title="Validation errors")
     for column in ("metric", "unit", "before", "after", "change"):
@@ -123,8 +126,10 @@ def print_before_after(summary: Mapping[str, Any], folder: Path) -> None:
         ", ".join(f"{name}: {number}" for name, number in summary["counts"].items()),
         highlight=False,
     )
-    result = folder / summary["model"]
-    console.print(f"Fine-tuned potential: {result}", highlight=False, soft_wrap=True)
+    lines = [f"Fine-tuned potential: {result}"]
+    lines += [f"Next, {purpose}:\n  {line}" for purpose, line in commands.items()]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 # Column of the table of a trade-off -> error.

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from commands import Command
 
 from pft_lightning import load_model
 from pft_lightning.errors import ConfigError, DivergenceError
@@ -205,3 +207,19 @@ def test_a_monitor_that_nothing_logs_is_refused_before_training(compose, tmp_pat
     ):
         train(config)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_commands_that_a_training_ends_with_work_as_they_stand(pft_train, tmp_path):
+    process = pft_train(tmp_path / "a run", "trainer.max_steps=2")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    lines = [line for line in output.splitlines() if line.startswith("  pft-evaluate")]
+    assert len(lines) == 2, output
+    fast = ("protocol.mesh=[4,4,4]", "protocol.band_points=5", "accelerator=cpu")
+    for number, line in enumerate(lines):
+        name, *words = shlex.split(line)
+        folder = tmp_path / f"evaluation-{number}"
+        command = Command(name, *words, *fast, f"hydra.run.dir={folder}", merged=True)
+        output, _ = command.communicate(timeout=300)
+        assert command.returncode == 0, output
+        assert (folder / "report.html").is_file()
