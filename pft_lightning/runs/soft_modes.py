@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Final
 
 from lightning.fabric import Fabric
@@ -19,7 +20,7 @@ from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.evaluation.soft_modes import columns
 from pft_lightning.evaluation.soft_modes.options import SoftModeOptions
 from pft_lightning.evaluation.soft_modes.runner import evaluate_soft_modes
-from pft_lightning.plots.page import remove_report
+from pft_lightning.plots.soft_modes_report import write_soft_modes_report
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.start import begin
 from pft_lightning.runs.tables import print_failures
@@ -54,7 +55,7 @@ def check_soft_modes(config: DictConfig) -> None:
 def compute_soft_modes(
     config: DictConfig, fabric: Fabric, folder: RunFolder
 ) -> Evaluated:
-    """Follow soft modes, compare imaginary ones and print what they come to.
+    """Follow soft modes, compare imaginary ones, report and print what they come to.
 
     Args:
         config: of ``pft-evaluate``, as checked.
@@ -79,8 +80,7 @@ def compute_soft_modes(
         **start.common,
     )
     if fabric.is_global_zero:
-        remove_report(folder.path)  # of another task: it speaks of other results
-        _print(found)
+        _print(found, write_soft_modes_report(folder.path))
     return found
 
 
@@ -94,7 +94,7 @@ def split_options(
     return SupercellOptions(**supercell), SoftModeOptions(**others)
 
 
-def _print(found: Evaluated) -> None:
+def _print(found: Evaluated, report: Path) -> None:
     """Print where soft modes end, and how many are those of DFT."""
     console = Console(width=None if Console().is_terminal else 120)
     table = Table(title="Soft modes: where the lowest well ends")
@@ -126,6 +126,7 @@ def _print(found: Evaluated) -> None:
             )
     print_failures(console, found.summary)
     console.print(f"Evaluation: {found.folder}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
 
 
 def _share(value: float | None) -> str:

@@ -39,10 +39,10 @@ class SoftModeOptions:
         max_modes: soft modes of a crystal whose wells are computed, the lowest first.
         max_directions: directions of each mode, those of highest symmetry first.
         max_cell_atoms: directions that need a larger cell are left out, and counted.
-        reach: displacement at the ends of a path, of the atom that moves most; a path
-            along which the energy still falls is made up to four times as long, and
-            one of a narrow well is halved until points lie in it.
-        points: amplitudes of a path on each side.
+        reach: how far minima are searched for at first, as the displacement of the atom
+            that moves most; farther where the energy still falls, and nearer where it
+            has risen at the first point.
+        points: amplitudes of a well on each side, up to 1.5 times that of its minimum.
         candidates: minima that are relaxed, the lowest first; the one that ends lowest
             is followed.
         generations: how often a soft mode is followed, that of the crystal being the
@@ -58,7 +58,7 @@ class SoftModeOptions:
     max_directions: Count = 4
     max_cell_atoms: NAtoms = 80
     reach: Angstrom = 0.5
-    points: Annotated[int, Field(ge=2, le=1000), Unit("points")] = 6
+    points: Annotated[int, Field(ge=2, le=1000), Unit("points")] = 9
     candidates: Count = 3
     generations: Natural = 2
     thresholds: Annotated[tuple[float, ...], As(_Thresholds)] = (0.1, 0.3)

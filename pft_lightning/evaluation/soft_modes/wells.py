@@ -29,6 +29,10 @@ from pft_lightning.types import Engine
 _MAX_EXTENSIONS = 3
 _MAX_HALVINGS = 6
 
+# Ends of the points that are kept, in amplitudes of the minimum; a well of second and
+# fourth order has risen to zero again at √2.
+_SHOWN = 1.5
+
 # Å, largest displacement of finite differences, for ASE calculators.
 _STEP = 0.005
 
@@ -123,15 +127,16 @@ def compute_well(
 ) -> Well:
     """Compute the energy along +A and -A, and its lowest point.
 
-    The points fit the well: where the energy still falls at the end of a side, that
-    side is made up to four times as long; where it has risen on both sides at their
-    first points, though the curvature is negative, both are halved.
+    The well is searched for first: where the energy still falls at the end of a side,
+    that side is made up to four times as long; where it has risen on both sides at
+    their first points, though the curvature is negative, both are halved. The points
+    that are kept then reach as far as the well.
 
     Args:
         model: in float64, or an ASE calculator.
         waves: of the crystal as the model has it.
         direction: of one of its soft modes.
-        reach: Å, displacement at the ends, of the atom that moves most.
+        reach: Å, where the search begins: displacement of the atom that moves most.
         points: of each side.
         max_atoms: of a pass.
         engine: of the second derivative.
@@ -158,6 +163,10 @@ def compute_well(
         is_soft=curvature < 0,
     )
     minimum, depth = _lowest(lambda a: energies_at(a) - origin, amplitudes, energies)
+    if is_closed and minimum:
+        amplitudes = np.linspace(-1, 1, 2 * points + 1) * _SHOWN * abs(minimum)
+        energies = energies_at(amplitudes) - origin
+        energies[points] = 0.0  # by definition, whatever rounding a larger batch has
     return Well(
         direction=direction,
         cell=cell,

@@ -87,7 +87,8 @@ def test_a_well_has_its_curvature_its_minimum_and_its_symmetry(rattling, cage):
     middle = len(well.amplitudes) // 2
     assert well.amplitudes[middle] == well.energies[middle] == 0
     np.testing.assert_allclose(well.energies, well.energies[::-1], atol=1e-12)
-    assert well.depth < well.energies.min() < 0
+    assert well.depth <= well.energies.min() < 0
+    assert well.amplitudes[-1] == pytest.approx(1.5 * abs(well.minimum))
     # Lower than both neighbours, whose distance is that of the search.
     around = well.minimum * np.array([0.99, 1.01])
     moved = well.cell.atoms.positions + around[:, None, None] * well.cell.pattern
