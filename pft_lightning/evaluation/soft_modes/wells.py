@@ -156,17 +156,10 @@ def compute_well(
             f"the energy of {cell.atoms.get_chemical_formula()} is {origin}."
         )
     curvature = compute_curvature(model, cell, max_atoms, engine)
-    amplitudes, energies, is_closed = _scan(
-        lambda a: energies_at(a) - origin,
-        reach / points / cell.largest,
-        points,
-        is_soft=curvature < 0,
+    step = reach / points / cell.largest
+    amplitudes, energies, minimum, depth, is_closed = _profile(
+        lambda a: energies_at(a) - origin, step, points, is_soft=curvature < 0
     )
-    minimum, depth = _lowest(lambda a: energies_at(a) - origin, amplitudes, energies)
-    if is_closed and minimum:
-        amplitudes = np.linspace(-1, 1, 2 * points + 1) * _SHOWN * abs(minimum)
-        energies = energies_at(amplitudes) - origin
-        energies[points] = 0.0  # by definition, whatever rounding a larger batch has
     return Well(
         direction=direction,
         cell=cell,
@@ -225,6 +218,23 @@ def potential_energies(
 
     per_pass = max(1, max_atoms // len(atoms))
     return np.concatenate(all_passes(energies_of, displaced, per_pass, "", False))
+
+
+def _profile(
+    energies_at: Callable[[np.ndarray], np.ndarray],
+    step: float,
+    points: int,
+    *,
+    is_soft: bool,
+) -> tuple[np.ndarray, np.ndarray, float, float, bool]:
+    """Amplitudes, energies, lowest point and its energy, and whether both ends rise."""
+    amplitudes, energies, is_closed = _scan(energies_at, step, points, is_soft=is_soft)
+    minimum, depth = _lowest(energies_at, amplitudes, energies)
+    if is_closed and minimum:
+        amplitudes = np.linspace(-1, 1, 2 * points + 1) * _SHOWN * abs(minimum)
+        energies = energies_at(amplitudes)
+        energies[points] = 0.0  # by definition, whatever rounding a larger batch has
+    return amplitudes, energies, minimum, depth, is_closed
 
 
 def _scan(
