@@ -27,6 +27,7 @@ from pft_lightning.runs.tables import print_failures
 
 
 _MAX_LINES: Final = 20
+_STABLE: Final = {True: "yes", False: "no", None: "unknown"}
 
 
 def check_soft_modes(config: DictConfig) -> None:
@@ -110,7 +111,7 @@ def _print(found: Evaluated, report: Path) -> None:
             str(row[columns.PARENT_GROUP]),
             str(row[columns.END_GROUP]),
             f"{row[columns.END_ENERGY]:.3f}",
-            "yes" if row[columns.END_STABLE] else "no",
+            _STABLE[row.get(columns.END_STABLE)],
         )
     console.print(table)
     if len(done) > _MAX_LINES:

@@ -68,20 +68,24 @@ def values_of(generations: Sequence[Generation], options: SoftModeOptions) -> Ro
     first, last = generations[0], generations[-1]
     followed = [one.end for one in generations if one.end is not None]
     symprec = options.symprec
+    atoms, energy = last.atoms, last.energy
+    unknown = last.end if last.error else None
+    if unknown is not None:
+        atoms, energy = unknown.atoms, last.energy + unknown.energy
     row: Row = {
         LOWEST: _lowest(first.waves),
         N_SOFT: len(first.modes),
         PARENT_GROUP: _symbol(first.atoms, symprec),
         "left_out": sum(one.left_out for one in generations),
         "generations": len(generations) - 1,
-        END_GROUP: _symbol(last.atoms, symprec),
-        END_ENERGY: 1e3 * (last.energy - first.energy),
-        "end_lowest_frequency": _lowest(last.waves),
-        END_STABLE: not last.modes,
+        END_GROUP: _symbol(atoms, symprec),
+        END_ENERGY: 1e3 * (energy - first.energy),
         "is_subgroup": all(end.is_subgroup for end in followed),
-        STRUCTURE: to_plain(last.atoms),
-        _PROBLEM: _problem(first),
+        STRUCTURE: to_plain(atoms),
+        _PROBLEM: _problem(generations),
     }
+    if unknown is None:
+        row |= {"end_lowest_frequency": _lowest(last.waves), END_STABLE: not last.modes}
     if first.modes:
         row["q_point"] = _point(first.modes[0].q_point)
     if first.wells:
@@ -147,7 +151,7 @@ def totals(rows: Sequence[Row]) -> dict[str, Any]:
     counts = [row[IMAGINARY] for row in good if IMAGINARY in row]
     return {
         "with_soft_modes": len(soft),
-        "ended_stable": sum(bool(row[END_STABLE]) for row in soft),
+        "ended_stable": sum(bool(row.get(END_STABLE)) for row in soft),
         "ended_in_subgroup": sum(bool(row["is_subgroup"]) for row in soft),
         SAME_AS_REFERENCE: sum(compared) if compared else None,
         IMAGINARY: {
@@ -199,10 +203,14 @@ def _point(q_point: np.ndarray) -> str:
     return " ".join(f"{component:.6g}" for component in q_point)
 
 
-def _problem(first: Generation) -> str:
-    if first.ends and first.end is None:
-        return f"soft modes have no end: {first.ends[0].error}"
-    if first.left_out and not first.wells:
+def _problem(generations: Sequence[Generation]) -> str:
+    """Why soft modes are not followed to their end, as far as was asked for."""
+    last = generations[-1]
+    if last.error:
+        return f"the end of soft modes is not known to be stable: {last.error}"
+    if last.ends and last.end is None:
+        return f"soft modes have no end: {last.ends[0].error}"
+    if last.left_out and not last.wells:
         return (
             "soft modes are not followed: their directions need larger cells than "
             "soft_modes.max_cell_atoms"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import ase
@@ -17,7 +16,7 @@ from phonopy import Phonopy
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.data.supercells import SupercellOptions, build_supercell
-from pft_lightning.errors import RelaxationError
+from pft_lightning.errors import DataFormatError, DivergenceError, RelaxationError
 from pft_lightning.evaluation.force_constants import Potential, compute_force_constants
 from pft_lightning.evaluation.protocols import Protocol, minimise, volume_problem
 from pft_lightning.evaluation.soft_modes.directions import Direction, find_directions
@@ -27,7 +26,7 @@ from pft_lightning.evaluation.soft_modes.modes import (
     find_soft_modes,
 )
 from pft_lightning.evaluation.soft_modes.options import SoftModeOptions
-from pft_lightning.evaluation.soft_modes.symmetry import is_subgroup
+from pft_lightning.evaluation.soft_modes.symmetry import is_subgroup, space_group
 from pft_lightning.evaluation.soft_modes.wells import (
     Well,
     compute_well,
@@ -95,6 +94,7 @@ class Generation:
         wells: along directions of the lowest modes.
         left_out: directions that need too large a cell.
         ends: of the deepest wells, the lowest first, failed ones last.
+        error: why the lowest end was not looked at further; empty where it was.
     """
 
     waves: SupercellWaves
@@ -104,6 +104,7 @@ class Generation:
     wells: list[Well]
     left_out: int
     ends: list[End]
+    error: str = ""
 
     @property
     def end(self) -> End | None:
@@ -120,8 +121,8 @@ def follow_soft_modes(phonon: Phonopy, setting: Setting) -> list[Generation]:
 
     Returns:
         The crystal, then what its soft modes lead to, one after the other. The last
-        one has soft modes only where ``generations`` are used up, or no well of them
-        has a minimum that relaxes.
+        one has soft modes only where ``generations`` are used up, no well of them
+        has a minimum that relaxes, or an ``error`` says what else went wrong.
 
     Raises:
         PFTError: the potential cannot compute the crystal.
@@ -131,8 +132,13 @@ def follow_soft_modes(phonon: Phonopy, setting: Setting) -> list[Generation]:
     for left in reversed(range(setting.options.generations)):
         if (end := found[-1].end) is None:
             break
-        phonon = _phonons_of(end.atoms, largest, setting)
-        found.append(_generation(phonon, setting, left > 0))
+        try:
+            phonon = _phonons_of(end.atoms, largest, setting)
+            found.append(_generation(phonon, setting, left > 0))
+        except (DataFormatError, DivergenceError) as error:
+            # What was found up to here is kept.
+            found[-1] = replace(found[-1], error=str(error))
+            break
     return found
 
 
@@ -185,6 +191,9 @@ def _relax(well: Well, parent_energy: float, setting: Setting) -> End:
     atoms = start.copy()
     atoms.calc = _calculator(setting.model)
     steps, fixed = 0, np.nan
+    if not space_group(start, _EXACT)[1]:
+        reason = "spglib finds no symmetry at the minimum: do atoms overlap?"
+        return End(well, start, np.inf, fixed, steps, False, reason)
     try:
         # Forces keep the symmetry of the start but for their rounding.
         atoms.set_constraint(FixSymmetry(atoms, symprec=_EXACT))
@@ -245,8 +254,3 @@ def _energy(model: Potential, atoms: ase.Atoms) -> float:
 
 def _calculator(model: Potential) -> Calculator | Potential:
     return Calculator(model) if isinstance(model, EnergyModel) else model
-
-
-def all_ends(generations: Sequence[Generation]) -> list[End]:
-    """Ends of all generations, in their order."""
-    return [end for generation in generations for end in generation.ends]

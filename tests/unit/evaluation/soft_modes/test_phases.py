@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation.protocols import compute_phonons
+from pft_lightning.evaluation.soft_modes import phases
+from pft_lightning.evaluation.soft_modes.columns import problem_of, values_of
 from pft_lightning.evaluation.soft_modes.options import SoftModeOptions
 from pft_lightning.evaluation.soft_modes.phases import Setting, follow_soft_modes
 from pft_lightning.evaluation.soft_modes.symmetry import (
@@ -114,3 +117,32 @@ def test_space_groups_grow_with_the_tolerance():
     found = space_groups(atoms, (1e-1, 1e-3))
     assert found == {"0.001": "P4mm (99)", "0.1": "Fm-3m (225)"}
     assert space_group(ase.Atoms("Cu2", cell=[3, 3, 3], pbc=True), 1e-3) == ("", 0)
+
+
+def test_what_was_found_is_kept_where_the_end_cannot_be_looked_at(
+    cage, rattling, monkeypatch
+):
+    def refuse(*args, **options):
+        raise DataFormatError("spglib finds no standard cell")
+
+    monkeypatch.setattr(phases, "build_supercell", refuse)
+    options = SoftModeOptions(max_modes=1, max_directions=1, candidates=1, points=4)
+    found = follow_soft_modes(
+        cage.phonon, Setting(rattling, PROTOCOL, options, 256, None)
+    )
+    (only,) = found
+    assert only.error == "spglib finds no standard cell"
+    row = values_of(found, options)
+    assert row["end_group"] == space_group(only.end.atoms, 1e-3)[0]
+    assert row["end_energy"] == pytest.approx(1e3 * only.end.energy)
+    assert "end_stable" not in row
+    assert "not known to be stable" in problem_of(row)
+
+
+def test_overlapping_atoms_are_no_end(cage, rattling, monkeypatch):
+    monkeypatch.setattr(phases, "space_group", lambda atoms, symprec: ("", 0))
+    options = SoftModeOptions(max_modes=1, max_directions=1, candidates=1, points=4)
+    found = follow_soft_modes(
+        cage.phonon, Setting(rattling, PROTOCOL, options, 256, None)
+    )
+    assert "do atoms overlap" in problem_of(values_of(found, options))
