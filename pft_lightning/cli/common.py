@@ -27,9 +27,10 @@ for _message in (
 ):
     warnings.filterwarnings("ignore", message=_message)
 
-# What Lightning advertises.
+# What Lightning advertises, and what the progress of a run says too.
+_SILENCED = ("Tip: For seamless", "TPU available", "`Trainer.fit` stopped: `max_")
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-    lambda record: "Tip: For seamless" not in record.getMessage()
+    lambda record: not any(text in record.getMessage() for text in _SILENCED)
 )
 
 # ${pft_example:base.model} is a file of the example that ships in the package.

@@ -116,7 +116,13 @@ def _scheduler() -> dict[str, Any]:
 
 
 def _trainer() -> dict[str, Any]:
-    return {"default": choice("lightning.Trainer", default_root_dir="${paths.run}")}
+    return {
+        "default": choice(
+            "lightning.Trainer",
+            default_root_dir="${paths.run}",
+            enable_model_summary=False,  # what is trained is listed by the run
+        )
+    }
 
 
 def _callbacks() -> dict[str, Any]:

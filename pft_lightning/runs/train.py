@@ -9,13 +9,14 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.callbacks.hessian_loss import HessianLoss
+from pft_lightning.callbacks.progress import RunProgress
 from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
 from pft_lightning.json_files import write_json
 from pft_lightning.physics.pair_probes import PairProbe
@@ -185,6 +186,9 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
         for name, callback in config.callbacks.items()
         if callback and (config.logger or name not in _NEED_LOGGER)
     ]
+    wanted = config.trainer.get("enable_progress_bar") is not False
+    if wanted and not any(isinstance(callback, ProgressBar) for callback in chosen):
+        chosen.append(RunProgress())
     if config.probe is None:  # no phonons to train on
         return chosen
     loss = config.loss

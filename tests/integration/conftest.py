@@ -35,7 +35,7 @@ def arguments(world, run, *overrides: str) -> list[str]:
         f"data.cache_dir={world.base.parent / 'cache'}",
         "trainer.accelerator=cpu",
         "trainer.max_steps=8",
-        "+trainer.enable_progress_bar=false",
+        "++trainer.enable_progress_bar=false",
         "logger=none",
         f"paths.run={run}",
         *overrides,
