@@ -62,6 +62,7 @@ class Crystal:
         index: number in the file.
         read: gives the supercell, in eV and Å, without force constants and with Born
             charges if known; raises DataFormatError where it cannot be used.
+        n_periodic: axes along which the file says that it is periodic.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Crystal:
     path: Path | None
     index: int
     read: Callable[[], Phonopy]
+    n_periodic: int = 3
 
 
 def read_structures(spec: Spec) -> Iterator[ase.Atoms]:
@@ -163,14 +165,15 @@ def _of_structures(
         yield Crystal(name, str(path), path, 0, partial(_fail, str(error)))
         return
     for index, (where, atoms) in enumerate(structures):
-        read = (
-            partial(_fail, str(atoms))
-            if isinstance(atoms, DataFormatError)
-            else partial(build_supercell, atoms, supercell, where, symprec)
-        )
+        if isinstance(atoms, DataFormatError):
+            read, n_periodic = partial(_fail, str(atoms)), 3
+        else:
+            read = partial(build_supercell, atoms, supercell, where, symprec)
+            n_periodic = int(atoms.pbc.sum())
         alone = len(structures) == 1
         own = name if alone else f"{name}-{index}"
-        yield Crystal(own, str(path) if alone else where, path, index, read)
+        source = str(path) if alone else where
+        yield Crystal(own, source, path, index, read, n_periodic)
 
 
 def crystal_name(path: Path) -> str:

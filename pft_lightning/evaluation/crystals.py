@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -24,6 +25,7 @@ from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.readers.names import source_state
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.supercells import SupercellOptions
+from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.evaluation.folder import (
@@ -147,9 +149,20 @@ def compute_crystals(
 
 
 def list_materials(
-    structures: Spec, supercell: SupercellOptions, options: PhononReadOptions
+    structures: Spec,
+    supercell: SupercellOptions,
+    options: PhononReadOptions,
+    *,
+    is_bulk: bool = False,
 ) -> list[Material[Phonopy]]:
     """List crystals as the materials of an evaluation, each with a name of its own.
+
+    Args:
+        structures: files, folders or globs.
+        supercell: of crystals whose files have none, or that is asked for.
+        options: units and tolerance of the symmetry search.
+        is_bulk: whether what is not periodic along three axes cannot be used, and says
+            so when it is read.
 
     Raises:
         DataFormatError: a path matches nothing.
@@ -163,11 +176,20 @@ def list_materials(
             name=file_name(crystal.name),
             source=crystal.source,
             fingerprint=digest([place, state, crystal.index, choices]),
-            read=crystal.read,
+            read=partial(_read_bulk, crystal) if is_bulk else crystal.read,
         )
 
     crystals = list_crystals(structures, supercell, options)
     return number_names([to_material(crystal) for crystal in crystals])
+
+
+def _read_bulk(crystal: Crystal) -> Phonopy:
+    if crystal.n_periodic < 3:
+        raise DataFormatError(
+            f"{crystal.source}: is periodic along {crystal.n_periodic} axes; expected "
+            "a crystal, periodic along three. A molecule or slab has no such property."
+        )
+    return crystal.read()
 
 
 @dataclass(frozen=True, eq=False)

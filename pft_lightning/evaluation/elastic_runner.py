@@ -125,7 +125,8 @@ def evaluate_elastic(
     if is_table(structures):
         materials = list_table(structures)
     else:
-        materials = list_materials(structures, _CELL, options or PhononReadOptions())
+        options = options or PhononReadOptions()
+        materials = list_materials(structures, _CELL, options, is_bulk=True)
     return work.evaluate(materials, versions, progress=progress)
 
 

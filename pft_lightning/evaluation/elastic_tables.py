@@ -16,6 +16,7 @@ import numpy as np
 from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 
+from pft_lightning.data.readers.content import check_unit_cell
 from pft_lightning.data.sources import Spec
 from pft_lightning.errors import DataFormatError, PFTError
 from pft_lightning.evaluation.fingerprints import digest
@@ -110,18 +111,34 @@ def _name(entry: Mapping[str, Any], index: int) -> str:
 def _read_entries(path: str | Path) -> list[dict[str, Any]]:
     try:
         entries = parse_json(read_data(path))
+    except FileNotFoundError as error:
+        raise DataFormatError(
+            f"{path}: does not exist; expected a table of elastic moduli, in JSON."
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, PFTError):
             raise
         raise DataFormatError(
-            f"{path}: cannot be read as JSON ({type(error).__name__}: {error})."
+            f"{path}: cannot be read as JSON ({_in_a_line(error)}). It was truncated "
+            "on the way, or is no table of elastic moduli: copy it again, or give one."
         ) from error
-    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+    if not isinstance(entries, list):
         raise DataFormatError(
             f"{path}: holds a {type(entries).__name__}; expected a list of entries, "
             "one for each material."
         )
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DataFormatError(
+                f"{path}: entry {index} is of type {type(entry).__name__}; expected "
+                "the name, moduli and structure of a material."
+            )
     return entries
+
+
+def _in_a_line(error: Exception) -> str:
+    """What an error of a library says, which may be several lines."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _crystal(entry: Mapping[str, Any], where: str) -> Phonopy:
@@ -132,6 +149,11 @@ def _crystal(entry: Mapping[str, Any], where: str) -> Phonopy:
     """
     try:
         structure = entry["structure"]
+        if "lattice" not in structure or not all(structure["lattice"].get("pbc", [1])):
+            raise DataFormatError(
+                f"{where}: is not periodic along three axes; expected a crystal. A "
+                "molecule or slab has no elastic constants."
+            )
         cell = np.array(structure["lattice"]["matrix"], dtype=np.float64)
         species = [site["species"] for site in structure["sites"]]
         if any(len(one) != 1 or one[0].get("occu", 1) != 1 for one in species):
@@ -146,11 +168,12 @@ def _crystal(entry: Mapping[str, Any], where: str) -> Phonopy:
         )
         if not (np.isfinite(unitcell.positions).all() and unitcell.volume > 0):
             raise ValueError("numbers that are not finite, or no volume")
+        check_unit_cell(unitcell, 1.0, where)
         return Phonopy(unitcell, np.eye(3), primitive_matrix=np.eye(3), symprec=_LOOSE)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if isinstance(error, DataFormatError):
             raise
+        # RuntimeError: phonopy does not know an element.
         raise DataFormatError(
-            f"{where}: has no structure as pymatgen writes it "
-            f"({type(error).__name__}: {error})."
+            f"{where}: has no structure as pymatgen writes it ({_in_a_line(error)})."
         ) from error

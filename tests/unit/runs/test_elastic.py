@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
 import ase.io
 import pytest
-from ase.build import bulk
+import torch
+from ase.build import bulk, fcc111, molecule
 from hydra import compose, initialize_config_module
 
 import pft_lightning as pft
 from pft_lightning.cli import common  # noqa: F401  (registers the resolvers)
 from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.evaluation import processes
+from pft_lightning.evaluation.elastic_runner import evaluate_elastic
+from pft_lightning.evaluation.materials import Evaluated
 from pft_lightning.runs.evaluate import check_evaluation, evaluate
 from pft_lightning.testing import PairPotential
 
@@ -130,14 +135,138 @@ def test_a_pressed_cell_is_taken_as_it_is_and_its_stress_is_named(run):
     assert row["bulk_modulus"] == pytest.approx(alone.moduli.bulk, rel=1e-6)
 
 
+WHOLE = json.dumps([entry("alloy", alloy(), bulk_modulus_vrh=50.0)]).encode()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "cannot be read as JSON"), ("{}", "holds a dict"), ("[{}]", "no entry has")],
+    [
+        (b"{", "cannot be read as JSON"),
+        (b"{}", "holds a dict"),
+        (b"[1.5]", "entry 0 is of type float"),
+        (WHOLE[:-40], "cannot be read as JSON .* truncated"),
+        (gzip.compress(WHOLE)[:-30], "ends early .* truncated"),
+        (b"name,bulk_modulus_vrh\nalloy,50\n", "no table of elastic moduli"),
+        (bytes(range(256)), "no table of elastic moduli"),
+    ],
 )
-def test_what_is_no_table_is_refused(run, content, message):
-    Path("table.json").write_text(content)
-    with pytest.raises(DataFormatError, match=message):
+@pytest.mark.parametrize("option", ["reference", "structures"])
+def test_what_is_no_table_is_refused(run, content, message, option):
+    Path("table.json").write_bytes(content)
+    structures = ("structures=alloy.cif",) if option == "reference" else ()
+    with pytest.raises(DataFormatError, match=message) as error:
+        run(*structures, f"{option}=table.json")
+    assert "table.json" in str(error.value)
+    assert not list(Path("run").glob("materials/*"))
+
+
+def test_a_table_that_is_not_there_or_has_no_moduli_is_named(run):
+    Path("table.json").write_text("[{}]")
+    with pytest.raises(DataFormatError, match=r"table\.json: no entry has"):
         run("structures=alloy.cif", "reference=table.json")
+    with pytest.raises(DataFormatError, match=r"nothing\.json: does not exist"):
+        run("structures=alloy.cif", "reference=nothing.json")
+
+
+def test_what_is_no_crystal_is_named_and_the_others_go_on(run):
+    boxed = molecule("H2O", cell=(8, 8, 8))
+    slab = fcc111("Cu", (1, 1, 2), vacuum=6)
+    slab.info.clear()
+    ase.io.write("water.xyz", molecule("H2O"))
+    ase.io.write("boxed.extxyz", boxed)
+    ase.io.write("slab.extxyz", slab)
+    files = "alloy.cif,water.xyz,boxed.extxyz,slab.extxyz"
+    found = run(f"structures=[{files}]", "protocol=dft_cell")
+    assert [row["status"] for row in found.rows] == ["ok", *["failed"] * 3]
+    failures = {f["name"]: f["error"] for f in found.summary["failures"]}
+    for name, n_axes in {"water.xyz": 0, "boxed.extxyz": 0, "slab.extxyz": 2}.items():
+        reason = failures[Path(name).stem]
+        assert f"{name}: is periodic along {n_axes} axes; expected a crystal" in reason
+        assert "\n" not in reason
+
+
+def test_entries_without_a_crystal_are_named_in_one_line(run):
+    lonely = entry("molecule", alloy())
+    del lonely["structure"]["lattice"]
+    flat = entry("slab", alloy())
+    flat["structure"]["lattice"]["pbc"] = [True, True, False]
+    unknown = entry("unknown", alloy())
+    unknown["structure"]["sites"][0]["species"][0]["element"] = "Xx"
+    crowded = entry("crowded", alloy())
+    crowded["structure"]["sites"][1]["abc"] = [0.0, 0.0, 0.0]
+    good = entry("good", bulk("Cu", "fcc", a=3.4))
+    table = [lonely, flat, unknown, crowded, good]
+    Path("table.json").write_text(json.dumps(table))
+    found = run("structures=table.json", "protocol=dft_cell")
+    failures = {row["name"]: row["error"] for row in found.rows[:-1]}
+    assert set(failures) == {"molecule", "slab", "unknown", "crowded"}
+    for name in ("molecule", "slab"):
+        assert "not periodic along three axes; expected a crystal" in failures[name]
+    assert "two atoms of the unit cell are 0 Å apart" in failures["crowded"]
+    for reason in failures.values():
+        assert reason.startswith("DataFormatError: table.json, entry ")
+        assert "\n" not in reason
+    assert found.rows[-1]["status"] == "ok"
+
+
+@pytest.fixture
+def compared(run):
+    """Two models on two crystals; one of them lets every crystal fly apart."""
+    model = PairPotential(4.0, (29, 79))
+    with torch.no_grad():
+        model.depth *= -1  # repulsion
+    model.save(Path("repelling.pair"))
+    ase.io.write("copper.cif", bulk("Cu", "fcc", a=3.55, cubic=True))
+    return lambda *more: run(
+        "structures=[alloy.cif,copper.cif]",
+        "compare.repelling.checkpoint=repelling.pair",
+        "protocol.fmax=1e-3",
+        *more,
+    )
+
+
+def test_a_model_that_lets_cells_fall_apart_loses_nothing_of_the_other(compared):
+    found = compared()
+    rows = {(row["name"], row["model"]): row for row in found.rows}
+    assert len(rows) == 4
+    for name in ("alloy", "copper"):
+        assert rows[name, "model"]["bulk_modulus"] > 0
+        lost = rows[name, "repelling"]
+        assert lost["status"] == "failed"
+        assert "RelaxationError: the relaxation exploded" in lost["error"]
+        assert "volume is" in lost["error"]
+    assert found.summary["counts"]["failed"] == {"repelling": 2, "model": 0}
+    with pytest.raises(DataFormatError, match="repelling failed on every one of 2"):
+        check_evaluation(found.summary)
+    # Another run has the same, and tries no relaxation again that exploded.
+    assert compared().rows == found.rows
+
+
+def test_processes_share_the_crystals_with_all_models(run, monkeypatch):
+    ase.io.write("copper.cif", bulk("Cu", "fcc", a=3.4))
+    models = {
+        "short": PairPotential(3.5, (29, 79)),
+        "long": PairPotential(4.0, (29, 79)),
+    }
+    options = {"protocol": "dft_cell", "progress": False}
+
+    def compute(out: str) -> Evaluated:
+        return evaluate_elastic(models, ["alloy.cif", "copper.cif"], out, **options)
+
+    whole = compute("whole")
+    assert [row["status"] for row in whole.rows] == ["ok"] * 4
+    sent = json.loads(Path("whole/materials/alloy.json").read_text())
+    monkeypatch.setattr(processes, "rank", lambda: (1, 2))
+    monkeypatch.setattr(processes, "gather", lambda own: [{"alloy": sent}, own])
+    shared = compute("shared")
+    # This process has the second crystal, and leaves the totals to the first.
+    assert [file.name for file in Path("shared").rglob("*.*")] == ["copper.json"]
+
+    def timeless(rows):
+        return [{**row, "seconds": None} for row in rows]
+
+    assert timeless(shared.rows) == timeless(whole.rows)
+    assert shared.summary["failures"] == whole.summary["failures"]
 
 
 def test_a_crystal_that_gives_way_is_named_and_enters_no_mean(run):
