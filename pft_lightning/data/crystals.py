@@ -51,6 +51,23 @@ _OPTIONS: Final = PhononReadOptions()
 _SUPERCELL: Final = SupercellOptions()
 
 
+def check_bulk(n_periodic: int, where: str) -> None:
+    """Refuse a molecule or slab where only crystals have what is computed.
+
+    Args:
+        n_periodic: axes along which it is periodic.
+        where: of the structure, for the message.
+
+    Raises:
+        DataFormatError: there are less than three.
+    """
+    if n_periodic < 3:
+        raise DataFormatError(
+            f"{where}: is periodic along {n_periodic} axes; expected a crystal, "
+            "periodic along three. A molecule or slab has no such property."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Crystal:
     """One crystal of a source.

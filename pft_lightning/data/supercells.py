@@ -17,6 +17,7 @@ from pft_lightning.data.readers.content import check_unit_cell, count_atoms
 from pft_lightning.data.readers.phonopy import make_phonopy
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.option_types import Angstrom, As, Matrix, NAtoms
+from pft_lightning.symmetry import search
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +117,10 @@ def _choose(
     """Standard conventional cell and a supercell of it; isotopes stay apart."""
     kinds = list(zip(cell.numbers.tolist(), cell.masses.tolist(), strict=True))
     distinct = sorted(set(kinds))
-    standard = spglib.get_symmetry_dataset(
-        (
-            cell.cell,
-            cell.scaled_positions,
-            [distinct.index(kind) for kind in kinds],
-        ),  # type: ignore[arg-type]
-        symprec=symprec,
+    standard = search(
+        spglib.get_symmetry_dataset,
+        (cell.cell, cell.scaled_positions, [distinct.index(kind) for kind in kinds]),
+        symprec,
     )
     if standard is None:
         raise DataFormatError(

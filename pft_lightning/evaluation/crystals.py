@@ -20,12 +20,11 @@ from pydantic import Field
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
-from pft_lightning.data.crystals import Crystal, list_crystals
+from pft_lightning.data.crystals import Crystal, check_bulk, list_crystals
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.readers.names import source_state
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.supercells import SupercellOptions
-from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.evaluation.folder import (
@@ -184,11 +183,7 @@ def list_materials(
 
 
 def _read_bulk(crystal: Crystal) -> Phonopy:
-    if crystal.n_periodic < 3:
-        raise DataFormatError(
-            f"{crystal.source}: is periodic along {crystal.n_periodic} axes; expected "
-            "a crystal, periodic along three. A molecule or slab has no such property."
-        )
+    check_bulk(crystal.n_periodic, crystal.source)
     return crystal.read()
 
 

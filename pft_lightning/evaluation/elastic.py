@@ -28,6 +28,7 @@ from pft_lightning.physics.elasticity import (
     to_voigt,
     voigt_strains,
 )
+from pft_lightning.symmetry import search
 from pft_lightning.types import Engine
 from pft_lightning.units import GPA_PER_EV_PER_CUBIC_ANGSTROM
 
@@ -187,8 +188,7 @@ def _count_primitive(atoms: ase.Atoms, symprec: float) -> int:
             f"{atoms.get_chemical_formula()} is periodic along {n_axes} axes; elastic "
             "constants need a crystal, periodic along three."
         )
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    found = spglib.find_primitive(cell, symprec=symprec)
+    found = search(spglib.find_primitive, atoms, symprec)
     if found is None:
         raise DataFormatError(
             f"spglib finds no symmetry of {atoms.get_chemical_formula()} within "

@@ -10,6 +10,7 @@ import spglib
 from ase.data import chemical_symbols
 
 from pft_lightning.data.records import StructureRecord
+from pft_lightning.symmetry import search
 
 
 # Volumes that differ by more are not those of one relaxation.
@@ -30,9 +31,10 @@ def describe_crystal(record: StructureRecord) -> dict[str, Any] | None:
     cells = record.cells
     if cells is None or record.stress is None or record.stress.any():
         return None
-    found = spglib.get_symmetry_dataset(
-        (cells.cell, cells.scaled_positions, cells.atomic_numbers),  # type: ignore[arg-type]
-        symprec=max(cells.symprec, 1e-5),
+    found = search(
+        spglib.get_symmetry_dataset,
+        (cells.cell, cells.scaled_positions, cells.atomic_numbers),
+        max(cells.symprec, 1e-5),
     )
     if found is None:
         return None

@@ -9,6 +9,8 @@ import ase
 import numpy as np
 import spglib
 
+from pft_lightning.symmetry import search
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConductivityCells:
@@ -37,10 +39,7 @@ def space_group(atoms: ase.Atoms, symprec: float) -> int:
         atoms: the crystal.
         symprec: tolerance, Å.
     """
-    dataset = spglib.get_symmetry_dataset(
-        (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers),
-        symprec=symprec,
-    )
+    dataset = search(spglib.get_symmetry_dataset, atoms, symprec)
     return 0 if dataset is None else int(dataset.number)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from pft_lightning.data.crystals import (
     cells_of,
+    check_bulk,
     crystal_name,
     is_phonon_source,
     load_cells,
@@ -187,6 +188,7 @@ def _read_frame(
     options: ConductivityOptions,
     reading_options: PhononReadOptions,
 ) -> ConductivityCells:
+    check_bulk(int((atoms.pbc & atoms.cell.any(axis=1)).sum()), where)
     second, third = (_find(atoms.info, keys) for keys in (_SECOND, _THIRD))
     return _make(
         atoms,

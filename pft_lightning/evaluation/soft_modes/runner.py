@@ -138,7 +138,9 @@ def evaluate_soft_modes(
     if structures is None:
         materials = [*reference.list_materials(phonons, options)]  # type: ignore[arg-type]
     else:
-        materials = [*crystals.list_materials(structures, supercell, options)]
+        materials = [
+            *crystals.list_materials(structures, supercell, options, is_bulk=True)
+        ]
     known = {} if phases is None else _read_phases(phases, options)
     work = _SoftModes(task, EvaluationFolder(out), known)
     return work.evaluate(materials, versions, progress=progress)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import ase
 import numpy as np
 import spglib
 from ase.utils.structure_comparator import SymmetryEquivalenceCheck
 
+from pft_lightning.symmetry import search
+
 
 # By how many tolerances a parent, relaxed less tightly, may miss its own symmetry.
 _MISFIT = 10
-
-# What spglib raises from 2.7 on where it gave None before; older ones have none.
-_ERROR: Any = getattr(getattr(spglib, "error", None), "SpglibError", ())
 
 
 def space_group(atoms: ase.Atoms, symprec: float) -> tuple[str, int]:
@@ -25,7 +23,7 @@ def space_group(atoms: ase.Atoms, symprec: float) -> tuple[str, int]:
         atoms: a crystal.
         symprec: Å.
     """
-    found = _find(spglib.get_symmetry_dataset, atoms, symprec)
+    found = search(spglib.get_symmetry_dataset, atoms, symprec)
     return ("", 0) if found is None else (str(found.international), int(found.number))
 
 
@@ -50,7 +48,7 @@ def is_subgroup(end: ase.Atoms, parent: ase.Atoms, symprec: float) -> bool:
         parent: the same atoms before they were displaced.
         symprec: Å, of the operations of the end.
     """
-    found = _find(spglib.get_symmetry, end, symprec)
+    found = search(spglib.get_symmetry, end, symprec)
     if found is None:
         return False
     allowed = _MISFIT * symprec
@@ -105,17 +103,8 @@ def _matching(moved: np.ndarray, places: np.ndarray, numbers: np.ndarray) -> np.
 
 
 def _primitive(atoms: ase.Atoms, symprec: float) -> ase.Atoms | None:
-    found = _find(spglib.find_primitive, atoms, symprec)
+    found = search(spglib.find_primitive, atoms, symprec)
     if found is None:
         return None
     cell, positions, numbers = found
     return ase.Atoms(numbers, scaled_positions=positions, cell=cell, pbc=True)
-
-
-def _find(search: Callable[..., Any], atoms: ase.Atoms, symprec: float) -> Any:
-    """What a function of spglib finds; None where it finds nothing."""
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    try:
-        return search(cell, symprec=symprec)
-    except _ERROR:
-        return None

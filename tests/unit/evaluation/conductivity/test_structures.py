@@ -178,3 +178,14 @@ def test_frames_that_come_later_change_nothing_of_those_before(tmp_path):
 def test_two_frames_of_a_name_are_numbered(tmp_path):
     path = write_frames(tmp_path / "a.xyz", frame(), frame())
     assert [m.name for m in list_crystals(path, DEFAULT)] == ["mp-1", "mp-1 (2)"]
+
+
+@pytest.mark.parametrize(("pbc", "n_axes"), [((1, 1, 0), 2), ((0, 0, 0), 0)])
+def test_a_slab_and_a_molecule_in_a_box_conduct_in_no_three_directions(
+    tmp_path, pbc, n_axes
+):
+    atoms = frame()
+    atoms.pbc = pbc
+    path = write_frames(tmp_path / "slab.extxyz", atoms)
+    with pytest.raises(DataFormatError, match=f"periodic along {n_axes} axes"):
+        read_one(path)
