@@ -35,4 +35,4 @@ for seed in 0 1 2; do
       hydra.run.dir="$run" "${resume[@]}"
   done
 done
-python "$here/compare.py" "$data" "$work" --out "$here/../results/third_order.json"
+python "$here/compare.py" "$data" "$work" --out "$here/../results/third_order/trained.json"
