@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Train Nequix MP on Si, NaCl and ZnTe, on the Hessian alone and on third order beside
 # it, three seeds each, and compare on AlN and MgO, which no training has seen.
-# Usage: run.sh DATA WORK [STEPS]
+# Usage: run.sh DATA WORK [STEPS [RATE]]
 # DATA holds models/nequix-mp-1.pt, efs/mptrj-*.xyz.xz and third_order (calculations of
 # phono3py's tests and examples). What is finished is kept.
 set -euo pipefail
-data=$(realpath "$1") work=$2 steps=${3:-60}
+data=$(realpath "$1") work=$2 steps=${3:-60} rate=${4:-3e-5}
 here="$(cd "$(dirname "$0")" && pwd)"
 mkdir -p "$work"
 work=$(realpath "$work")
@@ -28,11 +28,11 @@ for seed in 0 1 2; do
       loss.phonon.third_order="$weight" loss.phonon.hvp=300 loss.phonon.forces=5 \
       loss.phonon.stress=0 loss.upstream.energy=80 loss.upstream.forces=60 \
       loss.upstream.stress=200 loss.kind.hvp=l2 loss.kind.third_order=l2 \
-      loss.reduction=structures optimizer.lr=2e-4 scheduler=cosine \
+      loss.reduction=structures optimizer.lr="$rate" scheduler=cosine \
       trainer.max_steps="$steps" trainer.max_epochs=-1 \
       trainer.check_val_every_n_epoch=null trainer.val_check_interval="$steps" \
       seed="$seed" logger=none data.cache_dir="$work/cache" \
       hydra.run.dir="$run" "${resume[@]}"
   done
 done
-python "$here/compare.py" "$data" "$work" --out "$here/../results/third_order/trained.json"
+python "$here/compare.py" "$data" "$work" --out "$here/../results/third_order/trained_gently.json"
