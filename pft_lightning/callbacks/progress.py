@@ -85,15 +85,18 @@ class RunProgress(ProgressBar):
         """Show the step and its losses."""
         if self._bar is None:
             return
-        losses = _losses(trainer.progress_bar_metrics)
-        if not self._bar.disable:
-            self._bar.set_postfix_str(losses, refresh=False)
-            self._bar.update(trainer.global_step - self._bar.n)
-            return
+        is_shown = not self._bar.disable
         now = time.monotonic()
-        if now - self._written >= self.interval:
+        # Reading a loss waits for the device: not more often than somebody can look.
+        interval = self._bar.mininterval if is_shown else self.interval
+        if now - self._written >= interval:
             self._written = now
-            self._print(self._line(trainer, now, losses))
+            losses = _losses(trainer.progress_bar_metrics)
+            if is_shown:
+                self._bar.set_postfix_str(losses, refresh=False)
+            else:
+                self._print(self._line(trainer, now, losses))
+        self._bar.update(trainer.global_step - self._bar.n)
 
     def on_validation_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -136,7 +139,7 @@ class RunProgress(ProgressBar):
         }
         if trainer.state.fn == TrainerFn.FITTING:
             self._print(f"step {trainer.global_step}: {_errors(errors, self._base)}")
-        elif not self._base:
+        elif not trainer.global_step:
             self._base = errors
             self._print(f"before training: {_errors(errors, {})}")
 

@@ -68,6 +68,14 @@ def test_a_resumed_run_counts_on_and_knows_its_base_model(
     assert f"before training: H v {base} eV/Å²" in first
 
 
+def test_a_run_that_began_without_it_claims_no_base_model(compose, tmp_path, capsys):
+    train(compose(tmp_path, "trainer.max_steps=4"))
+    train(compose(tmp_path, *SHOWN, "resume=true"))
+    output = capsys.readouterr().out
+    assert re.search(r"^step 8: H v \S+ eV/Å², upstream", output, re.M)
+    assert "before training" not in output
+
+
 def test_in_a_terminal_one_line_changes(compose, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "_is_watched", lambda: True)
     train(compose(tmp_path, *SHOWN))
