@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pft_lightning.errors import PFTError
     from pft_lightning.evaluation.elastic import elastic_constants
     from pft_lightning.evaluation.force_constants import force_constants
+    from pft_lightning.evaluation.gruneisen import gruneisen_parameters
     from pft_lightning.evaluation.runner import evaluate_phonons
     from pft_lightning.evaluation.third_order import third_order_force_constants
     from pft_lightning.training.module import PhononFineTuning
@@ -49,6 +50,7 @@ _HOMES = {
     "elastic_constants": "evaluation.elastic",
     "evaluate_phonons": "evaluation.runner",
     "force_constants": "evaluation.force_constants",
+    "gruneisen_parameters": "evaluation.gruneisen",
     "hessian_vector_product": "backends.calculator",
     "load_model": "backends.registry",
     "mix": "adaptation.mixing",
@@ -71,6 +73,7 @@ __all__ = [
     "elastic_constants",
     "evaluate_phonons",
     "force_constants",
+    "gruneisen_parameters",
     "hessian_vector_product",
     "load_model",
     "mix",

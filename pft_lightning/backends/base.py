@@ -177,6 +177,7 @@ class EnergyModel(torch.nn.Module, ABC):
         tangents: torch.Tensor | None = None,
         pairs: torch.Tensor | None = None,
         strain_tangents: torch.Tensor | None = None,
+        strain_pairs: torch.Tensor | None = None,
         forces: bool = True,
         stress: bool = True,
         engine: Engine | None = None,
@@ -191,6 +192,7 @@ class EnergyModel(torch.nn.Module, ABC):
             strain_tangents: (n_structures, n_probes, 3, 3), strains of the same
                 directions, in ASE's convention (symmetric, applied to positions and
                 cell); with them the change of dE/dstrain comes back too.
+            strain_pairs: (n_structures, n_pairs, 2, 3, 3), strains of the pairs.
             forces: return forces.
             stress: return the stress (zero for structures that are not periodic).
             engine: see ``pft_lightning.physics.hvp.compute_derivatives``.
@@ -206,6 +208,7 @@ class EnergyModel(torch.nn.Module, ABC):
             tangents=tangents,
             pairs=pairs,
             strain_tangents=strain_tangents,
+            strain_pairs=strain_pairs,
             forces=forces,
             stress=stress,
             engine=engine,

@@ -122,7 +122,7 @@ def compute_force_constants(
         n_atoms = len(phonon.supercell)
         products = multiply_hessian(
             model,
-            _supercell(phonon),
+            supercell_of(phonon),
             all_directions(n_atoms),
             max_atoms,
             engine,
@@ -139,26 +139,20 @@ def compute_force_constants(
         first_atoms = displacements["first_atoms"]
         if analytic:
             assert isinstance(model, EnergyModel)
-            directions = np.zeros((len(first_atoms), len(phonon.supercell), 3))
-            for direction, entry in zip(directions, first_atoms, strict=True):
-                direction[entry["number"]] = entry["displacement"]
             products = multiply_hessian(
-                model, _supercell(phonon), directions, max_atoms, engine, progress
+                model,
+                supercell_of(phonon),
+                to_directions(displacements, len(phonon.supercell)),
+                max_atoms,
+                engine,
+                progress,
             )
             responses: Sequence[np.ndarray] = list(-products)
         else:
             responses = _displaced_forces(
                 model, phonon, first_atoms, max_atoms, progress
             )
-        for entry, response in zip(first_atoms, responses, strict=True):
-            entry["forces"] = response
-        array = FDFCSolver(
-            phonon.supercell,
-            phonon.primitive,
-            phonon.symmetry,
-            displacements,  # type: ignore[arg-type]
-            is_compact_fc=True,
-        ).force_constants[2]
+        array = expand_by_symmetry(phonon, displacements, responses)
         n_products = len(first_atoms)
     raw, _ = from_array(array, phonon.primitive, phonon.symmetry.get_map_atoms())
     return ModelForceConstants(symmetrise(raw).compact, n_products)
@@ -185,6 +179,39 @@ def inequivalent_displacements(
     return dict(
         directions_to_displacement_dataset(directions, length, phonon.supercell)
     )
+
+
+def to_directions(displacements: dict[str, Any], n_atoms: int) -> np.ndarray:
+    """Directions (n, n_atoms, 3) of the displacements of a data set, Å."""
+    directions = np.zeros((len(displacements["first_atoms"]), n_atoms, 3))
+    for direction, entry in zip(directions, displacements["first_atoms"], strict=True):
+        direction[entry["number"]] = entry["displacement"]
+    return directions
+
+
+def expand_by_symmetry(
+    phonon: Phonopy, displacements: dict[str, Any], responses: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Expand responses to displacements by the symmetry of the supercell.
+
+    Args:
+        phonon: cells and symmetry.
+        displacements: of ``inequivalent_displacements``; gets the responses.
+        responses: (n_atoms, 3) for each, forces or what transforms as they do.
+
+    Returns:
+        (n_primitive, n_atoms, 3, 3), unit of the responses per Å.
+    """
+    for entry, response in zip(displacements["first_atoms"], responses, strict=True):
+        entry["forces"] = response
+    solver = FDFCSolver(
+        phonon.supercell,
+        phonon.primitive,
+        phonon.symmetry,
+        displacements,  # type: ignore[arg-type]
+        is_compact_fc=True,
+    )
+    return np.asarray(solver.force_constants[2])
 
 
 def in_float64(model: EnergyModel) -> EnergyModel:
@@ -314,10 +341,11 @@ def _displaced_forces(
     displaced = np.repeat(phonon.supercell.positions[None], len(first_atoms), axis=0)
     for positions, entry in zip(displaced, first_atoms, strict=True):
         positions[entry["number"]] += entry["displacement"]
-    return displaced_forces(model, _supercell(phonon), displaced, max_atoms, progress)
+    return displaced_forces(model, supercell_of(phonon), displaced, max_atoms, progress)
 
 
-def _supercell(phonon: Phonopy) -> ase.Atoms:
+def supercell_of(phonon: Phonopy) -> ase.Atoms:
+    """The supercell of a phonon calculation, as ASE has it."""
     supercell = phonon.supercell
     return ase.Atoms(
         numbers=supercell.numbers,

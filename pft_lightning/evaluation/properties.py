@@ -110,6 +110,26 @@ def _sample(
     return np.array(sampled.frequencies), np.asarray(sampled.weights, dtype=np.float64)
 
 
+def sample_mesh(
+    phonon: Phonopy, mesh: float | tuple[int, int, int], *, is_gamma_center: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Irreducible q-points (n_q, 3) of a mesh, and weights (n_q,) of sum 1.
+
+    Args:
+        phonon: with force constants, eV and Å.
+        mesh: as of ``mesh_numbers``.
+        is_gamma_center: as of ``Protocol``.
+    """
+    _, weights = _sample(
+        phonon,
+        mesh_numbers(phonon, mesh),
+        is_gamma_center=is_gamma_center,
+        symmetry=True,
+    )
+    sampled: Any = phonon.mesh
+    return np.array(sampled.qpoints), weights / weights.sum()
+
+
 def _commensurate_frequencies(phonon: Phonopy) -> np.ndarray:
     """Frequencies at the q-points whose waves fit the supercell, THz."""
     # Primitive.primitive_matrix relates to the supercell.

@@ -148,6 +148,7 @@ def multiply_third(
     max_atoms: int,
     engine: Engine | None,
     progress: bool = False,
+    strain: np.ndarray | None = None,
 ) -> np.ndarray:
     """Take third derivatives of the energy along pairs of directions.
 
@@ -158,6 +159,7 @@ def multiply_third(
         max_atoms: of a pass, counted once per pair.
         engine: None chooses by device.
         progress: show a progress bar.
+        strain: (3, 3), symmetric, that every w holds beside its displacements.
 
     Returns:
         (n_pairs, n_atoms, 3), eV/Å³ times both units.
@@ -165,10 +167,17 @@ def multiply_third(
     arrange = model.arrangement()  # once for all passes
     batch = arrange(build_crystal_batch([atoms], model.cutoff)).to(model.device)
 
+    def strains(n_pairs: int) -> torch.Tensor | None:
+        if strain is None:
+            return None
+        both = torch.from_numpy(np.stack([np.zeros((3, 3)), strain]))
+        return both.to(model.device).expand(1, n_pairs, 2, 3, 3)
+
     def multiply(some: np.ndarray) -> np.ndarray:
         found = model.derivatives(
             batch,
             pairs=torch.from_numpy(some).to(model.device).transpose(0, 1),
+            strain_pairs=strains(len(some)),
             forces=False,
             stress=False,
             engine=engine,

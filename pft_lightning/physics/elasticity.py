@@ -61,17 +61,34 @@ def relaxed_second_derivative(
         for one atom. Where it is not positive the ions are at no minimum, and the
         response has no meaning.
     """
-    n_atoms = len(coupling)
+    response, lowest = relax_ions(coupling, hessian)
+    by_strain = coupling.transpose(0, 2, 1).reshape(-1, 6).T
+    return clamped + by_strain @ response.transpose(0, 2, 1).reshape(-1, 6), lowest
+
+
+def relax_ions(coupling: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, float]:
+    """How ions move when a cell is strained, beside following it: ``-H^+ Λ``.
+
+    Args:
+        coupling: (n_atoms, n_strains, 3), Λ = ``d2E/dr de``, eV/Å.
+        hessian: (3 n_atoms, 3 n_atoms), at Γ, eV/Å².
+
+    Returns:
+        (n_atoms, n_strains, 3), Å per unit of strain, without uniform translations,
+        and the lowest eigenvalue of H without them, eV/Å²; inf for one atom.
+    """
+    n_atoms, n_strains = coupling.shape[:2]
     if n_atoms == 1:
-        return clamped.copy(), float("inf")
+        return np.zeros_like(coupling), float("inf")
     uniform = np.tile(np.eye(3), (n_atoms, 1))
     # The other columns of a complete QR decomposition are all that is orthogonal.
     internal = np.linalg.qr(uniform, mode="complete")[0][:, 3:]
     values, modes = np.linalg.eigh(internal.T @ (hessian + hessian.T) @ internal / 2)
-    driven = modes.T @ internal.T @ coupling.transpose(0, 2, 1).reshape(-1, 6)
+    modes = internal @ modes
+    driven = modes.T @ coupling.transpose(0, 2, 1).reshape(-1, n_strains)
     kept = np.abs(values) > _FLAT * np.abs(values).max()
-    response = driven[kept].T @ (driven[kept] / values[kept, None])
-    return clamped - response, float(values[0])
+    moved = -modes[:, kept] @ (driven[kept] / values[kept, None])
+    return moved.reshape(n_atoms, 3, n_strains).transpose(0, 2, 1), float(values[0])
 
 
 def stiffness_under_stress(

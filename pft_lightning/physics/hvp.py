@@ -17,8 +17,9 @@ from typing import get_args
 
 import torch
 
-from pft_lightning.errors import ConfigError, NotDifferentiableError, ShapeError
+from pft_lightning.errors import ConfigError, NotDifferentiableError
 from pft_lightning.physics.direction import along, strained
+from pft_lightning.physics.shapes import check_shapes
 from pft_lightning.physics.strain import StrainedCoordinates, to_stress
 from pft_lightning.physics.third_order import forward_twice, reverse_again
 from pft_lightning.types import Derivatives, EnergyFunction, Engine
@@ -42,6 +43,7 @@ def compute_derivatives(
     tangents: torch.Tensor | None = None,
     pairs: torch.Tensor | None = None,
     strain_tangents: torch.Tensor | None = None,
+    strain_pairs: torch.Tensor | None = None,
     forces: bool = True,
     stress: bool = True,
     engine: Engine | None = None,
@@ -60,6 +62,7 @@ def compute_derivatives(
         pairs: (n_atoms, n_pairs, 2, 3), directions u and w of third derivatives.
         strain_tangents: (n_structures, n_probes, 3, 3), strains of the directions v;
             their symmetric part counts, and nothing where the volume is 0.
+        strain_pairs: (n_structures, n_pairs, 2, 3, 3), likewise of u and w.
         forces: return forces.
         stress: return the stress; without it the strain is not differentiated.
         engine: with the same result either way; None chooses, see ``default_engine``.
@@ -79,14 +82,14 @@ def compute_derivatives(
             operation without the derivative rule that the engine needs.
     """
     _check_input(positions, volumes, tangents, pairs, engine)
-    if strain_tangents is None:
+    if strain_tangents is None and strain_pairs is None:
         return _differentiate(
             energy, positions, volumes, tangents, pairs, forces, stress, engine
         )
     joint = StrainedCoordinates(len(positions), volumes > 0)
     by_rows = joint.energy_of(energy), joint.join(positions.detach()), volumes
     tangents = joint.join_tangents(tangents, strain_tangents)
-    pairs = None if pairs is None else joint.join(pairs)
+    pairs = joint.join_pairs(pairs, strain_pairs)
     with strained():
         found = _differentiate(*by_rows, tangents, pairs, True, False, engine)
     return joint.split_derivatives(found, volumes, forces, stress)
@@ -356,35 +359,7 @@ def _check_input(
             "torch.no_grad() in its place."
         )
     check_engine(engine)
-    if positions.ndim != 2 or positions.shape[1] != 3:
-        raise ShapeError(
-            f"positions has shape {tuple(positions.shape)}; expected (n_atoms, 3)."
-        )
-    if volumes.ndim != 1:
-        raise ShapeError(
-            f"volumes has shape {tuple(volumes.shape)}; expected (n_structures,)."
-        )
-    n_atoms = positions.shape[0]
-    if pairs is not None and (
-        pairs.ndim != 4 or pairs.shape[::2] != (n_atoms, 2) or pairs.shape[3] != 3
-    ):
-        raise ShapeError(
-            f"pairs has shape {tuple(pairs.shape)}; expected (n_atoms, n_pairs, 2, 3) "
-            f"with n_atoms={n_atoms}."
-        )
-    if tangents is None:
-        return
-    if tangents.ndim != 3 or tangents.shape[::2] != (n_atoms, 3):
-        hint = " Use tangents[:, None, :]?" if tangents.ndim == 2 else ""
-        raise ShapeError(
-            f"tangents has shape {tuple(tangents.shape)}; expected (n_atoms, "
-            f"n_probes, 3) with n_atoms={n_atoms}.{hint}"
-        )
-    if tangents.shape[1] == 0:
-        raise ShapeError(
-            "tangents holds no probe: n_probes must be at least 1. Pass "
-            "tangents=None for energy, forces and stress only."
-        )
+    check_shapes(positions, volumes, tangents, pairs)
 
 
 def _raise_if_rule_missing(error: Exception, engine: str) -> None:

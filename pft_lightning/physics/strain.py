@@ -32,18 +32,23 @@ class StrainedCoordinates:
         return torch.cat([of_atoms, of_atoms.new_zeros(shape)])
 
     def join_tangents(
-        self, tangents: torch.Tensor | None, strain_tangents: torch.Tensor
-    ) -> torch.Tensor:
+        self, tangents: torch.Tensor | None, strain_tangents: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """Rows (n_atoms + 3 n_structures, n_probes, 3) of directions.
 
         Args:
             tangents: (n_atoms, n_probes, 3); None moves no atom.
             strain_tangents: (n_structures, n_probes, 3, 3); their symmetric part
-                counts, where a structure is periodic.
+                counts, where a structure is periodic; None strains nothing.
+
+        Returns:
+            None where both are.
 
         Raises:
             ShapeError: the strain has another number of structures or probes.
         """
+        if strain_tangents is None:
+            return None if tangents is None else self.join(tangents)
         self._check(tangents, strain_tangents)
         if tangents is None:
             shape = (self.n_atoms, strain_tangents.shape[1], 3)
@@ -51,6 +56,38 @@ class StrainedCoordinates:
         strain_tangents = strain_tangents.to(tangents)
         rows = self._of_crystals(strain_tangents).movedim(1, 2).flatten(0, 1)
         return torch.cat([tangents, rows])
+
+    def join_pairs(
+        self, pairs: torch.Tensor | None, strain_pairs: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Rows (n_atoms + 3 n_structures, n_pairs, 2, 3) of pairs of directions.
+
+        Args:
+            pairs: (n_atoms, n_pairs, 2, 3); None moves no atom.
+            strain_pairs: (n_structures, n_pairs, 2, 3, 3), as of ``join_tangents``.
+
+        Returns:
+            None where both are.
+
+        Raises:
+            ShapeError: the strain has another number of structures or pairs.
+        """
+        if strain_pairs is None:
+            return None if pairs is None else self.join(pairs)
+        shape = tuple(strain_pairs.shape)
+        n_pairs = shape[1] if len(shape) > 1 else 0
+        n_pairs = n_pairs if pairs is None else pairs.shape[1]
+        expected = (len(self.periodic), n_pairs, 2, 3, 3)
+        if shape != expected or n_pairs == 0:
+            raise ShapeError(
+                f"strain_pairs has shape {shape}; expected (n_structures, n_pairs, 2, "
+                f"3, 3), here {expected}, of at least one pair."
+            )
+        # A pair is two directions, one after the other.
+        flat = None if pairs is None else pairs.flatten(1, 2)
+        joined = self.join_tangents(flat, strain_pairs.flatten(1, 2))
+        assert joined is not None
+        return joined.unflatten(1, (-1, 2))
 
     def energy_of(self, energy: EnergyFunction) -> EnergyFunction:
         """The energy as a function of the rows; its second argument counts no more."""
@@ -71,26 +108,27 @@ class StrainedCoordinates:
         """Give derivatives by rows as those by positions and strain.
 
         Args:
-            found: of ``energy_of``, with forces and products, without stress.
+            found: of ``energy_of``, with forces, without stress.
             volumes: (n_structures,), Å³.
             forces: keep forces.
             stress: give the stress.
 
         Returns:
-            With products by strain, symmetric and zero where nothing is periodic.
+            Products by strain, too, symmetric and zero where nothing is periodic.
         """
         assert found.forces is not None
-        assert found.hvp is not None
-        n_atoms, third = self.n_atoms, found.third
+        n_atoms, third, by_strain = self.n_atoms, found.third, None
         grad_strain = -found.forces[n_atoms:].reshape(-1, 3, 3)
-        by_strain = found.hvp[n_atoms:].unflatten(0, (-1, 3)).movedim(1, 2)
+        if found.hvp is not None:
+            rows = found.hvp[n_atoms:].unflatten(0, (-1, 3)).movedim(1, 2)
+            by_strain = self._of_crystals(rows)
         return Derivatives(
             energy=found.energy,
             forces=found.forces[:n_atoms] if forces else None,
             stress=to_stress(grad_strain, volumes) if stress else None,
-            hvp=found.hvp[:n_atoms],
+            hvp=None if found.hvp is None else found.hvp[:n_atoms],
             third=None if third is None else third[:n_atoms],
-            strain_hvp=self._of_crystals(by_strain),
+            strain_hvp=by_strain,
         )
 
     def _of_crystals(self, strains: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -120,6 +121,12 @@ def make_phonon(name: str) -> Phonopy:
 @pytest.fixture(params=sorted(CRYSTALS))
 def any_phonon(request: pytest.FixtureRequest) -> Phonopy:
     return make_phonon(request.param)
+
+
+@pytest.fixture(scope="session")
+def phonon_by_name() -> Callable[[str], Phonopy]:
+    """``make_phonon``, for tests that take one of the crystals."""
+    return make_phonon
 
 
 @pytest.fixture

@@ -188,3 +188,65 @@ def test_third_derivatives_beside_strain_are_those_without(energy, engine):
     )
     assert plain.third.abs().max() > 0.1
     assert torch.allclose(found.third, plain.third, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("moved", [True, False])
+def test_third_derivatives_along_strain_are_changes_of_products(energy, engine, moved):
+    positions, strains = draw(N_ATOMS, 3), draw(2, 1, 2, 3, 3)
+    strains[:, :, 0] = 0  # u is a displacement alone, w also strains
+    pairs = draw(N_ATOMS, 1, 2, 3)
+    if not moved:
+        pairs[:, :, 1] = 0
+
+    def quartic(positions, strain):
+        return energy(positions, strain) * (1 + positions.square().sum())
+
+    found = compute_derivatives(
+        quartic, positions, VOLUMES, pairs=pairs, strain_pairs=strains, engine=engine
+    )
+    assert found.hvp is None
+    assert found.strain_hvp is None
+    of_crystals = strains[:, 0, 1] * (VOLUMES > 0)[:, None, None]
+
+    def product(step):
+        return compute_derivatives(
+            lambda r, e: quartic(r, e + step * of_crystals),
+            positions + step * pairs[:, 0, 1],
+            VOLUMES,
+            tangents=pairs[:, :, 0],
+        ).hvp
+
+    numerical = (product(1e-4) - product(-1e-4)) / 2e-4
+    assert numerical.abs().max() > 1
+    # The square of the step by the fifth derivatives.
+    assert torch.allclose(found.third, numerical, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_pairs_of_strain_alone(energy, engine):
+    positions, strains = draw(N_ATOMS, 3), draw(2, 2, 2, 3, 3)
+    options = {"strain_pairs": strains, "engine": engine}
+    found = compute_derivatives(energy, positions, VOLUMES, **options)
+    # The energy is linear in strain but for its trace, which moves no atom.
+    assert torch.equal(found.third, torch.zeros(N_ATOMS, 2, 3).double())
+    still = compute_derivatives(
+        energy, positions, VOLUMES, pairs=draw(N_ATOMS, 2, 2, 3), **options
+    )
+    assert still.third.abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("pairs", "strains"),
+    [
+        (None, draw(1, 2, 2, 3, 3)),
+        (None, draw(2, 2, 3, 3)),
+        (None, draw(2, 0, 2, 3, 3)),
+        (draw(N_ATOMS, 3, 2, 3), draw(2, 2, 2, 3, 3)),
+    ],
+)
+def test_wrong_shapes_of_pairs(energy, pairs, strains):
+    with pytest.raises(ShapeError, match=r"strain_pairs has shape .*; expected"):
+        compute_derivatives(
+            energy, draw(N_ATOMS, 3), VOLUMES, pairs=pairs, strain_pairs=strains
+        )
