@@ -55,7 +55,7 @@ def plot_bands(
         )
         elsewhere = _draw_band_panel(band_axes, reference, models, path)
     _draw_dos_panel(dos_axes, reference, models)
-    low, high, cut = _limits(reference, models)
+    low, high, cut = frequency_limits(reference, models)
     dos_axes.set_ylim(low, high)
     dos_axes.set_xlim(left=0.0)
     dos_axes.set_xlabel("DOS (1/THz per\nprimitive cell)")
@@ -137,6 +137,17 @@ def _draw_path(axes: Axes, path: BandStructure) -> None:
         axes.axvline(position, color="0.4", linewidth=0.6)
 
 
+def positions_along(path: BandStructure, bands: BandStructure) -> list[np.ndarray]:
+    """Distances per segment (n_q,), Å⁻¹, of bands whose segments have other lengths.
+
+    They are stretched to those of the path.
+    """
+    return [
+        np.interp(own, own[[0, -1]], goal[[0, -1]])
+        for own, goal in zip(bands.distances, path.distances, strict=True)
+    ]
+
+
 def _draw_bands(
     axes: Axes,
     bands: BandStructure,
@@ -149,10 +160,10 @@ def _draw_bands(
     gap = np.full((1, bands.frequencies[0].shape[1]), np.nan)
     x: list[np.ndarray] = []
     y: list[np.ndarray] = []
-    for own, goal, frequencies in zip(
-        bands.distances, path.distances, bands.frequencies, strict=True
+    for places, frequencies in zip(
+        positions_along(path, bands), bands.frequencies, strict=True
     ):
-        x += [np.interp(own, own[[0, -1]], goal[[0, -1]]), np.array([np.nan])]
+        x += [places, np.array([np.nan])]
         y += [frequencies, gap]
     axes.plot(
         np.concatenate(x),
@@ -176,10 +187,15 @@ def _draw_dos(
     )
 
 
-def _limits(
+def frequency_limits(
     reference: PhononProperties | None, models: Mapping[str, PhononProperties]
 ) -> tuple[float, float, list[str]]:
-    """Limits of the frequency axis, THz, and the models that reach beyond them."""
+    """Limits of the frequency axis, THz, and the models that reach beyond them.
+
+    Args:
+        reference: of DFT, which is drawn whole; None where unknown.
+        models: by label.
+    """
     ranges = {label: _range(p) for label, p in models.items()}
     if reference is None:
         low = min((r[0] for r in ranges.values()), default=0.0)

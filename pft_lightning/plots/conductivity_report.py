@@ -32,6 +32,7 @@ from pft_lightning.plots.conductivity import (
 )
 from pft_lightning.plots.finished import FinishedEvaluation, number, read_evaluation
 from pft_lightning.plots.page import Pictures, write_page
+from pft_lightning.plots.words import describe
 
 
 # Columns of the table of materials; the rest is in the file of rows.
@@ -62,15 +63,18 @@ def write_conductivity_report(folder: str | Path) -> Path:
     pictures = Pictures(make_folder(evaluation.folder.figures))
     ranked_by, worst = _worst(evaluation)
     _draw(pictures, evaluation, ranked_by, worst)
+    totals = list(_totals(evaluation.summary["models"], evaluation.labels))
+    rows = _rows_worst_first(evaluation)
     return write_page(
         "conductivity.html.jinja",
         evaluation,
         pictures,
         heading="Thermal conductivities",
-        totals=list(_totals(evaluation.summary["models"], evaluation.labels)),
+        words=describe(evaluation, totals, ordered=rows, ranked_by=SRME),
+        totals=totals,
         outcomes=OUTCOMES,
         left_out=evaluation.left_out(_why_left_out),
-        rows=_rows_worst_first(evaluation),
+        rows=rows,
         texts=_TEXTS,
         table=_TABLE,
         outcome=OUTCOME,

@@ -27,6 +27,7 @@ from pft_lightning.plots.finished import (
     read_evaluation,
 )
 from pft_lightning.plots.page import Pictures, write_page
+from pft_lightning.plots.words import describe
 
 
 # Columns of the table of materials; the rest is in the file of rows.
@@ -85,6 +86,7 @@ def write_elastic_report(folder: str | Path) -> Path:
             "compare. Moduli of DFT are given with reference=FILE."
         )
     )
+    totals, rows = list(_totals(evaluation)), _rows_worst_first(evaluation)
     return write_page(
         "compared.html.jinja",
         evaluation,
@@ -94,11 +96,12 @@ def write_elastic_report(folder: str | Path) -> Path:
         "stable crystals.",
         nothing=nothing,
         totals_heading="Absolute errors against DFT",
-        totals=list(_totals(evaluation)),
+        words=describe(evaluation, totals, ordered=rows),
+        totals=totals,
         left_out=evaluation.left_out(_why_left_out) if moduli else {},
         order="Worst first, by the relative errors of the last model; what has none "
         "is at the end.",
-        rows=_rows_worst_first(evaluation),
+        rows=rows,
         table=_TABLE,
         names=_NAMES,
     )

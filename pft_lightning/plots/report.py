@@ -10,7 +10,9 @@ from typing import Any, Final
 from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation import folder as schema
 from pft_lightning.evaluation.folder import FORGETTING, REFERENCE, reference_of
+from pft_lightning.evaluation.trade_off import GAIN
 from pft_lightning.files import make_folder
+from pft_lightning.plots.band_svg import draw_bands
 from pft_lightning.plots.bands import plot_bands
 from pft_lightning.plots.errors import (
     HISTOGRAMS,
@@ -31,6 +33,14 @@ from pft_lightning.plots.page import Picture, Pictures, write_page
 from pft_lightning.plots.style import QUANTITIES
 from pft_lightning.plots.thermal import plot_thermal
 from pft_lightning.plots.trade_off import plot_trade_off
+from pft_lightning.plots.words import (
+    Statement,
+    compare,
+    describe,
+    say_softness,
+    say_trade_off,
+    say_unstable,
+)
 from pft_lightning.types import PhononProperties
 
 
@@ -44,6 +54,8 @@ _TABLE: Final = (
     schema.MIN_FREQUENCY,
     schema.VOLUME_RATIO,
 )
+# Errors of the summary; the table has some of them over all temperatures, too.
+_SAID: Final = (*GAIN, schema.DOS_ERROR, *schema.MOLECULAR)
 
 
 def write_report(
@@ -73,23 +85,30 @@ def write_report(
     evaluation = read_evaluation(folder)
     ranking = evaluation.ranking()
     selected = _select(evaluation, ranking, n_worst, chosen)
-    pictures = Pictures(make_folder(evaluation.folder.figures))
+    figures = make_folder(evaluation.folder.figures)
+    pictures = Pictures(figures, n_rows=len(evaluation.rows))
     if ranking:
         _draw_totals(pictures, evaluation)
     arrays, damaged = _draw_force_constants(pictures, evaluation, ranking, selected)
+    anchors = {name: f"material-{index}" for index, name in enumerate(selected)}
     materials = [
-        {"name": name, "reason": reason, "rows": rows, "pictures": drawn}
+        {
+            **{"name": name, "anchor": anchors[name], "reason": reason},
+            "rows": [row for row in evaluation.rows if row[schema.NAME] == name],
+            "pictures": _draw_material(pictures, name, arrays.get(name, {})),
+        }
         for name, reason in selected.items()
-        for rows in [[row for row in evaluation.rows if row[schema.NAME] == name]]
-        for drawn in [_draw_material(pictures, name, arrays.get(name, {}))]
     ]
+    totals, forgetting = list(_totals(evaluation)), list(_forgetting(evaluation))
     return write_page(
         "report.html.jinja",
         evaluation,
         pictures,
         heading="Phonon evaluation",
-        totals=list(_totals(evaluation)),
-        forgetting=list(_forgetting(evaluation)),
+        words=_words(evaluation, totals, forgetting),
+        anchors=anchors,
+        totals=totals,
+        forgetting=forgetting,
         traded=_traded(evaluation.summary),
         instability=_instability(evaluation.summary["models"]),
         damaged=damaged,
@@ -202,7 +221,10 @@ def _draw_material(
     slug = f"{len(pictures.made):03d}_{re.sub(r'[^A-Za-z0-9.-]', '_', name)[:60]}"
     return [
         pictures.add(
-            f"material_{slug}_bands", plot_bands(reference, models, title=name), ""
+            f"material_{slug}_bands",
+            plot_bands(reference, models, title=name),
+            "",
+            draw_bands(reference, models, title=name),
         ),
         pictures.add(
             f"material_{slug}_thermal", plot_thermal(reference, models, title=name), ""
@@ -248,6 +270,38 @@ def _forgetting(evaluation: FinishedEvaluation) -> Iterator[dict[str, Any]]:
                 value / first - 1 if value and first else None for value in values
             ]
             yield {"name": name, "values": values, "changes": changes}
+
+
+def _words(
+    evaluation: FinishedEvaluation,
+    totals: list[dict[str, Any]],
+    forgetting: list[dict[str, Any]],
+) -> list[Statement]:
+    """The summary: of many mixes only the knee and the fine-tuned model itself."""
+    summary, (first, *others) = evaluation.summary, evaluation.labels
+    said = []
+    if trade_off := summary.get("trade_off"):
+        points, knee = trade_off["points"], trade_off["knee"]
+        mixes = [p["label"] for p in points if p["mix"] in (knee, 1.0)]
+        others = [label for label in others if label in mixes]
+        said.append(say_trade_off(trade_off))
+    said += describe(
+        evaluation,
+        [row for row in totals if row["name"] in _SAID],
+        ordered=evaluation.rows_worst_first(),
+        ranked_by=RANKED_BY,
+        labels=others,
+    )
+    for label in others if forgetting else ():
+        index = evaluation.labels.index(label)
+        changes = [(row["name"], row["changes"][index]) for row in forgetting]
+        said += compare(label, first, changes, "mean errors on upstream data")
+    ratios = evaluation.columns([schema.FREQUENCY_RATIO])
+    unstable = _instability(summary["models"])
+    for label in (first, *others):
+        said += say_softness(label, ratios[label][schema.FREQUENCY_RATIO])
+        said += say_unstable(label, unstable.get(label, {}))
+    return said
 
 
 def _traded(summary: schema.Summary) -> list[str]:

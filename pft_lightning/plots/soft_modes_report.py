@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from pft_lightning.files import make_folder
 from pft_lightning.plots.finished import FinishedEvaluation, number, read_evaluation
 from pft_lightning.plots.page import Pictures, write_page
 from pft_lightning.plots.soft_modes import plot_wells
+from pft_lightning.plots.words import Statement, describe
 
 
 # Materials whose wells are drawn, the deepest first, and directions of each.
@@ -70,18 +71,34 @@ def write_soft_modes_report(folder: str | Path) -> Path:
                     else "."
                 ),
             )
+    rows = sorted(evaluation.rows, key=lambda row: _place(deepest, row))
     return write_page(
         "soft_modes.html.jinja",
         evaluation,
         pictures,
         heading="Soft modes",
+        words=[*_ends(evaluation), *describe(evaluation, [], ordered=_soft(rows))],
         undrawn=deepest[_MAX_FIGURES:],
         imaginary=list(_imaginary(evaluation)),
-        rows=sorted(evaluation.rows, key=lambda row: _place(deepest, row)),
+        rows=rows,
         texts=_TEXTS,
         table=_TABLE,
         names=_NAMES,
     )
+
+
+def _ends(evaluation: FinishedEvaluation) -> Iterator[Statement]:
+    """Say how many soft materials each model has, and where they end."""
+    for label in evaluation.labels:
+        totals = evaluation.summary["models"][label]
+        soft, stable = totals["with_soft_modes"], totals["ended_stable"]
+        text = f"{label}: {soft} materials with soft modes, {stable} ended stable"
+        yield Statement("note", text)
+
+
+def _soft(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows with a well, which are those to look at."""
+    return [row for row in rows if number(row.get(columns.DEPTH)) < 0]
 
 
 def _place(deepest: list[str], row: Mapping[str, str]) -> int:

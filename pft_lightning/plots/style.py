@@ -79,6 +79,12 @@ def line_style(index: int) -> LineStyle:
     return _LINES[index // len(_COLOURS) % len(_LINES)]
 
 
+def line_class(index: int) -> str:
+    """Classes of the lines of the model with this index in a page."""
+    n_colours = len(_COLOURS)
+    return f"c{index % n_colours} d{index // n_colours % len(_LINES)}"
+
+
 def marker(index: int) -> str:
     """Marker of the model with this index."""
     return _MARKERS[index % len(_MARKERS)]

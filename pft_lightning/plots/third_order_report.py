@@ -30,6 +30,7 @@ from pft_lightning.plots.third_order import (
     plot_third_order_errors,
     plot_third_order_parity,
 )
+from pft_lightning.plots.words import describe
 
 
 _LARGE: Final = f"blocks (above {1e3 * LARGE:g} meV/Å³)"
@@ -89,6 +90,7 @@ def write_third_order_report(folder: str | Path) -> Path:
             "The largest distinct elements of DFT or of the model of every material. "
             "Axes are linear near zero, logarithmic beyond.",
         )
+    totals = list(_totals(evaluation))
     return write_page(
         "compared.html.jinja",
         evaluation,
@@ -98,7 +100,8 @@ def write_third_order_report(folder: str | Path) -> Path:
         f"three atoms with an element of DFT above {1e3 * LARGE:g} meV/Å³.",
         nothing="" if finished else "No material was finished by any model.",
         totals_heading="Third order against DFT",
-        totals=list(_totals(evaluation)),
+        words=describe(evaluation, totals, ordered=rows, ranked_by=THIRD_MAE),
+        totals=totals,
         left_out=evaluation.left_out(_why_left_out),
         order="Worst first, by the error of the last model over all elements, for the "
         "mean absolute value of DFT.",

@@ -156,7 +156,7 @@ def test_without_moduli_of_dft_crystals_are_listed_and_nothing_is_drawn(
     assert not unrendered
     assert "Moduli of DFT are given with reference=FILE" in page.text
     (row,) = page.tables["materials"][1:]
-    assert [float(value) for _, value in row[3:6:2]] == [70.0, 20.0]
+    assert [float(text) for text, _ in row[3:6:2]] == [70.0, 20.0]
 
 
 def test_an_error_far_beyond_is_drawn_on_the_edge(tmp_path, unrendered):

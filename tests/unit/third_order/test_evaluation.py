@@ -139,7 +139,7 @@ def test_the_command_prints_errors_of_all_potentials(
     assert {row["model"] for row in found.rows} == {"model", "other"}
     figures = {file.name for file in Path("run/figures").iterdir()}
     assert figures == {"third_order_errors.png", "third_order_parity.png"}
-    assert 'alt="third_order_parity"' in Path("run/report.html").read_text()
+    assert 'alt="third order parity"' in Path("run/report.html").read_text()
     assert "task: third_order" in Path("run/config.yaml").read_text()
     with pytest.raises(ConfigError, match="upstream is given"):
         evaluate(composed(*choices, "upstream=x.xyz"))

@@ -1,0 +1,148 @@
+"use strict";
+document.documentElement.classList.add("scripted");
+
+function sortable(table) {
+  const body = table.tBodies[0];
+  const heads = Array.from(table.tHead.rows[0].cells);
+  const order = new Intl.Collator(undefined, {numeric: true});
+  const valueOf = (row, column, isText) => {
+    const cell = row.cells[column];
+    if (isText) return cell.textContent;
+    return parseFloat(cell.dataset.value ?? cell.textContent.replace("−", "-"));
+  };
+  heads.forEach((head, column) => {
+    const button = head.querySelector("button");
+    const isText = head.classList.contains("text");
+    button.disabled = false;
+    button.addEventListener("click", () => {
+      // The first click puts the largest numbers, which are the worst errors, first.
+      const before = head.getAttribute("aria-sort") ?? (isText ? "descending" : "ascending");
+      const ascending = before === "descending";
+      heads.forEach(other => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+      const sign = ascending ? 1 : -1;
+      const rows = Array.from(body.rows, row => [valueOf(row, column, isText), row]);
+      rows.sort(([a], [b]) => {
+        if (isText) return sign * order.compare(a, b);
+        if (isNaN(a) || isNaN(b)) return isNaN(a) - isNaN(b);
+        return sign * (a - b);
+      });
+      body.append(...rows.map(([, row]) => row));
+    });
+  });
+}
+
+function filtered(table, input, count) {
+  const body = table.tBodies[0];
+  const texts = Array.from(body.rows, row =>
+    [row, [0, 1, 2].map(n => row.cells[n].textContent).join(" ").toLowerCase()]);
+  input.addEventListener("input", () => {
+    const wanted = input.value.toLowerCase();
+    let shown = 0;
+    for (const [row, text] of texts) {
+      row.hidden = !text.includes(wanted);
+      shown += !row.hidden;
+    }
+    count.textContent = `${shown} of ${texts.length} rows`;
+  });
+}
+
+// Places that a path of absolute moves and relative lines goes through.
+function placesOf(path) {
+  const places = [];
+  for (const part of path.getAttribute("d").split("M").slice(1)) {
+    const numbers = part.match(/-?\d+/g).map(Number);
+    let [x, y] = [0, 0];
+    for (let n = 0; n < numbers.length; n += 2) {
+      [x, y] = [x + numbers[n], y + numbers[n + 1]];
+      places.push(x, y);
+    }
+  }
+  return places;
+}
+
+function wavevector(panel, x) {
+  for (const segment of panel.querySelectorAll(".segment")) {
+    const [first, last] = [Number(segment.dataset.first), Number(segment.dataset.last)];
+    if (x < first || x > last) continue;
+    if (x === first) return segment.dataset.from;
+    if (x === last) return segment.dataset.to;
+    const share = Math.round(100 * (x - first) / (last - first));
+    return `${segment.dataset.from} → ${segment.dataset.to}, ${share} % of the way`;
+  }
+  return "";
+}
+
+function readable(figure) {
+  const buttons = Array.from(figure.querySelectorAll(".models button"));
+  const groups = model => figure.querySelectorAll(`g.line[data-model="${model}"]`);
+  const panel = figure.querySelector(".panel");
+  const svg = figure.querySelector(".wide > svg");
+  const reading = figure.querySelector(".reading");
+  const pointer = figure.querySelector(".pointer");
+  let lines = null;
+  const forget = () => {
+    figure.querySelectorAll(".near").forEach(path => path.classList.remove("near"));
+    reading.hidden = true;
+    pointer.classList.add("off");
+  };
+  buttons.forEach((button, model) => {
+    button.disabled = false;
+    button.addEventListener("click", () => {
+      const on = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", on);
+      groups(model).forEach(group => group.classList.toggle("off", !on));
+      forget();
+    });
+  });
+  if (!panel) return;
+  const read = () => Array.from(panel.querySelectorAll("g.line path"), path => ({
+    path,
+    model: Number(path.parentNode.dataset.model),
+    branch: Array.from(path.parentNode.children).indexOf(path) + 1,
+    places: placesOf(path),
+  }));
+  svg.addEventListener("pointerleave", forget);
+  const look = event => {
+    lines ??= read();
+    const matrix = panel.getScreenCTM();
+    const here = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.inverse());
+    const {width, height, top, step} = panel.dataset;
+    let best = null, nearest = (20 / matrix.a) ** 2;
+    for (const line of lines) {
+      if (buttons[line.model].getAttribute("aria-pressed") !== "true") continue;
+      for (let n = 0; n < line.places.length; n += 2) {
+        const [x, y] = [line.places[n], line.places[n + 1]];
+        const distance = (x - here.x) ** 2 + (y - here.y) ** 2;
+        if (distance < nearest && y >= 0 && y <= height) [best, nearest] = [{line, x, y}, distance];
+      }
+    }
+    forget();
+    if (!best || here.x < 0 || here.x > width) return;
+    const {line, x, y} = best;
+    line.path.classList.add("near");
+    pointer.setAttribute("cx", x);
+    pointer.setAttribute("cy", y);
+    pointer.classList.remove("off");
+    const frequency = (top - step * y).toFixed(2).replace("-", "−");
+    reading.textContent = [
+      buttons[line.model].textContent.trim(), `${frequency} THz`,
+      `branch ${line.branch}`, wavevector(panel, x),
+    ].join("\n");
+    reading.hidden = false;
+    const frame = figure.getBoundingClientRect();
+    const [left, above] = [event.clientX - frame.left, event.clientY - frame.top];
+    const room = figure.clientWidth - reading.offsetWidth;
+    reading.style.left = `${Math.max(0, Math.min(left + 14, room))}px`;
+    reading.style.top = `${above + 16}px`;
+  };
+  svg.addEventListener("pointermove", look);
+  svg.addEventListener("pointerdown", look);
+}
+
+document.querySelectorAll("table.sortable").forEach(sortable);
+const materials = document.getElementById("materials");
+if (materials) {
+  filtered(materials, document.getElementById("filter"), document.getElementById("count"));
+}
+document.querySelectorAll(".bands").forEach(readable);

@@ -1,0 +1,107 @@
+"""The page is opened and clicked in a browser, where there is one."""
+
+from __future__ import annotations
+
+import pytest
+
+from pft_lightning.plots.report import write_report
+
+from .browser import Browser, find_browser
+
+
+BANDS = "document.querySelector('.bands')"
+
+
+@pytest.fixture
+def browser(tmp_path):
+    command = find_browser()
+    if command is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+    browser = Browser(command, tmp_path / "profile")
+    yield browser
+    browser.close()
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_the_page_sorts_filters_switches_and_names_what_is_under_the_mouse(
+    folder, browser
+):
+    browser.look(1200)
+    browser.open(write_report(folder))
+
+    def column(n: int) -> list[str]:
+        return browser.value(
+            "Array.from(document.querySelectorAll('#materials tbody tr'))"
+            f".filter(r => !r.hidden).map(r => r.cells[{n}].textContent)"
+        )
+
+    def head(n: int) -> str:
+        return f"document.querySelectorAll('#materials th')[{n}]"
+
+    # The script is the one that the page allows: else its buttons would be off.
+    assert browser.value("document.querySelectorAll('th button:disabled').length") == 0
+    browser.click(f"{head(4)}.querySelector('button')")
+    known = [float(x) for x in column(4) if x != "–"]
+    assert known == sorted(known, reverse=True)
+    assert column(4)[-3:] == ["–"] * 3
+    assert browser.value(f"{head(4)}.getAttribute('aria-sort')") == "descending"
+    browser.click(f"{head(4)}.querySelector('button')")
+    assert [float(x) for x in column(4) if x != "–"] == known[::-1]
+    assert browser.value(f"{head(4)}.getAttribute('aria-sort')") == "ascending"
+    browser.click(f"{head(0)}.querySelector('button')")
+    assert column(0) == sorted(column(0))
+    assert browser.value(f"{head(4)}.getAttribute('aria-sort')") is None
+
+    browser.click("document.getElementById('filter')")
+    browser.send("Input.insertText", text="GONE")
+    assert column(0) == ["gone", "gone"]
+    assert browser.value("document.getElementById('count').textContent") == (
+        "2 of 8 rows"
+    )
+
+    # Where the highest branch of DFT ends, at the right edge of the panel.
+    x, y = browser.value(
+        f"(() => {{const f = {BANDS}; f.scrollIntoView();"
+        "const p = f.querySelector('.panel g.line path:last-child');"
+        "const b = p.getBoundingClientRect();"
+        "const q = p.getPointAtLength(0), m = p.getScreenCTM();"
+        "const at = new DOMPoint(q.x, q.y).matrixTransform(m); return [at.x, at.y]})()"
+    )
+    browser.mouse("mouseMoved", x + 2, y)
+    reading = browser.value(f"{BANDS}.querySelector('.reading').innerText")
+    label, frequency, branch, where = reading.split("\n")
+    assert label in ("DFT", "fine_tuned")
+    assert frequency.endswith(" THz")
+    assert branch.startswith("branch ")
+    assert where.startswith(("Γ", "X"))
+
+    drawn = (
+        f"Array.from({BANDS}.querySelectorAll('.panel g.line'),"
+        " g => getComputedStyle(g).display)"
+    )
+    assert browser.value(drawn) == ["inline"] * 2  # "hard" has no base model
+    browser.click(f"{BANDS}.querySelectorAll('.models button')[1]")
+    assert browser.value(drawn) == ["inline", "none"]
+    pressed = f"{BANDS}.querySelectorAll('.models button')[1].ariaPressed"
+    assert browser.value(pressed) == "false"
+    browser.click(f"{BANDS}.querySelectorAll('.models button')[1]")
+    assert browser.value(drawn) == ["inline"] * 2
+
+    for width in (400, 1200):
+        for scheme in ("light", "dark"):
+            browser.look(width, scheme=scheme)
+            size = "[document.documentElement.scrollWidth, innerWidth]"
+            needed, there = browser.value(size)
+            assert needed <= there
+    for scheme, dark in (("light", False), ("dark", True)):
+        browser.look(1200, scheme=scheme)
+        colour = browser.value("getComputedStyle(document.body).backgroundColor")
+        assert (colour != "rgb(255, 255, 255)") == dark
+    browser.look(1200, scheme="dark", media="print")
+    colour = browser.value("getComputedStyle(document.body).backgroundColor")
+    assert colour == "rgb(255, 255, 255)"
+    assert browser.value("getComputedStyle(document.querySelector('nav')).display") == (
+        "none"
+    )
+    # "unrendered" figures are no pictures; that is all it may complain of.
+    assert browser.problems() == []
