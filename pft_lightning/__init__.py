@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pft_lightning.callbacks.hessian_loss import HessianLoss
     from pft_lightning.callbacks.phonon_validation import PhononValidation
     from pft_lightning.data.datamodule import (
+        ElasticSource,
         PhononDataModule,
         PhononSource,
         UpstreamSource,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Calculator": "backends.calculator",
     "ConductivityValidation": "callbacks.conductivity_validation",
+    "ElasticSource": "data.datamodule",
     "EnergyModel": "backends.base",
     "HessianLoss": "callbacks.hessian_loss",
     "PFTError": "errors",
@@ -62,6 +64,7 @@ _HOMES = {
 __all__ = [
     "Calculator",
     "ConductivityValidation",
+    "ElasticSource",
     "EnergyModel",
     "HessianLoss",
     "PFTError",

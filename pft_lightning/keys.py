@@ -65,6 +65,17 @@ DRAW: Final = "draw"
 # supercell (phonon batches only)
 SHARE: Final = "share"
 
+# (n_structures, 6, 6) | float | GPa | reference elastic constants, stress by strain in
+# Voigt order, 0 where masked; (n_structures, 2) | float | GPa | bulk and shear modulus,
+# likewise (elastic batches only, as all that follows)
+ELASTIC_CONSTANTS: Final = "elastic_constants"
+MODULI: Final = "moduli"
+# (n_structures,) | bool | the elastic constants (both moduli) are known
+CONSTANTS_MASK: Final = "constants_mask"
+MODULI_MASK: Final = "moduli_mask"
+# (n_structures,) | bool | they are those of ions that follow the cell
+CLAMPED: Final = "clamped"
+
 # What an ``Arrangement`` adds for one model, and itself.
 # Arrangement | what was done, and for which model
 ARRANGEMENT: Final = "arrangement"
@@ -82,3 +93,4 @@ CONVOLUTIONS: Final = "convolutions"
 # Sources of a training step: the keys of the dict of batches the loaders yield.
 PHONON: Final = "phonon"
 UPSTREAM: Final = "upstream"
+ELASTIC: Final = "elastic"

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm.auto import tqdm
 
-from pft_lightning.training.module import MONITOR
+from pft_lightning.training.validation import MONITOR
 
 
 # Metrics of a validation that are shown, by what they are called, with their units.

@@ -242,11 +242,11 @@ class BatchStream:
 
 
 class InterleavedSampler(Sampler[list[BatchKey]]):
-    """Batches of two sources in a fixed pattern, from a given position on.
+    """Batches of some sources in a fixed pattern, from a given position on.
 
-    ``alternate``: one phonon batch, then ``upstream_per_phonon`` upstream batches,
-    each an optimiser step of its own. ``joint``: every step holds one phonon and
-    one upstream batch. Without an upstream stream all batches are phonon batches.
+    ``alternate``: one phonon batch, then ``upstream_per_phonon`` upstream batches and
+    one elastic batch, each an optimiser step of its own. ``joint``: every step holds
+    one batch of each. Without the other streams all batches are phonon batches.
 
     An epoch is one pass over the phonon source. Iterating yields the batches from
     ``position()`` to the end of the epoch that it lies in.
@@ -254,8 +254,9 @@ class InterleavedSampler(Sampler[list[BatchKey]]):
     Args:
         phonon: Stream of phonon batches.
         upstream: Stream of upstream batches, or None.
+        elastic: Stream of elastic batches, or None.
         upstream_per_phonon: Upstream batches after each phonon batch.
-        joint: One step holds a batch of both.
+        joint: One step holds a batch of each.
         position: Tells how many batches training has consumed; asked whenever an
             epoch starts.
     """
@@ -264,17 +265,24 @@ class InterleavedSampler(Sampler[list[BatchKey]]):
         self,
         phonon: BatchStream,
         upstream: BatchStream | None,
+        elastic: BatchStream | None = None,
         *,
         upstream_per_phonon: int,
         joint: bool = False,
         position: Callable[[], int] = lambda: 0,
     ) -> None:
         self._phonon = phonon
-        self._upstream = upstream
         self._joint = joint
-        self._period = 1
-        if upstream is not None and not joint:
-            self._period += upstream_per_phonon
+        # Streams beside the phonons, and how many batches of each follow one of these.
+        others = [(keys.UPSTREAM, upstream, upstream_per_phonon)]
+        others += [(keys.ELASTIC, elastic, 1)]
+        self._others = [
+            (source, stream, 1 if joint else count)
+            for source, stream, count in others
+            if stream is not None
+        ]
+        counts = [0 if joint else count for _, _, count in self._others]
+        self._period = 1 + sum(counts)
         self._position = position
 
     def __len__(self) -> int:
@@ -287,9 +295,11 @@ class InterleavedSampler(Sampler[list[BatchKey]]):
         batch: list[BatchKey] = []
         if offset == 0:
             batch += self._phonon.keys(keys.PHONON, cycle, step=position)
-        if self._upstream is not None and (offset > 0 or self._joint):
-            nth = cycle if self._joint else cycle * (self._period - 1) + offset - 1
-            batch += self._upstream.keys(keys.UPSTREAM, nth)
+        first = 0 if self._joint else 1  # offset of the first batch of a stream
+        for source, stream, count in self._others:
+            if first <= offset < first + count:
+                batch += stream.keys(source, cycle * count + offset - first)
+            first += 0 if self._joint else count
         return batch
 
     def __iter__(self) -> Iterator[list[BatchKey]]:

@@ -1,4 +1,4 @@
-"""Phonon and upstream structures as one interleaved stream of batches."""
+"""Phonon, upstream and elastic structures as one interleaved stream of batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, get_args
 import lightning
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from lightning.pytorch.utilities import rank_zero_warn
 from pydantic import Field
 from torch.utils.data import DataLoader
@@ -26,6 +25,7 @@ from pft_lightning.data.batching import (
     plan_batches,
 )
 from pft_lightning.data.commensurate import CellChoice
+from pft_lightning.data.elastic import ElasticCrystals
 from pft_lightning.data.loading import (
     Arrangement,
     Collate,
@@ -33,21 +33,25 @@ from pft_lightning.data.loading import (
     StructureSource,
     TrainLoader,
     cell_draws,
+    check_trainer,
     describe_set,
     hold_out,
+    leave_out_unknown,
     loader_options,
 )
 from pft_lightning.data.padding import Padding
-from pft_lightning.data.settings import PhononSource, UpstreamSource
+from pft_lightning.data.settings import ElasticSource, PhononSource, UpstreamSource
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.store import PhononStore, cached_store, choose_cache
 from pft_lightning.data.upstream import UpstreamFrames
-from pft_lightning.errors import ConfigError, DataFormatError
+from pft_lightning.errors import ConfigError
 from pft_lightning.option_types import As, Given, Natural, Processes, Seed, Text, Words
 from pft_lightning.physics.probes import Draws
 
 
 Mode = Literal["alternate", "joint"]
+
+_SEEDS = {keys.PHONON: 0, keys.UPSTREAM: 1_000_003, keys.ELASTIC: 2_000_029}
 
 _Folder = Annotated[Text | None, Words("a folder, or null")]
 
@@ -56,11 +60,12 @@ class PhononDataModule(lightning.LightningDataModule):
     """Interleave phonon structures with energy, force and stress frames.
 
     A training batch is a dict of neutral batches by source. In ``alternate`` mode
-    one phonon batch is followed by ``upstream_per_phonon`` upstream batches, each an
-    optimiser step; in ``joint`` mode each step holds one batch of both. An epoch is
-    one pass over the phonon structures; upstream structures go round at their own
-    pace. The sequence is a function of the seed and the step alone, the same on all
-    ranks up to the share of each, and continues exactly after a resume.
+    one phonon batch is followed by ``upstream_per_phonon`` upstream batches, and by an
+    elastic one where there are such crystals, each an optimiser step; in ``joint`` mode
+    each step holds one batch of each. An epoch is one pass over the phonon structures;
+    others go round at their own pace. The sequence is a function of the seed and the
+    step alone, the same on all ranks up to the share of each, and continues exactly
+    after a resume.
 
     Phonon sources are read once into a store (``pft-prepare``), on first use if need
     be. Structures with elements that the model lacks are left out and counted.
@@ -68,10 +73,11 @@ class PhononDataModule(lightning.LightningDataModule):
     Args:
         phonons: Phonon structures.
         upstream: Upstream frames.
+        elastic: Crystals with elastic constants or moduli.
         cutoff: Å, of the model; taken from the trainer's module if left out.
         atomic_numbers: Elements of the model; likewise.
         mode: ``alternate``, one optimiser step per batch, or ``joint``, each step sums
-            a batch of both.
+            a batch of each source.
         upstream_per_phonon: Upstream batches after each phonon batch; 0 is none.
         val_fraction: Share held out where a source has no validation set.
         num_workers: Processes of each loader; null is none on the CPU and up to 8 where
@@ -84,6 +90,7 @@ class PhononDataModule(lightning.LightningDataModule):
         self,
         phonons: Annotated[PhononSource, As(dict[str, Any])],
         upstream: Annotated[UpstreamSource | None, As(dict[str, Any] | None)] = None,
+        elastic: Annotated[ElasticSource | None, As(dict[str, Any] | None)] = None,
         *,
         cutoff: Annotated[float | None, Given()] = None,
         atomic_numbers: Annotated[Sequence[int] | None, Given()] = None,
@@ -96,13 +103,11 @@ class PhononDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         if not isinstance(phonons, PhononSource):
-            raise ConfigError(
-                f"phonons is a {type(phonons).__name__}; expected pft.PhononSource."
-            )
+            found = type(phonons).__name__
+            raise ConfigError(f"phonons is a {found}; expected pft.PhononSource.")
         if mode not in get_args(Mode):
-            raise ConfigError(
-                f"data.mode is {mode!r}; expected one of {', '.join(get_args(Mode))}."
-            )
+            modes = ", ".join(get_args(Mode))
+            raise ConfigError(f"data.mode is {mode!r}; expected one of {modes}.")
         if upstream_per_phonon < 0:
             raise ConfigError(
                 f"data.upstream_per_phonon is {upstream_per_phonon}; at least 0."
@@ -111,6 +116,7 @@ class PhononDataModule(lightning.LightningDataModule):
             raise ConfigError(f"data.val_fraction is {val_fraction}; between 0 and 1.")
         self.phonons = phonons
         self.upstream = upstream or UpstreamSource()
+        self.elastic = elastic or ElasticSource()
         self.cutoff = cutoff
         self.atomic_numbers = atomic_numbers
         self.mode = mode
@@ -159,6 +165,7 @@ class PhononDataModule(lightning.LightningDataModule):
         for source, spec, read in (
             (keys.PHONON, self.phonons, self._open_store),
             (keys.UPSTREAM, self.upstream, self._open_frames),
+            (keys.ELASTIC, self.elastic, self._open_crystals),
         ):
             train = None if spec.train is None else self._restrict(read(spec.train))
             val = None if spec.val is None else self._restrict(read(spec.val))
@@ -183,28 +190,15 @@ class PhononDataModule(lightning.LightningDataModule):
         numbers = self.atomic_numbers
         if numbers is None:
             numbers = self._model().atomic_numbers
-        kept, dropped = structures.select(numbers)
-        if not dropped:
-            return structures
-        known = set(numbers)
-        lacking = {z for zs in structures.elements for z in zs} - known
-        message = (
-            f"{len(dropped)} of {len(structures)} structures in {structures} hold "
-            f"elements that the model lacks "
-            f"({', '.join(chemical_symbols[z] for z in sorted(lacking))}): "
-            f"{', '.join(dropped[:10])}{', ...' if len(dropped) > 10 else ''}"
-        )
-        if len(kept) == 0:
-            raise DataFormatError(
-                f"{message}. Nothing is left; use a model that covers these elements."
-            )
-        rank_zero_warn(f"{message}. They are left out.")
-        return kept
+        return leave_out_unknown(structures, numbers)
+
+    def _module(self) -> Any:
+        """What the trainer trains, if it does."""
+        return None if self.trainer is None else self.trainer.lightning_module
 
     def _model(self) -> Any:
         """The potential of the trainer's module."""
-        module = None if self.trainer is None else self.trainer.lightning_module
-        model = getattr(module, "model", None)
+        model = getattr(self._module(), "model", None)
         if model is None:
             raise ConfigError(
                 "PhononDataModule needs cutoff=... and atomic_numbers=... unless a "
@@ -214,15 +208,14 @@ class PhononDataModule(lightning.LightningDataModule):
 
     def _arrangement(self) -> Arrangement | None:
         """What makes batches ready for the model; None without a trainer's module."""
-        module = None if self.trainer is None else self.trainer.lightning_module
-        arrangement = getattr(getattr(module, "model", None), "arrangement", None)
+        model = getattr(self._module(), "model", None)
+        arrangement = getattr(model, "arrangement", None)
         return None if arrangement is None else arrangement()
 
     def _paddings(self) -> dict[str, Padding]:
         """What fills training batches up, where steps are recorded for some sizes."""
-        module = None if self.trainer is None else self.trainer.lightning_module
         arrangement = self._arrangement()
-        if arrangement is None or getattr(module, "replayed", None) is None:
+        if arrangement is None or getattr(self._module(), "replayed", None) is None:
             return {}
         return {
             source: Padding(self._limits(source).structures, arrangement.cutoff)
@@ -261,10 +254,21 @@ class PhononDataModule(lightning.LightningDataModule):
             rank_zero_warn(f"Upstream frames {spec}: {frames.summary()}")
         return frames
 
+    def _open_crystals(self, spec: Spec) -> ElasticCrystals:
+        crystals = ElasticCrystals(spec, self._cutoff())
+        if crystals.skipped:
+            rank_zero_warn(f"Elastic crystals {spec}: {crystals.summary()}")
+        return crystals
+
     def train_dataloader(self) -> DataLoader[Any]:
-        """One loader over both sources."""
+        """One loader over all sources."""
         n_ranks, rank = self._ranks()
-        self._check_trainer()
+        check_trainer(self.trainer)
+        if keys.ELASTIC in self._train and self._paddings():
+            raise ConfigError(
+                "cuda_graphs=true does not repeat steps with elastic constants. Leave "
+                "it out, or set data.elastic.train=null."
+            )
         streams = {
             source: self._stream(source, subset, n_ranks, rank)
             for source, subset in self._train.items()
@@ -272,6 +276,7 @@ class PhononDataModule(lightning.LightningDataModule):
         sampler = InterleavedSampler(
             streams[keys.PHONON],
             streams.get(keys.UPSTREAM),
+            streams.get(keys.ELASTIC),
             upstream_per_phonon=self.upstream_per_phonon,
             joint=self.mode == "joint",
             position=self._position,
@@ -287,26 +292,6 @@ class PhononDataModule(lightning.LightningDataModule):
         loader.fingerprint = self._fingerprint(n_ranks)
         return loader
 
-    def _check_trainer(self) -> None:
-        """Refuse what would change the batches of a step."""
-        trainer = self.trainer
-        if trainer is None:
-            return
-        if (
-            trainer.world_size > 1
-            and trainer._accelerator_connector.use_distributed_sampler
-        ):
-            raise ConfigError(
-                "Trainer(use_distributed_sampler=True) would share batches that are "
-                "already shared among processes; set it to False."
-            )
-        if trainer.accumulate_grad_batches != 1:
-            raise ConfigError(
-                f"trainer.accumulate_grad_batches is "
-                f"{trainer.accumulate_grad_batches}; every batch is an optimiser step "
-                "of its own, 1 is needed. Use larger batches or more processes."
-            )
-
     def _position(self) -> int:
         """Batches that training has consumed so far."""
         if self.trainer is None:
@@ -319,7 +304,9 @@ class PhononDataModule(lightning.LightningDataModule):
         return self.trainer.world_size, self.trainer.global_rank
 
     def _limits(self, source: str) -> BatchLimits:
-        bounds = self.phonons if source == keys.PHONON else self.upstream
+        bounds: PhononSource | UpstreamSource | ElasticSource = self.upstream
+        if source != keys.UPSTREAM:
+            bounds = self.phonons if source == keys.PHONON else self.elastic
         return BatchLimits(bounds.batch_size, bounds.max_atoms, bounds.max_edges)
 
     def _stream(
@@ -332,8 +319,8 @@ class PhononDataModule(lightning.LightningDataModule):
             subset.n_atoms,
             subset.n_edges if known else None,
             limits,
-            # Different permutations, also where both sources have the same size.
-            seed=self.seed + (0 if source == keys.PHONON else 1_000_003),
+            # Different permutations, also where sources have the same size.
+            seed=self.seed + _SEEDS[source],
             n_ranks=n_ranks,
             rank=rank,
             cells=self._cells(subset) if source == keys.PHONON else None,

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import lightning
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch, Data
@@ -20,7 +21,7 @@ from pft_lightning.data.batching import BatchKey, filler
 from pft_lightning.data.commensurate import WHOLE, CellChoice, CellSampler
 from pft_lightning.data.padding import Padding
 from pft_lightning.data.store.reading import PhononStore
-from pft_lightning.errors import ConfigError
+from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.graphs import build_batch
 from pft_lightning.physics.probes import Draws
 
@@ -254,6 +255,37 @@ def hold_out(
     )
 
 
+def leave_out_unknown(
+    structures: StructureSource, numbers: Sequence[int]
+) -> StructureSource:
+    """Leave out structures with elements that a model lacks, and say so.
+
+    Args:
+        structures: Of a source.
+        numbers: Atomic numbers that the model knows.
+
+    Raises:
+        DataFormatError: Nothing is left.
+    """
+    kept, dropped = structures.select(numbers)
+    if not dropped:
+        return structures
+    known = set(numbers)
+    lacking = {z for zs in structures.elements for z in zs} - known
+    message = (
+        f"{len(dropped)} of {len(structures)} structures in {structures} hold "
+        f"elements that the model lacks "
+        f"({', '.join(chemical_symbols[z] for z in sorted(lacking))}): "
+        f"{', '.join(dropped[:10])}{', ...' if len(dropped) > 10 else ''}"
+    )
+    if len(kept) == 0:
+        raise DataFormatError(
+            f"{message}. Nothing is left; use a model that covers these elements."
+        )
+    rank_zero_warn(f"{message}. They are left out.")
+    return kept
+
+
 def loader_options(
     num_workers: int | None, trainer: lightning.Trainer | None
 ) -> dict[str, Any]:
@@ -272,6 +304,30 @@ def loader_options(
             cores = len(os.sched_getaffinity(0)) // trainer.num_devices
             num_workers = min(MOST_WORKERS, max(1, cores - 1))
     return {"num_workers": num_workers, "pin_memory": on_gpu}
+
+
+def check_trainer(trainer: lightning.Trainer | None) -> None:
+    """Refuse what would change the batches of a step.
+
+    Raises:
+        ConfigError: batches would be shared twice, or steps be joined.
+    """
+    if trainer is None:
+        return
+    if (
+        trainer.world_size > 1
+        and trainer._accelerator_connector.use_distributed_sampler
+    ):
+        raise ConfigError(
+            "Trainer(use_distributed_sampler=True) would share batches that are "
+            "already shared among processes; set it to False."
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches is "
+            f"{trainer.accumulate_grad_batches}; every batch is an optimiser step "
+            "of its own, 1 is needed. Use larger batches or more processes."
+        )
 
 
 def count_structures(batch: Mapping[str, Batch]) -> int:

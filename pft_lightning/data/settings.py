@@ -91,3 +91,23 @@ class UpstreamSource:
             keys.FORCES: self.forces_key,
             keys.STRESS: self.stress_key,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ElasticSource:
+    """Where crystals with elastic constants come from, and how many make a batch.
+
+    Attributes:
+        train: Crystals to train on: tables (.json) or extended XYZ, or a list; None
+            trains on none.
+        val: Crystals of the validation; None holds out a share of ``train``.
+        batch_size: Crystals per process and step.
+        max_atoms: Most atoms per process and step; None sets no limit.
+        max_edges: Most edges per process and step; None sets no limit.
+    """
+
+    train: Annotated[Spec | None, As(Paths | None)] = None
+    val: Annotated[Spec | None, As(Paths | None)] = None
+    batch_size: NStructures = 4
+    max_atoms: NAtoms | None = None
+    max_edges: NEdges | None = None

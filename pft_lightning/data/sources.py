@@ -23,14 +23,14 @@ from pft_lightning.data.readers.names import (
 from pft_lightning.errors import ConfigError, DataFormatError
 
 
-UPSTREAM_SUFFIXES = tuple(
-    [
-        kind + packed
-        for kind in (".xyz", ".extxyz")
-        for packed in ("", ".xz", ".gz", ".bz2")
-    ]
-    + [".db", ".json", ".aselmdb"]
+_PACKED = ("", ".xz", ".gz", ".bz2")
+_XYZ_SUFFIXES = tuple(
+    kind + packed for kind in (".xyz", ".extxyz") for packed in _PACKED
 )
+UPSTREAM_SUFFIXES = (*_XYZ_SUFFIXES, ".db", ".json", ".aselmdb")
+
+# Of tables of elastic data.
+TABLE_SUFFIXES = tuple(f".json{packed}" for packed in _PACKED)
 
 _EXPECTED = {
     "phonons": "phonopy yaml files (.yaml, .yaml.xz, .bz2, .gz), folders with "
@@ -40,6 +40,8 @@ _EXPECTED = {
     "(VibrationsData in .json, .hess, .fchk, .xyz) or DeePMD systems with hessian.npy",
     "upstream": f"files that end in {', '.join(UPSTREAM_SUFFIXES)}",
     "structure": "CIF, POSCAR or extended XYZ files, or phonopy yaml files",
+    "elastic": "tables in .json, or extended XYZ files (.xyz, .extxyz), also "
+    "compressed",
 }
 
 # Reasons shown in an error.
@@ -55,7 +57,7 @@ _SPECIAL = {
     stat.S_IFBLK: "a device",
 }
 
-Kind = Literal["phonons", "upstream", "structure"]
+Kind = Literal["phonons", "upstream", "structure", "elastic"]
 Spec = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -75,6 +77,11 @@ class Sources:
 def is_upstream_source(path: Path) -> bool:
     """Tell whether a file looks like energy, force and stress data."""
     return path.name.endswith(UPSTREAM_SUFFIXES)
+
+
+def is_elastic_source(path: Path) -> bool:
+    """Tell whether a file looks like crystals with elastic constants."""
+    return path.name.endswith((*_XYZ_SUFFIXES, *TABLE_SUFFIXES))
 
 
 def find_sources(spec: Spec, *, kind: Kind = "phonons") -> Sources:
@@ -177,6 +184,7 @@ _WANTED = {
     "phonons": is_phonon_source,
     "upstream": is_upstream_source,
     "structure": is_structure_source,
+    "elastic": is_elastic_source,
 }
 
 

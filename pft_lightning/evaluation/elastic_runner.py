@@ -17,15 +17,14 @@ import numpy as np
 from phonopy import Phonopy
 
 from pft_lightning.backends.base import check_model
+from pft_lightning.data.elastic_tables import BULK, SHEAR
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.evaluation.crystals import list_materials
 from pft_lightning.evaluation.elastic import ElasticConstants, elastic_constants
 from pft_lightning.evaluation.elastic_tables import (
-    BULK,
-    SHEAR,
-    is_table,
+    holds_crystals,
     list_table,
     read_moduli,
 )
@@ -122,7 +121,7 @@ def evaluate_elastic(
     )
     for model in work.task.models.values():
         check_model(model)
-    if is_table(structures):
+    if holds_crystals(structures):
         materials = list_table(structures)
     else:
         options = options or PhononReadOptions()

@@ -1,5 +1,6 @@
 """Loss terms on energies and their derivatives up to third order."""
 
+from pft_lightning.losses.elastic import ElasticTarget, elastic_errors
 from pft_lightning.losses.energy_force_stress import (
     PAPER_KINDS,
     QUANTITIES,
@@ -21,12 +22,14 @@ from pft_lightning.losses.third_order import ThirdOrderTarget
 __all__ = [
     "PAPER_KINDS",
     "QUANTITIES",
+    "ElasticTarget",
     "EnergyForceStressLoss",
     "HvpTarget",
     "TermSum",
     "ThirdOrderTarget",
     "absolute_errors",
     "doubtful_labels",
+    "elastic_errors",
     "global_counts",
     "global_mean",
     "mean_over_processes",

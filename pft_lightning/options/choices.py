@@ -78,7 +78,11 @@ def _data() -> dict[str, Any]:
     phonons = choice(f"{_DATA}.PhononSource", options=reading)
     upstream = choice(f"{_DATA}.UpstreamSource")
     module = choice(
-        f"{_DATA}.PhononDataModule", phonons=phonons, upstream=upstream, seed=_SEED
+        f"{_DATA}.PhononDataModule",
+        phonons=phonons,
+        upstream=upstream,
+        elastic=choice(f"{_DATA}.ElasticSource"),
+        seed=_SEED,
     )
     return {"default": module}
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import Field
+
+from pft_lightning.losses.elastic import CONSTANTS, ELASTIC_WEIGHTS, MODULI
 from pft_lightning.losses.terms import LossKind, Reduction
 from pft_lightning.option_types import (
     Added,
@@ -42,6 +45,15 @@ class UpstreamWeights(Options):
     """Weight of stresses, per eV/Å³."""
 
 
+class ElasticWeights(Options):
+    """Weights of the losses of crystals with elastic constants or moduli."""
+
+    constants: AtLeastZero = ELASTIC_WEIGHTS[CONSTANTS]
+    """Weight of elastic constants, per GPa."""
+    moduli: AtLeastZero = ELASTIC_WEIGHTS[MODULI]
+    """Weight of bulk and shear modulus, per GPa."""
+
+
 class Kinds(Options):
     """How an error becomes a loss: l2 is the norm of the vector."""
 
@@ -55,6 +67,8 @@ class Kinds(Options):
     """Loss of Hessian-vector products."""
     third_order: LossKind = "mae"
     """Loss of third derivatives."""
+    elastic: LossKind = "mae"
+    """Loss of elastic constants and moduli."""
 
 
 class Loss(Options):
@@ -62,6 +76,7 @@ class Loss(Options):
 
     phonon: PhononWeights
     upstream: UpstreamWeights
+    elastic: ElasticWeights
     kind: Kinds
     huber_delta: Positive = 0.01
     """Where a Huber loss turns linear, in the unit of the quantity."""
@@ -79,7 +94,7 @@ class Loss(Options):
     """Pairs of directions per structure and step."""
 
 
-# Older runs have no third order.
+# Older runs have no third order and no elastic constants.
 
 
 class _TrainedPhononWeights(PhononWeights):
@@ -88,6 +103,7 @@ class _TrainedPhononWeights(PhononWeights):
 
 class _TrainedKinds(Kinds):
     third_order: Annotated[LossKind, Added()] = "mae"
+    elastic: Annotated[LossKind, Added()] = "mae"
 
 
 class TrainedLoss(Loss):
@@ -95,6 +111,7 @@ class TrainedLoss(Loss):
 
     phonon: _TrainedPhononWeights
     upstream: UpstreamWeights | None  # type: ignore[assignment]
+    elastic: Annotated[ElasticWeights, Added()] = Field(default_factory=ElasticWeights)
     kind: _TrainedKinds
     third_order_pairs: Annotated[PairKind, Added()] = "atoms"
     n_third_order_pairs: Annotated[Count, Added()] = 1

@@ -61,21 +61,27 @@ def relaxed_second_derivative(
         for one atom. Where it is not positive the ions are at no minimum, and the
         response has no meaning.
     """
-    response, lowest = relax_ions(coupling, hessian)
-    by_strain = coupling.transpose(0, 2, 1).reshape(-1, 6).T
-    return clamped + by_strain @ response.transpose(0, 2, 1).reshape(-1, 6), lowest
+    displacements, lowest = relax_ions(coupling, hessian)
+    return clamped + np.einsum("asi,ati->st", coupling, displacements), lowest
 
 
-def relax_ions(coupling: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, float]:
-    """How ions move when a cell is strained, beside following it: ``-H^+ Λ``.
+def relax_ions(
+    coupling: np.ndarray, hessian: np.ndarray, *, softest: float | None = None
+) -> tuple[np.ndarray, float]:
+    """How far ions move in a strained cell, beside what the strain itself moves them.
+
+    ``u = -H^+ Λ``, with uniform translations left out of H.
 
     Args:
         coupling: (n_atoms, n_strains, 3), Λ = ``d2E/dr de``, eV/Å.
         hessian: (3 n_atoms, 3 n_atoms), at Γ, eV/Å².
+        softest: modes below this share of the hardest one do not move, nor do those
+            that are unstable; None moves all that are not flat, along which u is
+            no minimum where they are unstable.
 
     Returns:
-        (n_atoms, n_strains, 3), Å per unit of strain, without uniform translations,
-        and the lowest eigenvalue of H without them, eV/Å²; inf for one atom.
+        (n_atoms, n_strains, 3), Å per unit of strain, and the lowest eigenvalue of H
+        without translations, eV/Å²; inf for one atom.
     """
     n_atoms, n_strains = coupling.shape[:2]
     if n_atoms == 1:
@@ -84,10 +90,14 @@ def relax_ions(coupling: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, f
     # The other columns of a complete QR decomposition are all that is orthogonal.
     internal = np.linalg.qr(uniform, mode="complete")[0][:, 3:]
     values, modes = np.linalg.eigh(internal.T @ (hessian + hessian.T) @ internal / 2)
-    modes = internal @ modes
-    driven = modes.T @ coupling.transpose(0, 2, 1).reshape(-1, n_strains)
-    kept = np.abs(values) > _FLAT * np.abs(values).max()
-    moved = -modes[:, kept] @ (driven[kept] / values[kept, None])
+    hardest = np.abs(values).max()
+    if softest is None:
+        kept = np.abs(values) > _FLAT * hardest
+    else:
+        kept = values > softest * hardest
+    directions = (internal @ modes)[:, kept]
+    forces = directions.T @ coupling.transpose(0, 2, 1).reshape(-1, n_strains)
+    moved = -directions @ (forces / values[kept, None])
     return moved.reshape(n_atoms, 3, n_strains).transpose(0, 2, 1), float(values[0])
 
 

@@ -18,11 +18,14 @@ from pft_lightning.errors import ConfigError, DivergenceError
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Train
 from pft_lightning.runs.kinds import KINDS, find_kind
-from pft_lightning.training.module import METRICS
+from pft_lightning.training.validation import METRICS
 
 
 _ACCELERATORS = {"cpu": CPUAccelerator, "cuda": CUDAAccelerator, "mps": MPSAccelerator}
-_TERMS = ("loss", "energy", "forces", "stress", "hvp", "third_order")
+_TERMS = (
+    *("loss", "energy", "forces", "stress"),
+    *("hvp", "third_order", "constants", "moduli"),
+)
 
 
 def check_trust(config: DictConfig, overrides: Sequence[str]) -> None:

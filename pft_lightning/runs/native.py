@@ -12,14 +12,15 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.registry import load_model, runs_code
 from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import CheckpointError
+from pft_lightning.losses import ElasticTarget
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.training.instantiation import instantiate
 from pft_lightning.training.module import PhononFineTuning
 from pft_lightning.training.replay import ReplayedSteps
 
 
-# Terms that callbacks add to the loss.
-_OF_CALLBACKS = ("hvp", "third_order")
+# Terms beside those of energies, forces and stresses.
+_OTHERS = ("hvp", "third_order", "elastic")
 
 
 class NativeRun:
@@ -106,16 +107,19 @@ def name_sources(data: DictConfig) -> dict[str, list[str]]:
     return named
 
 
-def _without_callbacks(of_terms: DictConfig) -> dict[str, Any]:
-    return {str(k): v for k, v in of_terms.items() if k not in _OF_CALLBACKS}
+def _without_others(of_terms: DictConfig) -> dict[str, Any]:
+    return {str(k): v for k, v in of_terms.items() if k not in _OTHERS}
 
 
 def loss_options(config: DictConfig) -> dict[str, Any]:
     """Arguments of ``PhononFineTuning`` that every kind of run takes from ``loss``."""
     loss = config.loss
     return {
-        "phonon_weights": _without_callbacks(loss.phonon),
-        "kinds": _without_callbacks(loss.kind),
+        "phonon_weights": _without_others(loss.phonon),
+        "kinds": _without_others(loss.kind),
+        "elastic": ElasticTarget(
+            dict(loss.elastic), loss.kind.elastic, loss.huber_delta
+        ),
         "reduction": loss.reduction,
         "huber_delta": loss.huber_delta,
         "engine": config.engine,

@@ -40,6 +40,9 @@ _EVALUATION = {
 UNITS = {
     "phonon/hvp_mae": "eV/Å²",
     "phonon/third_order_mae": "eV/Å³",
+    "elastic/constants_mae": "GPa",
+    "elastic/bulk_modulus_mae": "GPa",
+    "elastic/shear_modulus_mae": "GPa",
     **{
         f"phonon/{schema.mae_of(name)}": schema.UNITS[schema.mae_of(name)]
         for name in ("forces", "stress")

@@ -28,7 +28,8 @@ from pft_lightning.runs.run import TrainingRun
 from pft_lightning.runs.tables import print_trainable
 from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
 from pft_lightning.training.instantiation import instantiate
-from pft_lightning.training.module import MONITOR, PhononFineTuning
+from pft_lightning.training.module import PhononFineTuning
+from pft_lightning.training.validation import MONITOR
 
 
 PAPER_EPOCHS = 200  # arXiv:2601.07742

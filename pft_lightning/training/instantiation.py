@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.adaptation import Adaptation
 from pft_lightning.data.datamodule import (
+    ElasticSource,
     PhononDataModule,
     PhononSource,
     UpstreamSource,
@@ -54,6 +55,7 @@ KINDS = (
     PhononDataModule,
     PhononSource,
     UpstreamSource,
+    ElasticSource,
     PhononReadOptions,
 )
 

@@ -20,6 +20,7 @@ from pft_lightning.data.loading import count_structures
 from pft_lightning.errors import ConfigError
 from pft_lightning.losses import (
     PAPER_KINDS,
+    ElasticTarget,
     EnergyForceStressLoss,
     TermSum,
     global_counts,
@@ -27,6 +28,7 @@ from pft_lightning.losses import (
 )
 from pft_lightning.losses.terms import Reduction
 from pft_lightning.training.divergence import StopsAtDivergence
+from pft_lightning.training.elastic import elastic_constants_of
 from pft_lightning.training.optimizers import (
     OptimizerFactory,
     SchedulerFactory,
@@ -42,25 +44,13 @@ from pft_lightning.training.requests import (
 )
 from pft_lightning.training.splitting import LocalStep, Work, differentiate, run_step
 from pft_lightning.training.validation import (
-    efs_errors,
-    hvp_errors,
-    third_order_errors,
+    METRICS,
+    MONITOR,
+    find_errors,
     warn_of_doubtful_labels,
 )
 from pft_lightning.types import Engine
 
-
-# The metric that checkpoints and early stopping watch.
-MONITOR = "phonon/hvp_mae"
-METRICS = (
-    MONITOR,
-    "phonon/forces_mae",
-    "phonon/stress_mae",
-    "phonon/third_order_mae",
-    "upstream/energy_mae",
-    "upstream/forces_mae",
-    "upstream/stress_mae",
-)
 
 # arXiv:2601.07742, with co-training.
 PAPER_PHONON_WEIGHTS = MappingProxyType({"energy": 0.0, "forces": 20.0, "stress": 5.0})
@@ -80,9 +70,9 @@ class PhononFineTuning(StopsAtDivergence):
     """Fine-tune any potential on force constants while co-training on its own data.
 
     A training batch is a dict of neutral batches by source (``keys.PHONON``,
-    ``keys.UPSTREAM``). Energies, forces, stresses and, for phonon batches, the
-    Hessian-vector products that ``HessianLoss`` asks for come out of one pass, and with
-    them the third derivatives that ``ThirdOrderLoss`` asks for.
+    ``keys.UPSTREAM``, ``keys.ELASTIC``). Energies, forces, stresses and, for phonon
+    batches, the Hessian-vector products that ``HessianLoss`` asks for come out of one
+    pass, and with them the third derivatives that ``ThirdOrderLoss`` asks for.
     Every term is a mean over the structures (or atoms) of the global batch, so the
     gradient does not depend on how many processes share it.
 
@@ -91,7 +81,9 @@ class PhononFineTuning(StopsAtDivergence):
     weighted with its multiplicity), ``phonon/forces_mae`` (eV/Å),
     ``upstream/energy_mae`` (eV/atom), ``upstream/forces_mae`` (eV/Å) and
     ``upstream/stress_mae`` (eV/Å³); with a ``ThirdOrderLoss`` also
-    ``phonon/third_order_mae`` (eV/Å³, along fixed pairs of atoms).
+    ``phonon/third_order_mae`` (eV/Å³, along fixed pairs of atoms); with elastic
+    crystals ``elastic/constants_mae`` (GPa, over all 36), ``elastic/bulk_modulus_mae``
+    and ``elastic/shear_modulus_mae`` (GPa).
 
     A batch that does not fit in the memory of the device is computed in parts, with the
     same gradient.
@@ -103,6 +95,7 @@ class PhononFineTuning(StopsAtDivergence):
             weight of the Hessian term belongs to the ``HessianLoss`` callback.
         upstream_weights: Of energy, forces and stress on upstream structures.
         kinds: Per quantity, ``mae``, ``l2``, ``mse`` or ``huber``.
+        elastic: Losses of crystals with elastic constants or moduli.
         reduction: ``structures`` or ``atoms``: what a mean is taken over.
         huber_delta: Where Huber losses turn linear.
         optimizer: Takes parameter groups; AdamW with lr 1e-4 and decay 1e-3 if
@@ -127,6 +120,7 @@ class PhononFineTuning(StopsAtDivergence):
         phonon_weights: Mapping[str, float] = PAPER_PHONON_WEIGHTS,
         upstream_weights: Mapping[str, float] = PAPER_UPSTREAM_WEIGHTS,
         kinds: Mapping[str, str] = PAPER_KINDS,
+        elastic: ElasticTarget | None = None,
         reduction: str = "structures",
         huber_delta: float = 0.01,
         optimizer: OptimizerFactory | None = None,
@@ -155,6 +149,7 @@ class PhononFineTuning(StopsAtDivergence):
                 (keys.UPSTREAM, upstream_weights),
             )
         }
+        self.elastic = elastic or ElasticTarget()
         self.reduction: Reduction = reduction  # type: ignore[assignment]
         self.hessian_loss: HvpTargetSource | None = None
         self.third_order_loss: ThirdOrderTargetSource | None = None
@@ -205,13 +200,15 @@ class PhononFineTuning(StopsAtDivergence):
             self.losses,
             self.hessian_loss,
             self.third_order_loss,
+            self.elastic,
             self.global_step,
             self.reduction,
         )
         if not asked.work:
             raise ConfigError(
                 f"No loss applies to a batch of {' and '.join(batch)}: all its weights "
-                "are 0. Set loss.phonon.* or loss.upstream.*, or use every_n_steps=1."
+                "are 0. Set loss.phonon.*, loss.upstream.* or loss.elastic.*, or use "
+                "every_n_steps=1."
             )
         step = run_step(
             asked.work,
@@ -233,6 +230,11 @@ class PhononFineTuning(StopsAtDivergence):
         terms: dict[str, TermSum] = {}
         for part in work:
             source, structures, request = part.source, part.structures, part.request
+            if part.elastic is not None:
+                stiffness = elastic_constants_of(self.model, structures, self._engine)
+                for name, term in part.elastic.terms(stiffness, structures).items():
+                    terms[f"{source}_{name}"] = term
+                continue
             losses, third = self.losses[source], part.third
             with self._head_of(source):
                 derivatives = self.model.derivatives(
@@ -319,15 +321,14 @@ class PhononFineTuning(StopsAtDivergence):
         self._judge_labels(batch, "validation")
         for source, structures in batch.items():
             with self._head_of(source):
-                errors = efs_errors(self.model, structures)
-                if source == keys.PHONON:
-                    errors["hvp_mae"] = hvp_errors(
-                        self.model, structures, self._validation_seed, self._engine
-                    )
-                    if self.third_order_loss is not None:
-                        errors["third_order_mae"] = third_order_errors(
-                            self.model, structures, self._validation_seed
-                        )
+                errors = find_errors(
+                    self.model,
+                    source,
+                    structures,
+                    self._validation_seed,
+                    self._engine,
+                    third_order=self.third_order_loss is not None,
+                )
             for name, values in errors.items():
                 if (metric := f"{source}/{name}") in METRICS:
                     row = self._sums[METRICS.index(metric)]

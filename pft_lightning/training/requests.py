@@ -10,7 +10,12 @@ import torch
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
-from pft_lightning.losses import EnergyForceStressLoss, HvpTarget, ThirdOrderTarget
+from pft_lightning.losses import (
+    ElasticTarget,
+    EnergyForceStressLoss,
+    HvpTarget,
+    ThirdOrderTarget,
+)
 from pft_lightning.losses.terms import Reduction
 from pft_lightning.training.splitting import Work
 
@@ -57,6 +62,14 @@ class Requests:
                 count = request.count(structures, reduction)
                 self._count(f"{source}_{name}", request.weight, count)
 
+    def add_elastic(self, structures: Batch, target: ElasticTarget) -> None:
+        """Ask for the terms of elastic constants of a batch, where there are any."""
+        if not target.active:
+            return
+        self.work.append(Work(keys.ELASTIC, structures, None, elastic=target))
+        for name, count in target.counts(structures).items():
+            self._count(f"{keys.ELASTIC}_{name}", target.weights[name], count)
+
     def _count(self, term: str, weight: float, count: torch.Tensor) -> None:
         self.weights[term] = weight
         self.counts[term] = count
@@ -67,6 +80,7 @@ def collect(
     losses: Mapping[str, EnergyForceStressLoss],
     hessian_loss: HvpTargetSource | None,
     third_order_loss: ThirdOrderTargetSource | None,
+    elastic: ElasticTarget,
     step: int,
     reduction: Reduction,
 ) -> Requests:
@@ -77,11 +91,15 @@ def collect(
         losses: of energies, forces and stresses, by source.
         hessian_loss: of phonon structures.
         third_order_loss: likewise.
+        elastic: of elastic crystals.
         step: optimiser steps taken so far.
         reduction: of the means.
     """
     requests = Requests()
     for source, structures in batch.items():
+        if source == keys.ELASTIC:
+            requests.add_elastic(structures, elastic)
+            continue
         hvp = third = None
         if source == keys.PHONON:
             if hessian_loss is not None:

@@ -19,7 +19,7 @@ from pft_lightning import keys
 from pft_lightning.backends.memory import free_memory, is_out_of_memory
 from pft_lightning.errors import DeviceMemoryError
 from pft_lightning.graphs import build_batch
-from pft_lightning.losses import HvpTarget, ThirdOrderTarget
+from pft_lightning.losses import ElasticTarget, HvpTarget, ThirdOrderTarget
 
 
 # Of each parameter; None where nothing depends on it.
@@ -34,6 +34,7 @@ class Work:
     structures: Batch
     request: HvpTarget | None
     third: ThirdOrderTarget | None = None
+    elastic: ElasticTarget | None = None
 
     def halves(self) -> tuple[Work, Work]:
         """Share the structures between two parts."""
@@ -56,6 +57,7 @@ class Work:
                     targets=self.request.targets[atoms],
                 ),
                 None if self.third is None else self.third.part(part, atoms),
+                self.elastic,
             )
             for part, atoms in parts
         )

@@ -13,11 +13,28 @@ from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.memory import in_passes, is_out_of_memory
 from pft_lightning.graphs import build_batch
-from pft_lightning.losses import absolute_errors, doubtful_labels
+from pft_lightning.losses import absolute_errors, doubtful_labels, elastic_errors
+from pft_lightning.losses.elastic import CONSTANTS, MODULI
 from pft_lightning.physics.pair_probes import PairProbe
 from pft_lightning.physics.probes import validation_tangents
+from pft_lightning.training.elastic import elastic_constants_of
 from pft_lightning.types import Engine
 
+
+# The metric that checkpoints and early stopping watch.
+MONITOR = "phonon/hvp_mae"
+METRICS = (
+    MONITOR,
+    "phonon/forces_mae",
+    "phonon/stress_mae",
+    "phonon/third_order_mae",
+    "upstream/energy_mae",
+    "upstream/forces_mae",
+    "upstream/stress_mae",
+    "elastic/constants_mae",
+    "elastic/bulk_modulus_mae",
+    "elastic/shear_modulus_mae",
+)
 
 # Tangents of one pass; more need more memory and are not faster.
 _PROBES_PER_PASS = 4
@@ -27,6 +44,35 @@ _VALIDATION_PAIRS = 8
 
 # Structures that tell whether labels are in other units.
 _STRUCTURES_LOOKED_AT = 16
+
+
+def find_errors(
+    model: EnergyModel,
+    source: str,
+    batch: Batch,
+    seed: int,
+    engine: Engine | None = None,
+    *,
+    third_order: bool = False,
+) -> dict[str, torch.Tensor]:
+    """All errors of the structures of one source, by the end of their ``METRICS``.
+
+    Args:
+        model: The potential.
+        source: ``keys.PHONON``, ``keys.UPSTREAM`` or ``keys.ELASTIC``.
+        batch: Neutral batch of that source.
+        seed: Of tangents and pairs.
+        engine: How products are differentiated.
+        third_order: Look at third derivatives of phonon structures too.
+    """
+    if source == keys.ELASTIC:
+        return elastic_constant_errors(model, batch, engine)
+    errors = efs_errors(model, batch)
+    if source == keys.PHONON:
+        errors["hvp_mae"] = hvp_errors(model, batch, seed, engine)
+        if third_order:
+            errors["third_order_mae"] = third_order_errors(model, batch, seed)
+    return errors
 
 
 def efs_errors(model: EnergyModel, batch: Batch) -> dict[str, torch.Tensor]:
@@ -157,6 +203,33 @@ def third_order_errors(model: EnergyModel, batch: Batch, seed: int) -> torch.Ten
         per_pair = (third - torch.from_numpy(targets).to(third)).abs().mean(dim=(0, 2))
         errors.append((per_pair * torch.from_numpy(drawn.weights).to(third)).mean())
     return torch.stack(errors) if errors else torch.empty(0, device=model.device)
+
+
+def elastic_constant_errors(
+    model: EnergyModel, batch: Batch, engine: Engine | None = None
+) -> dict[str, torch.Tensor]:
+    """Mean absolute errors of each crystal that has the reference.
+
+    Args:
+        model: The potential.
+        batch: Neutral batch of elastic crystals.
+        engine: How the products are differentiated.
+
+    Returns:
+        ``constants_mae`` over all 36, ``bulk_modulus_mae`` and ``shear_modulus_mae``,
+        GPa, each one value per crystal with that reference.
+    """
+    with torch.no_grad():
+        stiffness = elastic_constants_of(model, batch, engine)
+        found = elastic_errors(stiffness, batch)
+    constants, known = found[CONSTANTS]
+    moduli, has_moduli = found[MODULI]
+    bulk, shear = moduli[has_moduli].abs().unbind(dim=1)
+    return {
+        "constants_mae": constants[known].abs().mean(dim=(1, 2)),
+        "bulk_modulus_mae": bulk,
+        "shear_modulus_mae": shear,
+    }
 
 
 def _product_errors(

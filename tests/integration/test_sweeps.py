@@ -14,7 +14,7 @@ from hydra import initialize_config_module
 
 from pft_lightning.evaluation.folder import COLUMNS
 from pft_lightning.integrations.nequip.term import VALIDATION_METRIC
-from pft_lightning.training.module import METRICS, MONITOR
+from pft_lightning.training.validation import METRICS, MONITOR
 
 
 DOCS = Path(__file__).parents[2] / "docs"

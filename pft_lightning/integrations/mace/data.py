@@ -17,6 +17,7 @@ from pft_lightning.data.loading import (
     Structures,
     StructureSource,
     TrainLoader,
+    check_trainer,
     hold_out,
 )
 from pft_lightning.data.records import symbols_of
@@ -257,7 +258,7 @@ class MACEDataModule(PhononDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """One loader over both sources."""
         n_ranks, rank = self._ranks()
-        self._check_trainer()
+        check_trainer(self.trainer)
         frames = self._prepared.train_loader
         order = ShuffledEpochs(frames, n_ranks, rank)
         phonons = self._train.get(keys.PHONON)

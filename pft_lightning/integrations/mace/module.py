@@ -19,8 +19,8 @@ from pft_lightning.integrations.mace.clipping import Bystanders
 from pft_lightning.integrations.mace.prepare import Prepared
 from pft_lightning.integrations.mace.schedule import EpochSchedule
 from pft_lightning.losses import absolute_errors, doubtful_labels
-from pft_lightning.training.module import METRICS, PhononFineTuning
-from pft_lightning.training.validation import tell_doubts
+from pft_lightning.training.module import PhononFineTuning
+from pft_lightning.training.validation import METRICS, tell_doubts
 from pft_lightning.types import Derivatives
 
 

@@ -85,10 +85,17 @@ def test_each_epoch_is_another_permutation_and_depends_on_the_position_alone():
     assert again == [batch for epoch in epochs for batch in epoch]
 
 
-def interleaved(position: int = 0, **options):
+def interleaved(position: int = 0, *, elastic: bool = False, **options):
     phonon = BatchStream(N_ATOMS, None, BatchLimits(4), seed=0)
     upstream = BatchStream(np.full(5, 3), None, BatchLimits(2), seed=1)
-    return InterleavedSampler(phonon, upstream, position=lambda: position, **options)
+    crystals = BatchStream(np.full(4, 2), None, BatchLimits(3), seed=2)
+    return InterleavedSampler(
+        phonon,
+        upstream,
+        crystals if elastic else None,
+        position=lambda: position,
+        **options,
+    )
 
 
 def test_one_phonon_batch_is_followed_by_k_upstream_batches():
@@ -98,11 +105,27 @@ def test_one_phonon_batch_is_followed_by_k_upstream_batches():
     assert sources == ([{"phonon"}] + [{"upstream"}] * 4) * 3
 
 
-def test_a_joint_step_holds_one_batch_of_each_source():
-    batches = list(interleaved(upstream_per_phonon=4, joint=True))
+def test_an_elastic_batch_follows_and_leaves_the_order_of_the_others_as_it_was():
+    sampler = interleaved(upstream_per_phonon=2, elastic=True)
+    batches = list(sampler)
+    sources = [{key.source for key in batch} for batch in batches]
+    assert len(sources) == len(sampler) == 4 * 3
+    assert sources == ([{"phonon"}] + [{"upstream"}] * 2 + [{"elastic"}]) * 3
+    without = list(interleaved(upstream_per_phonon=2))
+    others = [batch for batch in batches if batch[0].source != "elastic"]
+    structures = [[key.structure for key in batch] for batch in others]
+    assert structures == [[key.structure for key in batch] for batch in without]
+    elastic = [key.structure for batch in batches[3::4][:2] for key in batch]
+    assert sorted(elastic) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+def test_a_joint_step_holds_one_batch_of_each_source(elastic):
+    batches = list(interleaved(upstream_per_phonon=4, joint=True, elastic=elastic))
     assert len(batches) == 3
+    expected = {"phonon", "upstream"} | ({"elastic"} if elastic else set())
     for batch in batches:
-        assert {key.source for key in batch} == {"phonon", "upstream"}
+        assert {key.source for key in batch} == expected
 
 
 def test_the_shorter_source_goes_round_and_repeats_only_after_a_full_pass():
