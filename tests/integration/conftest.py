@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from commands import Command
+from elastic_crystals import label_crystals, write_crystals
 from third_order_records import add_third_order
 
 from pft_lightning.data.store.building import build_store
@@ -78,6 +79,17 @@ def third_order_store(world, make_once) -> Path:
         return {"store": store}
 
     return make_once("third_order", write)["store"]
+
+
+@pytest.fixture(scope="session")
+def elastic_crystals(make_once) -> Path:
+    """Crystals with elastic constants, moduli, or both."""
+
+    def write(folder: Path) -> dict[str, Path]:
+        write_crystals(folder / "elastic.xyz", label_crystals())
+        return {"crystals": folder / "elastic.xyz"}
+
+    return make_once("elastic", write)["crystals"]
 
 
 @pytest.fixture

@@ -42,23 +42,35 @@ def test_two_processes_have_the_loss_and_gradients_of_one(
     check_same_steps(expected, found)
 
 
-def test_two_processes_have_the_third_order_term_of_one(
-    pft_train, third_order_store, tmp_path
+def test_two_processes_have_the_third_order_and_elastic_terms_of_one(
+    pft_train, third_order_store, elastic_crystals, tmp_path
 ):
     """Of four crystals three have a reference: a process may have none in its half."""
     common = (
         f"data.phonons.train={third_order_store}",
         "loss.phonon.third_order=100",
+        f"data.elastic.train={elastic_crystals}",
+        f"data.elastic.val={elastic_crystals}",
         "data.mode=joint",
         "trainer.max_steps=3",
         "callbacks.ema=null",
     )
     sizes = ("data.phonons.batch_size=4", "data.upstream.batch_size=8")
-    run(pft_train(tmp_path / "one", *common, *capture(tmp_path / "one.pt"), *sizes))
-    run(pft_train(tmp_path / "two", *common, *capture(tmp_path / "two.pt"), *TWO))
+    one = (*common, *capture(tmp_path / "one.pt"), *sizes)
+    run(pft_train(tmp_path / "one", *one, "data.elastic.batch_size=4"))
+    two = (*common, *capture(tmp_path / "two.pt"), *TWO)
+    run(pft_train(tmp_path / "two", *two, "data.elastic.batch_size=2"))
     expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
     assert len(expected) == len(found) == 3
     check_same_steps(expected, found)
+    before, after = (
+        json.loads((tmp_path / name / "summary.json").read_text())[
+            "elastic/shear_modulus_mae"
+        ]
+        for name in ("one", "two")
+    )
+    assert before["after"] != before["before"]
+    assert after == pytest.approx(before, rel=1e-9)  # the same steps, other sums
 
 
 def test_a_process_that_is_short_of_memory_takes_the_same_steps(pft_train, tmp_path):

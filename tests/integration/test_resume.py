@@ -22,8 +22,8 @@ def test_killing_a_run_on_commensurate_cells_leaves_no_trace(pft_train, tmp_path
     )
 
 
-def test_killing_a_run_on_third_order_leaves_no_trace(
-    pft_train, third_order_store, tmp_path
+def test_killing_a_run_on_third_order_and_elastic_constants_leaves_no_trace(
+    pft_train, third_order_store, elastic_crystals, tmp_path
 ):
     check_kills_leave_no_trace(
         pft_train,
@@ -31,6 +31,8 @@ def test_killing_a_run_on_third_order_leaves_no_trace(
         *SCHEDULE,
         f"data.phonons.train={third_order_store}",
         "loss.phonon.third_order=100",
+        f"data.elastic.train={elastic_crystals}",
+        f"data.elastic.val={elastic_crystals}",
     )
 
 

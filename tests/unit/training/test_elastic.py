@@ -7,10 +7,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.build import bulk
-from ase.filters import FrechetCellFilter
-from ase.optimize import BFGS
+from elastic_crystals import label_crystals, write_crystals
 
 import pft_lightning as pft
 from pft_lightning import keys
@@ -27,42 +24,13 @@ from pft_lightning.training.splitting import Work
 from tests.conftest import CUTOFF, ELEMENTS, true_potential
 
 
-def crystals() -> dict[str, Atoms]:
-    """Close packed, so stable with a pair potential; ions of one move under strain."""
-    hexagonal = bulk("Mg", "hcp", a=2.6, c=4.25)
-    hexagonal.numbers[:] = [12, 14]
-    ordered = bulk("Mg", "fcc", a=3.7, cubic=True)
-    ordered.numbers[0] = 14
-    found = {
-        "Si": bulk("Si", "fcc", a=3.7),
-        "Mg": bulk("Mg", "fcc", a=3.7),
-        "SiMg3": ordered,
-        "MgSi": hexagonal,
-    }
-    for name, atoms in found.items():
-        atoms.calc = pft.Calculator(true_potential())
-        assert BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1e-6, steps=200)
-        atoms.calc = None
-        atoms.info = {"name": name}
-    return found
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Constants of some crystals by the true potential, moduli of the others."""
     root = tmp_path_factory.mktemp("elastic")
-    frames = []
-    for name, atoms in crystals().items():
-        found = pft.elastic_constants(true_potential(), atoms)
-        assert found.moduli.is_stable
-        if name != "Mg":
-            atoms.info["elastic_constants"] = found.relaxed.ravel()
-        if name != "MgSi":
-            atoms.info["bulk_modulus"] = found.moduli.bulk
-            atoms.info["shear_modulus"] = found.moduli.shear
-        frames.append(atoms)
-    ase.io.write(root / "train.xyz", frames[1:], format="extxyz")
-    ase.io.write(root / "val.xyz", frames[:1], format="extxyz")
+    frames = label_crystals()
+    write_crystals(root / "train.xyz", frames[1:])
+    write_crystals(root / "val.xyz", frames[:1])
     return root
 
 
