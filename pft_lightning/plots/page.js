@@ -28,23 +28,39 @@ function sortable(table) {
         return sign * (a - b);
       });
       body.append(...rows.map(([, row]) => row));
+      table.dispatchEvent(new Event("sorted"));
     });
   });
 }
 
-function filtered(table, input, count) {
+// Rows that are laid out at first: thousands would take seconds after every click.
+const FEW = 300;
+
+function filtered(table, input, count, more) {
   const body = table.tBodies[0];
-  const texts = Array.from(body.rows, row =>
-    [row, [0, 1, 2].map(n => row.cells[n].textContent).join(" ").toLowerCase()]);
-  input.addEventListener("input", () => {
+  const texts = new Map(Array.from(body.rows, row =>
+    [row, [0, 1, 2].map(n => row.cells[n].textContent).join(" ").toLowerCase()]));
+  let most = FEW;
+  const refresh = () => {
     const wanted = input.value.toLowerCase();
-    let shown = 0;
-    for (const [row, text] of texts) {
-      row.hidden = !text.includes(wanted);
+    let found = 0, shown = 0;
+    for (const row of body.rows) {
+      const fits = texts.get(row).includes(wanted);
+      found += fits;
+      row.hidden = !fits || shown >= most;
       shown += !row.hidden;
     }
-    count.textContent = `${shown} of ${texts.length} rows`;
+    more.hidden = shown === found;
+    const first = shown < found ? `, the first ${shown} shown` : "";
+    count.textContent = `${found} of ${texts.size} rows${first}`;
+  };
+  input.addEventListener("input", refresh);
+  table.addEventListener("sorted", refresh);
+  more.addEventListener("click", () => {
+    most = Infinity;
+    refresh();
   });
+  refresh();
 }
 
 // Places that a path of absolute moves and relative lines goes through.
@@ -141,8 +157,7 @@ function readable(figure) {
 }
 
 document.querySelectorAll("table.sortable").forEach(sortable);
-const materials = document.getElementById("materials");
-if (materials) {
-  filtered(materials, document.getElementById("filter"), document.getElementById("count"));
+if (document.getElementById("materials")) {
+  filtered(...["materials", "filter", "count", "more"].map(id => document.getElementById(id)));
 }
 document.querySelectorAll(".bands").forEach(readable);

@@ -29,7 +29,7 @@ from pft_lightning.files import replacing, write_atomically
 from pft_lightning.plots.band_svg import BandDrawing
 from pft_lightning.plots.finished import FinishedEvaluation, number
 from pft_lightning.plots.style import OMEGA_MAX, QUANTITIES
-from pft_lightning.plots.words import KINDS, Statement, in_order
+from pft_lightning.plots.words import KINDS, Statement, count_materials, in_order
 
 
 _COLUMN_NAMES: Final = {
@@ -227,6 +227,7 @@ def _environment(names: Mapping[str, str]) -> jinja2.Environment:
         named=partial(_quantity, names={**_COLUMN_NAMES, **names}, with_unit=False),
         number=number,
         digest=_digest,
+        materials=count_materials,
     )
     environment.globals["most_rows"] = _MOST_ROWS
     return environment
@@ -277,13 +278,16 @@ def _percent(value: float | None) -> str:
 def _quantity(name: str, names: Mapping[str, str], with_unit: bool = True) -> Markup:
     """Name of a column, with its unit or without, as HTML."""
     if name not in QUANTITIES:
-        return Markup.escape(names.get(name, name.replace("_", " ")))
+        text = names.get(name, name.replace("_", " "))
+        return Markup.escape(text if with_unit else _UNIT_AFTER.sub("", text))
     text, unit = QUANTITIES[name]
     html = Markup.escape(f"{text} ({unit})" if unit and with_unit else text)
     for formula, written in _FORMULAS.items():
         html = html.replace(formula, written)
     return html
 
+
+_UNIT_AFTER: Final = re.compile(r" \([^()]*\)$")
 
 # The formulas of QUANTITIES, which are the project's own and hold nothing to escape.
 _FORMULAS: Final = {

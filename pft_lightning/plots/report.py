@@ -249,7 +249,7 @@ def _totals(evaluation: FinishedEvaluation) -> Iterator[dict[str, Any]]:
     names = [*QUANTITIES, *(name for totals in models.values() for name in totals)]
     for name in dict.fromkeys(names):
         cells = [models[label].get(name) or {} for label in labels]
-        if any("mean" in cell for cell in cells):
+        if any(cell.get("mean") is not None for cell in cells):
             lower_is_better = name.endswith(("_mae", "_error", "_error_K"))
             changes = [
                 evaluation.change(label, name) if lower_is_better else None
@@ -277,12 +277,12 @@ def _words(
     totals: list[dict[str, Any]],
     forgetting: list[dict[str, Any]],
 ) -> list[Statement]:
-    """The summary: of many mixes only the knee and the fine-tuned model itself."""
+    """The summary: of the mixes only the knee and the fine-tuned model."""
     summary, (first, *others) = evaluation.summary, evaluation.labels
     said = []
     if trade_off := summary.get("trade_off"):
         points, knee = trade_off["points"], trade_off["knee"]
-        mixes = [p["label"] for p in points if p["mix"] in (knee, 1.0)]
+        mixes = [p["label"] for p in points if p["mix"] in (None, knee, 1.0)]
         others = [label for label in others if label in mixes]
         said.append(say_trade_off(trade_off))
     said += describe(

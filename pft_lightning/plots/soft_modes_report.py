@@ -15,7 +15,7 @@ from pft_lightning.files import make_folder
 from pft_lightning.plots.finished import FinishedEvaluation, number, read_evaluation
 from pft_lightning.plots.page import Pictures, write_page
 from pft_lightning.plots.soft_modes import plot_wells
-from pft_lightning.plots.words import Statement, describe
+from pft_lightning.plots.words import Statement, count_materials, describe
 
 
 # Materials whose wells are drawn, the deepest first, and directions of each.
@@ -77,7 +77,10 @@ def write_soft_modes_report(folder: str | Path) -> Path:
         evaluation,
         pictures,
         heading="Soft modes",
-        words=[*_ends(evaluation), *describe(evaluation, [], ordered=_soft(rows))],
+        words=[
+            *_ends(evaluation),
+            *describe(evaluation, [], ordered=_soft(rows), first_ones="Deepest wells"),
+        ],
         undrawn=deepest[_MAX_FIGURES:],
         imaginary=list(_imaginary(evaluation)),
         rows=rows,
@@ -92,8 +95,10 @@ def _ends(evaluation: FinishedEvaluation) -> Iterator[Statement]:
     for label in evaluation.labels:
         totals = evaluation.summary["models"][label]
         soft, stable = totals["with_soft_modes"], totals["ended_stable"]
-        text = f"{label}: {soft} materials with soft modes, {stable} ended stable"
-        yield Statement("note", text)
+        text = (
+            f"{label}: {count_materials(soft)} with soft modes, {stable} ended stable"
+        )
+        yield Statement("result", text)
 
 
 def _soft(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:

@@ -61,6 +61,7 @@ def describe(
     *,
     ordered: Iterable[Mapping[str, str]],
     ranked_by: str = "",
+    first_ones: str = "Worst materials",
     labels: Sequence[str] | None = None,
 ) -> list[Statement]:
     """Say what all kinds of evaluation can say.
@@ -72,6 +73,7 @@ def describe(
         ordered: rows of all materials, the worst first.
         ranked_by: error, lower is better, that materials are counted by; none where
             empty.
+        first_ones: what the first of the order are.
         labels: of models to compare with the first; all where None.
     """
     if not any(row[schema.STATUS] == schema.OK for row in evaluation.rows):
@@ -80,7 +82,7 @@ def describe(
     first = evaluation.labels[0]
     said: list[Statement] = []
     if len(evaluation.labels) == 1 and totals:
-        text = f"Only {first} was evaluated, nothing to compare it with; mean errors"
+        text = f"Only {first} was evaluated, nothing to compare it with; means"
         said.append(Statement("result", text, levels=_levels(totals)))
     said += _best(evaluation.labels, totals, ranked_by)
     for index, label in enumerate(evaluation.labels[1:], 1):
@@ -92,7 +94,7 @@ def describe(
         if ranked_by:
             said += _count_better(evaluation, label, ranked_by)
     said += _failures(evaluation)
-    said += _worst(evaluation.labels[-1], ordered, ranked_by)
+    said += _worst(evaluation.labels[-1], ordered, ranked_by, first_ones)
     return said
 
 
@@ -186,6 +188,11 @@ def say_trade_off(trade_off: Mapping[str, Any]) -> Statement:
     return Statement("result", text.replace("%", " %").replace("-", "−"))
 
 
+def count_materials(n: int) -> str:
+    """Number of materials in words."""
+    return f"{n} material" if n == 1 else f"{n} materials"
+
+
 def _levels(totals: Iterable[Mapping[str, Any]]) -> list[tuple[str, float]]:
     means = [(row["name"], row["cells"][0].get("mean")) for row in totals]
     return [(name, mean) for name, mean in means if mean is not None]
@@ -221,7 +228,7 @@ def _count_better(
         for name, error in ours.items()
         if math.isfinite(error) and math.isfinite(theirs.get(name, math.nan))
     ]
-    if pairs:
+    if len(pairs) > 1:
         lower = sum(error < other for error, other in pairs)
         text = f"{label} is better than {first} for {lower} of {len(pairs)} materials"
         yield Statement("note", text, column=column)
@@ -242,7 +249,7 @@ def _failures(evaluation: FinishedEvaluation) -> Iterator[Statement]:
 
 
 def _worst(
-    label: str, ordered: Iterable[Mapping[str, str]], column: str
+    label: str, ordered: Iterable[Mapping[str, str]], column: str, which: str
 ) -> Iterator[Statement]:
     shown: list[tuple[str, str]] = []
     for row in ordered:
@@ -251,7 +258,6 @@ def _worst(
         if len(shown) == _N_WORST:
             break
     if shown:
-        which = "Worst materials" if len(shown) > 1 else "The material"
         yield Statement("look", f"{which} of {label}", column=column, materials=shown)
 
 

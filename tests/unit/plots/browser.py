@@ -86,6 +86,7 @@ class Browser:
         return json.loads(message)
 
     def open(self, path: Path) -> None:
+        self.messages.clear()
         self.send("Page.navigate", url=path.resolve().as_uri())
         while not any(m.get("method") == "Page.loadEventFired" for m in self.messages):
             self.messages.append(self._read())

@@ -7,17 +7,18 @@ import pytest
 from pft_lightning.plots.report import write_report
 
 from .browser import Browser, find_browser
+from .conftest import failed_row, write_evaluation
 
 
 BANDS = "document.querySelector('.bands')"
 
 
-@pytest.fixture
-def browser(tmp_path):
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
     command = find_browser()
     if command is None:
         pytest.skip("no Chromium or Chrome on this machine")
-    browser = Browser(command, tmp_path / "profile")
+    browser = Browser(command, tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
 
@@ -58,6 +59,10 @@ def test_the_page_sorts_filters_switches_and_names_what_is_under_the_mouse(
     assert browser.value("document.getElementById('count').textContent") == (
         "2 of 8 rows"
     )
+
+    browser.value("document.getElementById('filter').value = ''")
+    browser.click(f"{head(4)}.querySelector('button')")
+    assert len(column(0)) == 8
 
     # Where the highest branch of DFT ends, at the right edge of the panel.
     x, y = browser.value(
@@ -104,4 +109,31 @@ def test_the_page_sorts_filters_switches_and_names_what_is_under_the_mouse(
         "none"
     )
     # "unrendered" figures are no pictures; that is all it may complain of.
+    assert browser.problems() == []
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_of_thousands_of_rows_some_are_laid_out_and_all_are_sorted(tmp_path, browser):
+    rows = [failed_row(f"m{n:04}", "m", "no") for n in range(1000)]
+    browser.look(1200)
+    browser.open(write_report(write_evaluation(tmp_path / "e", rows, {}, ["m"])))
+    browser.value("document.querySelector('details').open = true")
+    shown = (
+        "Array.from(document.querySelectorAll('#materials tbody tr:not([hidden])'),"
+        " row => row.cells[0].textContent)"
+    )
+    count = "document.getElementById('count').textContent"
+    assert len(browser.value(shown)) == 300
+    assert browser.value(count) == "1000 of 1000 rows, the first 300 shown"
+    for _ in range(2):
+        browser.click("document.querySelector('#materials th button')")
+    assert browser.value(shown)[0] == "m0999"
+    browser.click("document.getElementById('filter')")
+    browser.send("Input.insertText", text="m099")
+    assert browser.value(shown) == [f"m099{n}" for n in range(9, -1, -1)]
+    browser.value("document.getElementById('filter').value = ''")
+    browser.click("document.querySelector('#materials th button')")
+    browser.click("document.getElementById('more')")
+    assert browser.value(count) == "1000 of 1000 rows"
+    assert browser.value(f"{shown}.length") == 1000
     assert browser.problems() == []
