@@ -54,5 +54,9 @@ class RelaxationError(PFTError, RuntimeError):
     """A potential could not relax a structure: it exploded or did not converge."""
 
 
+class QuasiHarmonicError(PFTError, RuntimeError):
+    """Free energies over volumes have no minimum that can be found among them."""
+
+
 class DivergenceError(PFTError, ArithmeticError):
     """What is computed is NaN or infinite: a loss, a gradient, a force, a result."""

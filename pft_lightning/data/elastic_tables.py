@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from ase.data import atomic_masses, atomic_numbers
 from phonopy.structure.atoms import PhonopyAtoms
 
 from pft_lightning.data.readers.content import check_unit_cell
@@ -112,8 +113,11 @@ def crystal_of(entry: Mapping[str, Any], where: str) -> PhonopyAtoms:
                 f"{where}: sites are partly occupied or shared; expected one element "
                 "on each."
             )
+        symbols = [str(one[0]["element"]) for one in species]
         unitcell = PhonopyAtoms(
-            symbols=[str(one[0]["element"]) for one in species],
+            symbols=symbols,
+            # phonopy knows none of some actinides.
+            masses=[atomic_masses[atomic_numbers[symbol]] for symbol in symbols],
             cell=cell,
             scaled_positions=[site["abc"] for site in structure["sites"]],
         )

@@ -168,6 +168,7 @@ def _hessian(
         numbers=atoms.numbers,
         cell=atoms.cell.array,
         scaled_positions=atoms.get_scaled_positions(wrap=False),
+        masses=atoms.get_masses(),  # phonopy knows none of some actinides
     )
     phonon = Phonopy(cell, np.eye(3), primitive_matrix=np.eye(3), symprec=symprec)
     constants = compute_force_constants(

@@ -247,9 +247,19 @@ def compute_phonons(
 
 
 def relax(
-    model: Potential, reference: Phonopy, protocol: Protocol
+    model: Potential,
+    reference: Phonopy,
+    protocol: Protocol,
+    *,
+    fixed_volume: bool = False,
 ) -> tuple[Atoms, int]:
     """Relax atoms and lattice of the reference's unit cell, keeping its symmetry.
+
+    Args:
+        model: in float64, or an ASE calculator.
+        reference: gives the unit cell.
+        protocol: how far.
+        fixed_volume: whether only the shape of the lattice changes.
 
     Returns:
         The relaxed unit cell and the number of steps.
@@ -270,7 +280,8 @@ def relax(
     atoms.calc = calculator
     atoms.set_constraint(FixSymmetry(atoms, symprec=reference.symmetry.tolerance))
     problem = volume_problem(atoms, protocol.volume_limits)
-    optimiser = FIRE(FrechetCellFilter(atoms), logfile=None)
+    cell = FrechetCellFilter(atoms, constant_volume=fixed_volume)
+    optimiser = FIRE(cell, logfile=None)
     return atoms, minimise(optimiser, protocol, problem)
 
 

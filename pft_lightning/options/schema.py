@@ -37,6 +37,7 @@ from pft_lightning.option_types import (
 from pft_lightning.options.blocks import block_of
 from pft_lightning.options.conductivity import ConductivityBlock
 from pft_lightning.options.loss import Loss, TrainedLoss
+from pft_lightning.options.qha import QhaBlock
 from pft_lightning.options.soft_modes import SoftModeBlock
 from pft_lightning.preparation.distill import distill
 from pft_lightning.preparation.rattle import RattleOptions
@@ -230,6 +231,7 @@ class _Evaluation(Options):
         "conductivity",
         "elastic",
         "soft_modes",
+        "qha",
         "third_order",
     ] = "compare"
     """Compare with DFT phonons, alone or along mixes; or what the name says."""
@@ -247,15 +249,17 @@ class _Evaluation(Options):
     phonons: Paths
     """DFT phonons: file, folder, glob, store or list of them."""
     structures: Paths | None = None
-    """task=force_constants, conductivity, elastic, soft_modes: crystals; file, folder,
-    glob or list of what ASE, phonopy or phono3py reads."""
+    """task=force_constants, conductivity, elastic, soft_modes, qha: crystals; file,
+    folder, glob or list of what ASE, phonopy or phono3py reads."""
     force_constants: CrystalOptions
     conductivity: ConductivityBlock
     soft_modes: SoftModeBlock
+    qha: QhaBlock
     reference: Path | None = None
     """task=conductivity: table of conductivities of DFT, mode by mode, to compare;
     task=elastic: table of bulk and shear moduli (JSON); task=soft_modes: crystals that
-    modes should end in, files with the names of the materials, or one file."""
+    modes should end in, files with the names of the materials, or one file; task=qha:
+    folder of the files of phonopy-qha, or of one such folder for each material."""
     upstream: Paths | None = None
     """Frames with energies, forces and stresses, to measure forgetting."""
     upstream_keys: Keys

@@ -28,7 +28,7 @@ from pft_lightning.runs.tables import print_conductivity
 
 
 _TASK: Final = "conductivity"
-_REFERENCED: Final = ("elastic", "soft_modes")
+_REFERENCED: Final = ("elastic", "soft_modes", "qha")
 
 # An option that protocols of conductivities have, and those of phonons do not.
 _TELLING: Final = "transport_type"
@@ -78,8 +78,8 @@ def check_conductivity(config: DictConfig) -> None:
     elif config.reference is not None and config.task not in _REFERENCED:
         raise ConfigError(
             f"reference={config.reference}: is for task=conductivity, whose scores it "
-            "is needed for, and task=elastic or soft_modes. Add one of them, or leave "
-            "it out."
+            "is needed for, and task=elastic, soft_modes or qha. Add one of them, or "
+            "leave it out."
         )
 
 

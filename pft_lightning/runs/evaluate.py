@@ -32,6 +32,7 @@ from pft_lightning.runs.conductivity import (
 from pft_lightning.runs.dashboard import dashboard, send
 from pft_lightning.runs.elastic import compute_elastic
 from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.qha import compute_qha
 from pft_lightning.runs.soft_modes import check_soft_modes, compute_soft_modes
 from pft_lightning.runs.start import begin
 from pft_lightning.runs.tables import print_crystals, print_evaluation
@@ -63,7 +64,7 @@ def evaluate(config: DictConfig) -> Found:
     if not (of_crystals or of_either) and config.get("structures") is not None:
         raise ConfigError(
             f"structures={config.structures}: crystals are what task=force_constants "
-            "and task=conductivity, elastic or soft_modes take; add one, or give "
+            "and task=conductivity, elastic, soft_modes or qha take; add one, or give "
             "phonons=PATH, of DFT phonons to compare with."
         )
     check_protocol(config)
@@ -131,7 +132,7 @@ def _check_crystals(config: DictConfig) -> None:
         )
     if OmegaConf.is_missing(config, "phonons"):
         config.phonons = None
-    if config.task in ("conductivity", "elastic"):
+    if config.task in ("conductivity", "elastic", "qha"):
         compared = "compares no phonons: it computes potentials"
         refused: tuple[str, ...] = ("phonons", "upstream")
     else:
@@ -176,6 +177,7 @@ _TASKS: Mapping[
     "conductivity": (compute_conductivity, EvaluateConductivity),
     "elastic": (compute_elastic, Evaluate),
     "soft_modes": (compute_soft_modes, Evaluate),
+    "qha": (compute_qha, Evaluate),
     "third_order": (compute_third_order, Evaluate),
 }
 

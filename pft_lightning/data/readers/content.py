@@ -239,13 +239,22 @@ def _parse_cell(cell: Any, key: str, path: Path) -> PhonopyAtoms:
             f"{path}: {prefix}points gives the masses of some atoms only; give all or "
             "none."
         )
-    return PhonopyAtoms(
-        symbols=symbols,
-        cell=lattice,
-        scaled_positions=np.array(positions),
-        masses=known or None,
-        magnetic_moments=_parse_moments(moments, prefix, path),
-    )
+    magnetic = _parse_moments(moments, prefix, path)
+    try:
+        return PhonopyAtoms(
+            symbols=symbols,
+            cell=lattice,
+            scaled_positions=np.array(positions),
+            masses=known or None,
+            magnetic_moments=magnetic,
+        )
+    except RuntimeError as error:
+        if known:
+            raise
+        raise DataFormatError(
+            f"{path}: phonopy knows no mass of an element ({error}). Give every atom "
+            f"of {prefix}points its own in u, as mass: 244.0 below its symbol."
+        ) from error
 
 
 def _parse_mass(value: Any, what: str, path: Path) -> float | None:

@@ -209,6 +209,29 @@ def test_entries_without_a_crystal_are_named_in_one_line(run):
     assert found.rows[-1]["status"] == "ok"
 
 
+def test_an_element_without_a_mass_in_phonopy_is_no_obstacle(run):
+    PairPotential(4.0, (8, 94)).save(Path("actinide.pair"))
+    oxide = bulk("PuO", "rocksalt", a=4.2)
+    Path("table.json").write_text(json.dumps([entry("oxide", oxide)]))
+    ase.io.write("oxide.cif", oxide)
+    options = ("protocol=dft_cell", "model.checkpoint=actinide.pair")
+    from_table = run("structures=table.json", *options).rows[0]
+    from_file = run("structures=oxide.cif", *options).rows[0]
+    assert from_table["status"] == "ok"
+    assert from_table["bulk_modulus"] == pytest.approx(
+        from_file["bulk_modulus"], rel=1e-6
+    )
+    # A file of phonopy has masses, and says so where they are missing.
+    points = "".join(
+        f"  - {{symbol: {symbol}, coordinates: [{x}, {x}, {x}]}}\n"
+        for symbol, x in (("Pu", 0.0), ("O", 0.5))
+    )
+    lattice = "unit_cell:\n  lattice: [[0, 2.1, 2.1], [2.1, 0, 2.1], [2.1, 2.1, 0]]\n"
+    Path("oxide.yaml").write_text(f"{lattice}  points:\n{points}")
+    (row,) = run("structures=oxide.yaml", *options).rows
+    assert "Give every atom of unit_cell.points its own in u" in row["error"]
+
+
 @pytest.fixture
 def compared(run):
     """Two models on two crystals; one of them lets every crystal fly apart."""

@@ -1,0 +1,1 @@
+"""Quasi-harmonic approximation: thermal expansion and what follows from it."""
