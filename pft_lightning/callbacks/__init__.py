@@ -4,6 +4,7 @@ from pft_lightning.callbacks.conductivity_validation import ConductivityValidati
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.last_checkpoint import LastCheckpoint
 from pft_lightning.callbacks.phonon_validation import PhononValidation
+from pft_lightning.callbacks.property_loss import PropertyLoss
 from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
 from pft_lightning.callbacks.throughput import Throughput
 from pft_lightning.callbacks.weight_averaging import RampedEMA
@@ -14,6 +15,7 @@ __all__ = [
     "HessianLoss",
     "LastCheckpoint",
     "PhononValidation",
+    "PropertyLoss",
     "RampedEMA",
     "ThirdOrderLoss",
     "Throughput",

@@ -37,16 +37,21 @@ class HessianLoss(ProbeSchedule, Callback):
                 "use it with pft_lightning.PhononFineTuning, and with nequip-train "
                 "use pft_lightning.integrations.nequip.HessianLoss."
             )
-        if pl_module.hessian_loss not in (None, self):
+        if pl_module.targets.hessian not in (None, self):
             raise ConfigError("Two HessianLoss callbacks; a training step takes one.")
-        others = pl_module.losses["phonon"].weights or pl_module.third_order_loss
+        targets = pl_module.targets
+        others = (
+            pl_module.losses["phonon"].weights
+            or targets.third_order
+            or targets.properties
+        )
         if not others and (self.every_n_phonon_steps > 1 or self.weight == 0):
             raise ConfigError(
                 "Some phonon steps would have no loss at all: every loss.phonon.* "
                 "weight is 0 and the Hessian term has weight "
                 f"{self.weight}, every_n_phonon_steps={self.every_n_phonon_steps}."
             )
-        pl_module.hessian_loss = self
+        pl_module.targets.hessian = self
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, PhononDataModule):
             data.use_draws(self.draws)
@@ -65,7 +70,7 @@ class HessianLoss(ProbeSchedule, Callback):
     ) -> None:
         """Leave the module as it was."""
         if isinstance(pl_module, PhononFineTuning):
-            pl_module.hessian_loss = None
+            pl_module.targets.hessian = None
 
     def request(self, batch: Batch, step: int) -> HvpTarget | None:
         """Draw tangents and their targets for one phonon batch.

@@ -70,7 +70,7 @@ class ThirdOrderLoss(Callback):
                 "cuda_graphs=true does not repeat steps with third-order terms. Leave "
                 "it out, or set loss.phonon.third_order=0."
             )
-        pl_module.third_order_loss = self
+        pl_module.targets.third_order = self
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -112,7 +112,7 @@ class ThirdOrderLoss(Callback):
     ) -> None:
         """Leave the module as it was."""
         if isinstance(pl_module, PhononFineTuning):
-            pl_module.third_order_loss = None
+            pl_module.targets.third_order = None
 
     def request(self, batch: Batch, step: int) -> ThirdOrderTarget:
         """Draw pairs and their targets for one phonon batch.

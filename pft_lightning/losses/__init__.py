@@ -1,4 +1,4 @@
-"""Loss terms on energies and their derivatives up to third order."""
+"""Loss terms on energies, their derivatives up to third order, and phonons."""
 
 from pft_lightning.losses.elastic import ElasticTarget, elastic_errors
 from pft_lightning.losses.energy_force_stress import (
@@ -10,6 +10,7 @@ from pft_lightning.losses.energy_force_stress import (
 )
 from pft_lightning.losses.hvp import HvpTarget
 from pft_lightning.losses.plausibility import doubtful_labels
+from pft_lightning.losses.properties import PropertyErrors, PropertyTarget
 from pft_lightning.losses.terms import (
     TermSum,
     global_counts,
@@ -25,6 +26,8 @@ __all__ = [
     "ElasticTarget",
     "EnergyForceStressLoss",
     "HvpTarget",
+    "PropertyErrors",
+    "PropertyTarget",
     "TermSum",
     "ThirdOrderTarget",
     "absolute_errors",

@@ -47,10 +47,10 @@ def check_reduction(reduction: str) -> None:
         )
 
 
-def _row_residuals(
+def row_residuals(
     difference: torch.Tensor, kind: LossKind, huber_delta: float
 ) -> torch.Tensor:
-    """Reduce each row of (n_rows, ...) to one number."""
+    """Reduce each row of (n_rows, ...) to one number, see ``compute_term``."""
     flat = difference.reshape(len(difference), -1)
     if kind == "mae":
         return flat.abs().mean(dim=1)
@@ -118,7 +118,7 @@ def compute_term(
             atoms = _counted_atoms(structure_index, len(mask), shares)
             weights = weights / atoms.clamp(min=1)
         weights = weights[structure_index]
-    residuals = _row_residuals(difference, kind, huber_delta)
+    residuals = row_residuals(difference, kind, huber_delta)
     return TermSum(
         total=(residuals * weights).sum(),
         count=term_count(mask.to(difference.dtype), reduction, structure_index, shares),

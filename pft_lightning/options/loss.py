@@ -12,11 +12,23 @@ from pft_lightning.option_types import (
     Added,
     AtLeastZero,
     Count,
+    Kelvin,
     Natural,
     Options,
     Positive,
+    Unit,
+    Words,
 )
 from pft_lightning.physics.pair_probes import PairKind
+
+
+Temperatures = Annotated[
+    list[Kelvin],
+    Field(min_length=1),
+    Words("temperatures above 0 in a list, e.g. [100,300], K"),
+]
+Smearing = Annotated[float, Field(gt=0, allow_inf_nan=False), Unit("THz")]
+PropertyShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class PhononWeights(Options):
@@ -32,6 +44,20 @@ class PhononWeights(Options):
     """Weight of Hessian-vector products, per eV/Å²."""
     third_order: AtLeastZero = 0.0
     """Weight of third derivatives along pairs of directions, per eV/Å³."""
+    frequencies: AtLeastZero = 0.0
+    """Weight of frequencies at the q-points that fit the cell, per THz."""
+    free_energy: AtLeastZero = 0.0
+    """Weight of free energies, per kJ/mol of primitive cells."""
+    entropy: AtLeastZero = 0.0
+    """Weight of entropies, per J/K/mol of primitive cells."""
+    heat_capacity: AtLeastZero = 0.0
+    """Weight of heat capacities, per J/K/mol of primitive cells."""
+    dos: AtLeastZero = 0.0
+    """Weight of densities of states, for all modes in the wrong place."""
+    frequency_moments: AtLeastZero = 0.0
+    """Weight of moments of the density of states, per THz."""
+    omega_max: AtLeastZero = 0.0
+    """Weight of highest frequencies, per THz."""
 
 
 class UpstreamWeights(Options):
@@ -69,6 +95,8 @@ class Kinds(Options):
     """Loss of third derivatives."""
     elastic: LossKind = "mae"
     """Loss of elastic constants and moduli."""
+    properties: LossKind = "mae"
+    """Loss of frequencies and of what follows from them."""
 
 
 class Loss(Options):
@@ -92,18 +120,34 @@ class Loss(Options):
     """Pairs of third derivatives: two atoms, large force constants first, or signs."""
     n_third_order_pairs: Count = 1
     """Pairs of directions per structure and step."""
+    temperatures: Temperatures = Field(default_factory=lambda: [300.0])
+    """Temperatures of free energies, entropies and heat capacities."""
+    dos_smearing: Smearing = 0.3
+    """Standard deviation of the Gaussian of each mode in densities of states."""
+    property_share: PropertyShare = 1.0
+    """Share of the phonon structures of a step whose frequencies are computed."""
+    n_property_probes: Count = 1
+    """Directions per structure and step that sample the gradient of properties."""
 
 
-# Older runs have no third order and no elastic constants.
+# Older runs have no third order, no elastic constants and no properties.
 
 
 class _TrainedPhononWeights(PhononWeights):
     third_order: Annotated[AtLeastZero, Added()] = 0.0
+    frequencies: Annotated[AtLeastZero, Added()] = 0.0
+    free_energy: Annotated[AtLeastZero, Added()] = 0.0
+    entropy: Annotated[AtLeastZero, Added()] = 0.0
+    heat_capacity: Annotated[AtLeastZero, Added()] = 0.0
+    dos: Annotated[AtLeastZero, Added()] = 0.0
+    frequency_moments: Annotated[AtLeastZero, Added()] = 0.0
+    omega_max: Annotated[AtLeastZero, Added()] = 0.0
 
 
 class _TrainedKinds(Kinds):
     third_order: Annotated[LossKind, Added()] = "mae"
     elastic: Annotated[LossKind, Added()] = "mae"
+    properties: Annotated[LossKind, Added()] = "mae"
 
 
 class TrainedLoss(Loss):
@@ -115,3 +159,9 @@ class TrainedLoss(Loss):
     kind: _TrainedKinds
     third_order_pairs: Annotated[PairKind, Added()] = "atoms"
     n_third_order_pairs: Annotated[Count, Added()] = 1
+    temperatures: Annotated[Temperatures, Added()] = Field(
+        default_factory=lambda: [300.0]
+    )
+    dos_smearing: Annotated[Smearing, Added()] = 0.3
+    property_share: Annotated[PropertyShare, Added()] = 1.0
+    n_property_probes: Annotated[Count, Added()] = 1

@@ -92,7 +92,8 @@ class Spectrum:
     """Modes of one crystal, and how much each counts.
 
     Attributes:
-        squares: (n_q, n_bands), THz², ascending in each row.
+        squares: (n_q, n_bands), THz², ascending in each row, but that translations of
+            the crystal come first.
         weights: (n_q, n_bands), of sums over modes per primitive cell: those of their
             q-points, which have the sum 1, or 0 for a crystal that moves as a whole.
     """
@@ -116,7 +117,15 @@ class Spectrum:
         nearest = squares.detach().abs().argsort(dim=1)[:, :3]
         counted = torch.ones_like(squares).scatter(1, nearest, 0.0)
         counted = torch.where(is_gamma[:, None], counted, 1.0)
-        return cls(squares, weights[:, None] * counted)
+        # Others keep their order among themselves, below zero too.
+        order = counted.argsort(dim=1, stable=True)
+        return cls(
+            squares.gather(1, order), weights[:, None] * counted.gather(1, order)
+        )
+
+    def frequencies(self) -> torch.Tensor:
+        """(n_q, n_bands), THz, negative for imaginary modes."""
+        return signed_frequencies(self.squares)
 
     def _sum(self, per_mode: torch.Tensor) -> torch.Tensor:
         """Over modes, of (n_q, n_bands, n)."""
@@ -154,7 +163,7 @@ class Spectrum:
             points: (n,), THz.
             smearing: THz, standard deviation of the Gaussian of each mode.
         """
-        distance = (points - signed_frequencies(self.squares)[:, :, None]) / smearing
+        distance = (points - self.frequencies()[:, :, None]) / smearing
         height = 1 / (smearing * (2 * torch.pi) ** 0.5)
         return self._sum(height * torch.exp(-distance.square() / 2))
 
@@ -169,7 +178,7 @@ class Spectrum:
 
     def max_frequency(self) -> torch.Tensor:
         """Highest frequency, (1,), THz."""
-        return signed_frequencies(self.squares).amax().reshape(1)
+        return self.frequencies().amax().reshape(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import get_args
 
 from lightning.pytorch.accelerators import (
     CPUAccelerator,
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pft_lightning import keys
 from pft_lightning.data.store import choose_cache
 from pft_lightning.errors import ConfigError, DivergenceError
+from pft_lightning.losses.properties import Property
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Train
 from pft_lightning.runs.kinds import KINDS, find_kind
@@ -25,6 +27,7 @@ _ACCELERATORS = {"cpu": CPUAccelerator, "cuda": CUDAAccelerator, "mps": MPSAccel
 _TERMS = (
     *("loss", "energy", "forces", "stress"),
     *("hvp", "third_order", "constants", "moduli"),
+    *get_args(Property),
 )
 
 

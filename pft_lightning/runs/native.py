@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig
 
@@ -13,14 +13,15 @@ from pft_lightning.backends.registry import load_model, runs_code
 from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import CheckpointError
 from pft_lightning.losses import ElasticTarget
+from pft_lightning.losses.properties import Property
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.training.instantiation import instantiate
 from pft_lightning.training.module import PhononFineTuning
 from pft_lightning.training.replay import ReplayedSteps
 
 
-# Terms beside those of energies, forces and stresses.
-_OTHERS = ("hvp", "third_order", "elastic")
+# Terms beside those of energies, forces and stresses, and kinds of some.
+_OTHERS = ("hvp", "third_order", "elastic", "properties", *get_args(Property))
 
 
 class NativeRun:

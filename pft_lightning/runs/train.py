@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import lightning
 import torch
@@ -17,9 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.progress import RunProgress
+from pft_lightning.callbacks.property_loss import PropertyLoss
 from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
 from pft_lightning.json_files import write_json
+from pft_lightning.losses.properties import Property, PropertyErrors
 from pft_lightning.physics.pair_probes import PairProbe
+from pft_lightning.physics.property_probes import PropertyProbe
 from pft_lightning.runs.checks import check_finite, check_monitors, check_train
 from pft_lightning.runs.dashboard import open_experiment
 from pft_lightning.runs.folder import RunFolder, collect_versions
@@ -203,16 +206,39 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
         every_n_phonon_steps=loss.hvp_every_n_phonon_steps,
         seed=config.seed,
     )
-    if loss.phonon.third_order == 0:
-        return [hessian_loss, *chosen]
-    third_order_loss = ThirdOrderLoss(
-        PairProbe(loss.third_order_pairs, loss.n_third_order_pairs, config.seed),
-        weight=loss.phonon.third_order,
-        kind=loss.kind.third_order,
-        huber_delta=loss.huber_delta,
-    )
-    # Set up first: with it phonon steps have a loss though that of Hessians be zero.
-    return [third_order_loss, hessian_loss, *chosen]
+    # Others set up first: with them phonon steps have a loss though that of Hessians be
+    # zero.
+    return [*_other_losses(config), hessian_loss, *chosen]
+
+
+def _other_losses(config: DictConfig) -> list[Callback]:
+    """Losses on phonon structures beside those on Hessians, as far as they count."""
+    loss = config.loss
+    found: list[Callback] = []
+    if loss.phonon.third_order > 0:
+        third_order_loss = ThirdOrderLoss(
+            PairProbe(loss.third_order_pairs, loss.n_third_order_pairs, config.seed),
+            weight=loss.phonon.third_order,
+            kind=loss.kind.third_order,
+            huber_delta=loss.huber_delta,
+        )
+        found.append(third_order_loss)
+    weights = {name: loss.phonon[name] for name in get_args(Property)}
+    if any(weights.values()):
+        property_loss = PropertyLoss(
+            weights,
+            compared=PropertyErrors(
+                temperatures=tuple(loss.temperatures),
+                smearing=loss.dos_smearing,
+                kind=loss.kind.properties,
+                huber_delta=loss.huber_delta,
+            ),
+            probe=PropertyProbe(
+                loss.n_property_probes, loss.property_share, config.seed
+            ),
+        )
+        found.append(property_loss)
+    return found
 
 
 def build_trainer(config: DictConfig, folder: RunFolder) -> lightning.Trainer:

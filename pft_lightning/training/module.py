@@ -37,11 +37,7 @@ from pft_lightning.training.optimizers import (
     make_scheduler,
 )
 from pft_lightning.training.replay import ReplayedSteps
-from pft_lightning.training.requests import (
-    HvpTargetSource,
-    ThirdOrderTargetSource,
-    collect,
-)
+from pft_lightning.training.requests import TargetSources, collect
 from pft_lightning.training.splitting import LocalStep, Work, differentiate, run_step
 from pft_lightning.training.validation import (
     METRICS,
@@ -83,7 +79,8 @@ class PhononFineTuning(StopsAtDivergence):
     ``upstream/stress_mae`` (eV/Å³); with a ``ThirdOrderLoss`` also
     ``phonon/third_order_mae`` (eV/Å³, along fixed pairs of atoms); with elastic
     crystals ``elastic/constants_mae`` (GPa, over all 36), ``elastic/bulk_modulus_mae``
-    and ``elastic/shear_modulus_mae`` (GPa).
+    and ``elastic/shear_modulus_mae`` (GPa); with a ``PropertyLoss`` also
+    ``phonon/property_frequencies_mae`` (THz) and the like.
 
     A batch that does not fit in the memory of the device is computed in parts, with the
     same gradient.
@@ -151,8 +148,7 @@ class PhononFineTuning(StopsAtDivergence):
         }
         self.elastic = elastic or ElasticTarget()
         self.reduction: Reduction = reduction  # type: ignore[assignment]
-        self.hessian_loss: HvpTargetSource | None = None
-        self.third_order_loss: ThirdOrderTargetSource | None = None
+        self.targets = TargetSources()
         self._optimizer = optimizer or _paper_optimizer
         self._scheduler = scheduler
         self._no_decay = no_decay
@@ -195,15 +191,16 @@ class PhononFineTuning(StopsAtDivergence):
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> torch.Tensor:
         """Weighted sum of all loss terms of the batches of one step."""
         self._judge_labels(batch, "training")
-        asked = collect(
-            batch,
-            self.losses,
-            self.hessian_loss,
-            self.third_order_loss,
-            self.elastic,
-            self.global_step,
-            self.reduction,
-        )
+        with self._head_of(keys.PHONON):
+            asked = collect(
+                batch,
+                self.losses,
+                self.targets,
+                self.elastic,
+                self.model,
+                self.global_step,
+                self.reduction,
+            )
         if not asked.work:
             raise ConfigError(
                 f"No loss applies to a batch of {' and '.join(batch)}: all its weights "
@@ -239,7 +236,7 @@ class PhononFineTuning(StopsAtDivergence):
             with self._head_of(source):
                 derivatives = self.model.derivatives(
                     structures,
-                    tangents=None if request is None else request.tangents,
+                    tangents=part.tangents,
                     pairs=None if third is None else third.wanted_pairs,
                     forces="forces" in losses.weights,
                     stress="stress" in losses.weights,
@@ -247,11 +244,15 @@ class PhononFineTuning(StopsAtDivergence):
                 )
             for quantity, term in losses.terms(derivatives, structures).items():
                 terms[f"{source}_{quantity}"] = term
+            hvp, of_properties = part.share_products(derivatives.hvp)
             if request is not None:
-                assert derivatives.hvp is not None
-                terms[f"{source}_hvp"] = request.term(
-                    derivatives.hvp, structures, self.reduction
-                )
+                assert hvp is not None
+                terms[f"{source}_hvp"] = request.term(hvp, structures, self.reduction)
+            if part.properties is not None:
+                for name, term in part.properties.terms(
+                    of_properties, structures
+                ).items():
+                    terms[f"{source}_{name}"] = term
             if third is not None:
                 terms[f"{source}_third_order"] = third.term(
                     derivatives.third, structures, self.reduction
@@ -327,8 +328,10 @@ class PhononFineTuning(StopsAtDivergence):
                     structures,
                     self._validation_seed,
                     self._engine,
-                    third_order=self.third_order_loss is not None,
+                    third_order=self.targets.third_order is not None,
                 )
+                if source == keys.PHONON and self.targets.properties is not None:
+                    errors |= self.targets.properties.errors(self.model, structures)
             for name, values in errors.items():
                 if (metric := f"{source}/{name}") in METRICS:
                     row = self._sums[METRICS.index(metric)]

@@ -10,10 +10,12 @@ import torch
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
+from pft_lightning.backends.base import EnergyModel
 from pft_lightning.losses import (
     ElasticTarget,
     EnergyForceStressLoss,
     HvpTarget,
+    PropertyTarget,
     ThirdOrderTarget,
 )
 from pft_lightning.losses.terms import Reduction
@@ -34,6 +36,31 @@ class ThirdOrderTargetSource(Protocol):
         """Pairs and targets of one step, or None where no structure has a target."""
 
 
+class PropertyTargetSource(Protocol):
+    """Gives the step its losses on properties; ``PropertyLoss`` is one."""
+
+    def request(self, batch: Batch, step: int, model: EnergyModel) -> PropertyTarget:
+        """Losses of one step, and directions that give their gradient."""
+
+    def errors(self, model: EnergyModel, batch: Batch) -> dict[str, torch.Tensor]:
+        """Mean absolute errors of a validation, one value per structure that counts."""
+
+
+@dataclass(slots=True)
+class TargetSources:
+    """What adds terms to those of energies, forces and stresses; None adds none.
+
+    Attributes:
+        hessian: of products.
+        third_order: of third derivatives.
+        properties: of frequencies and what follows from them.
+    """
+
+    hessian: HvpTargetSource | None = None
+    third_order: ThirdOrderTargetSource | None = None
+    properties: PropertyTargetSource | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Requests:
     """The work of a step, and by term its weight and its local count."""
@@ -49,18 +76,24 @@ class Requests:
         losses: EnergyForceStressLoss,
         hvp: HvpTarget | None,
         third: ThirdOrderTarget | None,
+        properties: PropertyTarget | None,
         reduction: Reduction,
     ) -> None:
         """Ask for the terms of a batch, where there are any."""
-        if hvp is None and third is None and not losses.weights:
+        asked = hvp or third or properties
+        if asked is None and not losses.weights:
             return
-        self.work.append(Work(source, structures, hvp, third))
+        self.work.append(Work(source, structures, hvp, third, properties=properties))
         for quantity, count in losses.counts(structures).items():
             self._count(f"{source}_{quantity}", losses.weights[quantity], count)
         for name, request in (("hvp", hvp), ("third_order", third)):
             if request is not None:
                 count = request.count(structures, reduction)
                 self._count(f"{source}_{name}", request.weight, count)
+        if properties is not None:
+            count = properties.count(structures)
+            for name, weight in properties.weights.items():
+                self._count(f"{source}_{name}", weight, count)
 
     def add_elastic(self, structures: Batch, target: ElasticTarget) -> None:
         """Ask for the terms of elastic constants of a batch, where there are any."""
@@ -78,9 +111,9 @@ class Requests:
 def collect(
     batch: Mapping[str, Batch],
     losses: Mapping[str, EnergyForceStressLoss],
-    hessian_loss: HvpTargetSource | None,
-    third_order_loss: ThirdOrderTargetSource | None,
+    targets: TargetSources,
     elastic: ElasticTarget,
+    model: EnergyModel,
     step: int,
     reduction: Reduction,
 ) -> Requests:
@@ -89,9 +122,9 @@ def collect(
     Args:
         batch: by source.
         losses: of energies, forces and stresses, by source.
-        hessian_loss: of phonon structures.
-        third_order_loss: likewise.
+        targets: of phonon structures.
         elastic: of elastic crystals.
+        model: the potential, with the output head of phonon structures.
         step: optimiser steps taken so far.
         reduction: of the means.
     """
@@ -100,11 +133,15 @@ def collect(
         if source == keys.ELASTIC:
             requests.add_elastic(structures, elastic)
             continue
-        hvp = third = None
+        hvp = third = properties = None
         if source == keys.PHONON:
-            if hessian_loss is not None:
-                hvp = hessian_loss.request(structures, step)
-            if third_order_loss is not None:
-                third = third_order_loss.request(structures, step)
-        requests.add(source, structures, losses[source], hvp, third, reduction)
+            if targets.hessian is not None:
+                hvp = targets.hessian.request(structures, step)
+            if targets.third_order is not None:
+                third = targets.third_order.request(structures, step)
+            if targets.properties is not None:
+                properties = targets.properties.request(structures, step, model)
+        requests.add(
+            source, structures, losses[source], hvp, third, properties, reduction
+        )
     return requests

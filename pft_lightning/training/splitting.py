@@ -19,7 +19,12 @@ from pft_lightning import keys
 from pft_lightning.backends.memory import free_memory, is_out_of_memory
 from pft_lightning.errors import DeviceMemoryError
 from pft_lightning.graphs import build_batch
-from pft_lightning.losses import ElasticTarget, HvpTarget, ThirdOrderTarget
+from pft_lightning.losses import (
+    ElasticTarget,
+    HvpTarget,
+    PropertyTarget,
+    ThirdOrderTarget,
+)
 
 
 # Of each parameter; None where nothing depends on it.
@@ -35,6 +40,27 @@ class Work:
     request: HvpTarget | None
     third: ThirdOrderTarget | None = None
     elastic: ElasticTarget | None = None
+    properties: PropertyTarget | None = None
+
+    @property
+    def tangents(self) -> torch.Tensor | None:
+        """(n_atoms, n_probes, 3), those of products, then those of properties."""
+        found = (
+            None if self.request is None else self.request.tangents,
+            None if self.properties is None else self.properties.wanted_tangents,
+        )
+        parts = [tangents for tangents in found if tangents is not None]
+        return torch.cat(parts, dim=1) if parts else None
+
+    def share_products(
+        self, hvp: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Give products with ``tangents`` to what asked for them."""
+        n = 0 if self.request is None else self.request.tangents.shape[1]
+        if hvp is None:
+            return None, None
+        rest = hvp[:, n:]
+        return hvp[:, :n], rest if rest.shape[1] else None
 
     def halves(self) -> tuple[Work, Work]:
         """Share the structures between two parts."""
@@ -58,6 +84,7 @@ class Work:
                 ),
                 None if self.third is None else self.third.part(part, atoms),
                 self.elastic,
+                None if self.properties is None else self.properties.part(part, atoms),
             )
             for part, atoms in parts
         )

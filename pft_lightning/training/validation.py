@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from typing import get_args
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from pft_lightning.backends.memory import in_passes, is_out_of_memory
 from pft_lightning.graphs import build_batch
 from pft_lightning.losses import absolute_errors, doubtful_labels, elastic_errors
 from pft_lightning.losses.elastic import CONSTANTS, MODULI
+from pft_lightning.losses.properties import Property, metric_of
 from pft_lightning.physics.pair_probes import PairProbe
 from pft_lightning.physics.probes import validation_tangents
 from pft_lightning.training.elastic import elastic_constants_of
@@ -28,6 +30,7 @@ METRICS = (
     "phonon/forces_mae",
     "phonon/stress_mae",
     "phonon/third_order_mae",
+    *(f"phonon/{metric_of(name)}" for name in get_args(Property)),
     "upstream/energy_mae",
     "upstream/forces_mae",
     "upstream/stress_mae",

@@ -73,6 +73,24 @@ def test_two_processes_have_the_third_order_and_elastic_terms_of_one(
     assert after == pytest.approx(before, rel=1e-9)  # the same steps, other sums
 
 
+def test_two_processes_have_the_properties_of_one(pft_train, tmp_path):
+    """Half of the structures are computed: a process may have none in its half."""
+    common = (
+        "loss.phonon.frequencies=10",
+        "loss.phonon.entropy=1",
+        "loss.property_share=0.5",
+        "data.mode=joint",
+        "trainer.max_steps=3",
+        "callbacks.ema=null",
+    )
+    sizes = ("data.phonons.batch_size=4", "data.upstream.batch_size=8")
+    run(pft_train(tmp_path / "one", *common, *capture(tmp_path / "one.pt"), *sizes))
+    run(pft_train(tmp_path / "two", *common, *capture(tmp_path / "two.pt"), *TWO))
+    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    assert len(expected) == len(found) == 3
+    check_same_steps(expected, found)
+
+
 def test_a_process_that_is_short_of_memory_takes_the_same_steps(pft_train, tmp_path):
     common = (
         "data.mode=joint",

@@ -36,6 +36,17 @@ def test_killing_a_run_on_third_order_and_elastic_constants_leaves_no_trace(
     )
 
 
+def test_killing_a_run_on_properties_leaves_no_trace(pft_train, tmp_path):
+    check_kills_leave_no_trace(
+        pft_train,
+        tmp_path,
+        *SCHEDULE,
+        "loss.phonon.frequencies=10",
+        "loss.phonon.heat_capacity=1",
+        "loss.property_share=0.7",
+    )
+
+
 def test_a_finished_run_can_be_made_longer_without_a_trace(pft_train, tmp_path):
     finish(pft_train(tmp_path / "whole", *SCHEDULE))
     longer = tmp_path / "longer"

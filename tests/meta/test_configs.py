@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -9,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from pft_lightning.cli import common  # noqa: F401  (registers the resolvers)
+from pft_lightning.losses.properties import Property
 from pft_lightning.options.choices import first_choices, groups
 
 
@@ -56,6 +58,7 @@ def test_the_paper_recipe_is_the_published_one():
     assert config.data.upstream_per_phonon == 4
     assert config.loss.phonon == {
         "energy": 0, "forces": 20, "stress": 5, "hvp": 100, "third_order": 0,
+        **dict.fromkeys(get_args(Property), 0),
     }  # fmt: skip
     assert config.loss.upstream == {"energy": 500, "forces": 200, "stress": 50}
     assert config.probe._target_.endswith("ColumnProbe")

@@ -1,0 +1,138 @@
+"""Spectra of a potential and of its reference, and losses on their properties."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase.data import atomic_masses
+from torch_geometric.data import Batch
+
+from pft_lightning import keys
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.memory import in_passes
+from pft_lightning.losses.properties import Property, PropertyErrors
+from pft_lightning.physics.dynamical_matrix import Waves, find_waves
+from pft_lightning.physics.force_constants import ForceConstants
+from pft_lightning.physics.property_probes import weigh
+from pft_lightning.physics.vibrations import Spectrum
+from pft_lightning.types import Engine
+
+
+# Columns of one pass; more need more memory.
+_COLUMNS_PER_PASS = 8
+
+
+def hessian_rows(
+    model: EnergyModel, structure: Batch, engine: Engine | None = None
+) -> np.ndarray:
+    """Compute the Hessian of the atoms of one primitive cell, without a graph.
+
+    What a rigid motion of the crystal leaves on an atom (rounding alone) is taken from
+    its own block.
+
+    Args:
+        model: The potential.
+        structure: Neutral batch of one structure with force constants.
+        engine: How the products are differentiated; None is the faster way.
+
+    Returns:
+        (n_primitive, n_atoms, 3, 3), float64, eV/Å², in the layout of the force
+        constants.
+    """
+    (constants,) = structure[keys.FORCE_CONSTANTS]
+    own, n_atoms = constants.representatives(), constants.n_atoms
+    n_columns = 3 * len(own)
+    columns = np.zeros((n_atoms, n_columns, 3))
+    numbers = np.arange(n_columns)
+    columns[own[numbers // 3], numbers, numbers % 3] = 1.0
+
+    def multiply(some: range) -> np.ndarray:
+        with torch.no_grad():
+            hvp = model.derivatives(
+                structure,
+                tangents=torch.from_numpy(columns[:, some.start : some.stop]).to(
+                    model.device
+                ),
+                forces=False,
+                stress=False,
+                engine=engine,
+            ).hvp
+        assert hvp is not None
+        return hvp.cpu().double().numpy()
+
+    passes = in_passes(multiply, range(n_columns), _COLUMNS_PER_PASS)
+    products = np.concatenate(list(passes), axis=1)
+    rows = products.reshape(n_atoms, len(own), 3, 3).transpose(1, 0, 2, 3)
+    # A column is (responding, moved); a row (moved, responding).
+    rows = np.ascontiguousarray(rows)
+    rows[np.arange(len(own)), own] -= rows.sum(axis=1)
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSpectra:
+    """Properties of one structure, and what their weighted losses depend on.
+
+    Attributes:
+        waves: of its cell.
+        losses: by name.
+        gradient: (n_q, 3 n_primitive, 3 n_primitive), of their weighted sum by the
+            dynamical matrices.
+    """
+
+    waves: Waves
+    losses: dict[Property, float]
+    gradient: torch.Tensor
+
+    def directions(
+        self, constants: ForceConstants, signs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tangents and cotangents of the gradient, see ``weigh``."""
+        return weigh(self.waves, self.gradient, constants, signs)
+
+
+def compare_spectra(
+    model: EnergyModel,
+    structure: Batch,
+    errors: PropertyErrors,
+    weights: Mapping[Property, float],
+    engine: Engine | None = None,
+) -> ComparedSpectra | None:
+    """Compare the properties of a potential with those of the force constants.
+
+    Args:
+        model: The potential.
+        structure: Neutral batch of one structure with force constants.
+        errors: How they are compared.
+        weights: Of the losses, by property.
+        engine: How products are differentiated; None is the faster way.
+
+    Returns:
+        None where nothing vibrates: at Γ with a single atom in the primitive cell.
+    """
+    (constants,) = structure[keys.FORCE_CONSTANTS]
+    numbers, positions, cell = (
+        structure[name].cpu().numpy()
+        for name in (keys.ATOMIC_NUMBERS, keys.POSITIONS, keys.CELL)
+    )
+    masses = atomic_masses[numbers]
+    waves = find_waves(constants, positions, cell.reshape(3, 3), masses)
+
+    def spectrum(matrices: torch.Tensor) -> Spectrum:
+        return Spectrum.of(matrices, waves.weights, waves.is_gamma)
+
+    reference = spectrum(waves.matrices(torch.from_numpy(constants.compact)))
+    if not bool(reference.weights.any()):
+        return None
+    rows = torch.from_numpy(hessian_rows(model, structure, engine))
+    with torch.enable_grad():  # validations have it off
+        matrices = waves.matrices(rows).requires_grad_()
+        found = spectrum(matrices)
+        losses = {name: errors.loss(name, found, reference) for name in weights}
+        weighted = [weights[name] * loss for name, loss in losses.items()]
+        (gradient,) = torch.autograd.grad(torch.stack(weighted).sum(), matrices)
+    values = {name: float(loss) for name, loss in losses.items()}
+    return ComparedSpectra(waves, values, gradient)
