@@ -134,5 +134,5 @@ def compare_spectra(
         losses = {name: errors.loss(name, found, reference) for name in weights}
         weighted = [weights[name] * loss for name, loss in losses.items()]
         (gradient,) = torch.autograd.grad(torch.stack(weighted).sum(), matrices)
-    values = {name: float(loss) for name, loss in losses.items()}
+    values = {name: float(loss.detach()) for name, loss in losses.items()}
     return ComparedSpectra(waves, values, gradient)
