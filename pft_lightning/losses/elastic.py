@@ -51,7 +51,7 @@ class ElasticTarget:
         ConfigError: a weight or the kind cannot be used.
     """
 
-    weights: Mapping[str, float] = field(default_factory=lambda: ELASTIC_WEIGHTS)
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(ELASTIC_WEIGHTS))
     kind: LossKind = "mae"
     huber_delta: float = 0.01
 

@@ -13,6 +13,7 @@ from pft_lightning.backends.registry import load_model, runs_code
 from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import CheckpointError
 from pft_lightning.losses import ElasticTarget
+from pft_lightning.losses.elastic import ELASTIC_WEIGHTS
 from pft_lightning.losses.properties import Property
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.training.instantiation import instantiate
@@ -119,7 +120,10 @@ def loss_options(config: DictConfig) -> dict[str, Any]:
         "phonon_weights": _without_others(loss.phonon),
         "kinds": _without_others(loss.kind),
         "elastic": ElasticTarget(
-            dict(loss.elastic), loss.kind.elastic, loss.huber_delta
+            # Runs of earlier versions have neither.
+            dict(loss.get("elastic") or ELASTIC_WEIGHTS),
+            loss.kind.get("elastic", "mae"),
+            loss.huber_delta,
         ),
         "reduction": loss.reduction,
         "huber_delta": loss.huber_delta,

@@ -198,6 +198,7 @@ def _check_structure(
         errors["stress"] = (_stress(model, batch, result), numerical)
         found = check_strain(model, batch)
         errors["strain_finite_difference"] = (found.finite_difference, numerical)
+        errors["strain_third"] = (found.third, tolerances.third_finite_difference)
         errors["strain_engines"] = (found.engines, tolerances.engines)
         errors["strain_symmetry"] = (found.symmetry, exact)
         errors["strain_parameters"] = (found.parameters, tolerances.parameters)

@@ -19,6 +19,10 @@ from pft_lightning.types import Derivatives, Engine
 # the energy of most potentials is only a few times differentiable.
 _STEP: Final = 1e-3
 
+# Products have one continuous derivative less than gradients at a cutoff: fewer edges
+# may cross it.
+THIRD_STEP: Final = _STEP / 5
+
 
 def compute_richardson_derivative(
     function: Callable[[float], torch.Tensor], step: float = _STEP
@@ -64,9 +68,7 @@ def numerical_third(
         found = model.derivatives(moved, tangents=first[:, None], stress=False)
         return hvp_of(found)[:, 0]
 
-    # Products have one continuous derivative less than gradients at a cutoff: fewer
-    # edges may cross it.
-    return compute_richardson_derivative(product, step=_STEP / 5)
+    return compute_richardson_derivative(product, step=THIRD_STEP)
 
 
 def parameter_gradient_error(

@@ -1,8 +1,9 @@
-"""Second derivatives by strain against differences of the gradient."""
+"""Second and third derivatives by strain against differences."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch_geometric.data import Batch
@@ -10,12 +11,17 @@ from torch_geometric.data import Batch
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.testing.differences import (
+    THIRD_STEP,
     compute_richardson_derivative,
     parameter_gradient_error,
     random_tangents,
     relative_error,
+    third_of,
 )
 from pft_lightning.types import Engine
+
+
+_ENGINES = get_args(Engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +30,9 @@ class StrainErrors:
 
     Attributes:
         finite_difference: against differences of the gradient by both.
-        engines: of one against the other.
+        engines: of one against the other, of third derivatives too.
+        third: derivatives along a displacement and a displacement with a strain,
+            against differences of the products with the first.
         symmetry: of the second derivatives, the mixed ones among them.
         parameters: of the gradient by parameters, along a strain that moves no atom
             within the cell.
@@ -32,12 +40,13 @@ class StrainErrors:
 
     finite_difference: float
     engines: float
+    third: float
     symmetry: float
     parameters: float
 
 
 def check_strain(model: EnergyModel, batch: Batch) -> StrainErrors:
-    """Measure second derivatives by positions and strain of one crystal.
+    """Measure second and third derivatives by positions and strain of one crystal.
 
     Args:
         model: in float64.
@@ -54,12 +63,15 @@ def check_strain(model: EnergyModel, batch: Batch) -> StrainErrors:
         return (tangents[:, along] * found[0][:, of]).sum() + by_strain
 
     numerical = _differences(model, batch, tangents[:, 0], strains[:, 0])
+    thirds = [_third(model, batch, tangents, strains, engine) for engine in _ENGINES]
+    changes = _third_differences(model, batch, tangents, strains[:, 1])
     return StrainErrors(
         finite_difference=max(
             relative_error(found[0][:, 0], numerical[0]),
             relative_error(found[1][0], numerical[1]),
         ),
-        engines=max(map(relative_error, found, other)),
+        engines=max(*map(relative_error, found, other), relative_error(*thirds)),
+        third=relative_error(thirds[0], changes),
         symmetry=float((work(0, 1) - work(1, 0)).abs() / found[1].abs().max()),
         parameters=_parameters(model, batch, strains[:, :1]),
     )
@@ -118,6 +130,38 @@ def _differences(
 
     change = compute_richardson_derivative(gradient)
     return change[: len(start)], change[len(start) :]
+
+
+def _third(
+    model: EnergyModel,
+    batch: Batch,
+    tangents: torch.Tensor,
+    strains: torch.Tensor,
+    engine: Engine,
+) -> torch.Tensor:
+    """Third derivatives (n_atoms, 3) along the first tangent and, strained, both."""
+    pair = strains[:, None].clone()
+    pair[:, :, 0] = 0.0
+    result = model.derivatives(
+        batch, pairs=tangents[:, None], strain_pairs=pair, engine=engine
+    )
+    return third_of(result)
+
+
+def _third_differences(
+    model: EnergyModel, batch: Batch, tangents: torch.Tensor, strain: torch.Tensor
+) -> torch.Tensor:
+    """The same from products with the first tangent, which the second one moves."""
+    prepared = model.prepare(batch)
+    start, (first, second) = prepared[keys.POSITIONS].detach(), tangents.unbind(1)
+
+    def product(amplitude: float) -> torch.Tensor:
+        positions = (start + amplitude * second).requires_grad_()
+        energy = model.energy(prepared, positions, amplitude * strain).sum()
+        (gradient,) = torch.autograd.grad(energy, positions, create_graph=True)
+        return torch.autograd.grad((gradient * first).sum(), positions)[0]
+
+    return compute_richardson_derivative(product, step=THIRD_STEP)
 
 
 def _random_strains(n_probes: int, device: torch.device) -> torch.Tensor:
