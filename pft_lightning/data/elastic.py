@@ -15,6 +15,7 @@ from phonopy.structure.atoms import PhonopyAtoms
 from torch_geometric.data import Data
 
 from pft_lightning import keys
+from pft_lightning.data.crystals import check_bulk
 from pft_lightning.data.elastic_tables import (
     BULK,
     MODULUS_COLUMNS,
@@ -181,18 +182,20 @@ class ElasticCrystals:
         self.n_atoms = np.array([len(one) for one in numbers], dtype=np.int64)
 
     def _scan(self) -> Iterator[ElasticRecord]:
-        seen: set[str] = set()
+        seen: dict[str, int] = {}  # how often each name has come
         for path in self._paths:
             try:
                 for name, where, entry in _entries(path):
-                    while name in seen:
-                        name += "'"
+                    unique = name
+                    while unique in seen:
+                        seen[name] += 1
+                        unique = f"{name} ({seen[name]})"
                     try:
-                        record = _convert(entry, name, where)
+                        record = _convert(entry, unique, where)
                     except DataFormatError as error:
                         self.skipped.append((where, str(error)))
                         continue
-                    seen.add(name)
+                    seen[unique] = 1
                     yield record
             except DataFormatError as error:
                 self.skipped.append((str(path), str(error)))
@@ -232,23 +235,25 @@ def _convert(
             modulus: next((entry.info[c] for c in names if c in entry.info), None)
             for modulus, names in _FRAME_COLUMNS.items()
         }
-        clamped = bool(entry.info.get(CLAMPED_KEY, False))
-        if not crystal.pbc.all():
-            raise DataFormatError(
-                f"{where}: is not periodic along three axes; expected a crystal. A "
-                "molecule or slab has no elastic constants."
-            )
+        clamped = entry.info.get(CLAMPED_KEY, False)
+        check_bulk(int((crystal.pbc & crystal.cell.any(axis=1)).sum()), where)
     else:
         crystal, constants = crystal_of(entry, where), entry.get("elastic_tensor")
         columns = {modulus: moduli_of(entry).get(modulus) for modulus in (BULK, SHEAR)}
-        clamped = bool(entry.get(CLAMPED_KEY, False))
+        clamped = entry.get(CLAMPED_KEY, False)
+    # Any text is true, "no" among them.
+    if not isinstance(clamped, (bool, np.bool_)):
+        raise DataFormatError(
+            f"{where}: {CLAMPED_KEY} is {clamped!r}; expected T or F (in a table true "
+            "or false)."
+        )
     if isinstance(constants, dict):
         constants = constants.get("raw")
     record = ElasticRecord(
         structure=validate(_structure(crystal, name, where), source=where),
         constants=None if constants is None else check_constants(constants, where),
         moduli=_check_moduli(columns, where),
-        clamped=clamped,
+        clamped=bool(clamped),
     )
     if record.constants is None and record.moduli is None:
         raise DataFormatError(
