@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Train Nequix MP on phonons, frames and, in one of two runs, bulk and shear moduli of 90
 # binaries; validate on others. What is finished is kept.
-# Usage: train.sh DATA WORK [STEPS [SEED]]
+# Usage: train.sh DATA WORK [STEPS [SEED [WEIGHT]]]
 set -euo pipefail
-data=$(realpath "$1") work=$2 steps=${3:-100} seed=${4:-0}
+data=$(realpath "$1") work=$2 steps=${3:-100} seed=${4:-0} term=${5:-1}
 here="$(cd "$(dirname "$0")" && pwd)"
 mkdir -p "$work"
 work=$(realpath "$work")
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 [ -e "$work/val.json" ] || python "$here/pick_training.py" "$data" "$work"
-for weight in 0.1 0; do
+for weight in "$term" 0; do
   run="$work/moduli-$weight-seed-$seed"
   [ -e "$run/summary.json" ] && continue
   resume=()

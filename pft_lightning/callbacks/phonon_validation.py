@@ -29,6 +29,7 @@ from pft_lightning.evaluation.folder import (
     ERRORS,
     FAILED,
     FREQUENCY_RATIO,
+    IMAGINARY,
     MESH_FREQUENCY_MAE,
     MODEL_UNSTABLE,
     MOLECULAR,
@@ -72,7 +73,9 @@ class PhononValidation(ValidationEvaluation[Evaluation]):
     ``phonon/entropy_error`` (J/K/mol) and so on: names and units of
     ``per_material.csv``, for progress bar, loggers, checkpoints and early stopping.
     ``phonon/instability_error`` is the share of materials that are called stable and
-    are not, or the reverse. A material that the potential fails on is named in a
+    are not, or the reverse; ``phonon/imaginary_missed`` and ``.../imaginary_spurious``
+    are numbers of modes at the q-points of the supercells, imaginary in DFT alone or in
+    the potential alone. A material that the potential fails on is named in a
     warning and turns the means into NaN: a mean over the others would make a diverged
     potential look good. Molecules have ``phonon/frequency_mae_cm1`` and
     ``phonon/zero_point_energy_error`` too.
@@ -254,6 +257,11 @@ def _totals(evaluation: Evaluation, *, n_molecules: int) -> dict[str, float]:
         for row in evaluation.rows
     ]
     totals["instability_error"] = float(np.mean(wrong))
+    imaginary = summary[IMAGINARY]
+    whole = imaginary["n"] == len(evaluation.rows)
+    for name, of in (("missed", "reference"), ("spurious", "model")):
+        number = imaginary[of] - imaginary["both"]
+        totals[f"imaginary_{name}"] = float(number) if whole else math.nan
     return {_PREFIX + name: value for name, value in totals.items()}
 
 

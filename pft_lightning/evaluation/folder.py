@@ -99,6 +99,11 @@ FREE_ENERGY_ERROR: Final = error_of(FREE_ENERGY)
 HEAT_CAPACITY_ERROR: Final = error_of(HEAT_CAPACITY)
 DOS_ERROR: Final = "dos_error"
 
+# Imaginary modes at commensurate q-points: of DFT, of a model, and found by both.
+REFERENCE_IMAGINARY: Final = reference_of("imaginary_modes")
+IMAGINARY: Final = "imaginary_modes"
+IMAGINARY_BOTH: Final = "imaginary_modes_of_both"
+
 # Of a crystal alone: the largest force on an atom where force constants are taken.
 MAX_FORCE: Final = "max_force"
 
@@ -132,6 +137,7 @@ COLUMNS: Final = (
     *(STATUS, ERROR),
     *ERRORS,
     *(FREQUENCY_RATIO, REFERENCE_UNSTABLE, MODEL_UNSTABLE),
+    *(REFERENCE_IMAGINARY, IMAGINARY, IMAGINARY_BOTH),
     *(
         column
         for value in (MIN_FREQUENCY, MAX_FREQUENCY, *THERMAL)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
 from phonopy import Phonopy
+from phonopy.api_gruneisen import PhonopyGruneisen
 from phonopy.harmonic.dynamical_matrix import DynamicalMatrix
 from phonopy.physical_units import get_physical_units
 
@@ -21,7 +23,7 @@ from pft_lightning.evaluation.force_constants import (
     supercell_of,
     to_directions,
 )
-from pft_lightning.evaluation.properties import sample_mesh
+from pft_lightning.evaluation.properties import mesh_numbers, sample_mesh
 from pft_lightning.evaluation.third_order import multiply_third
 from pft_lightning.graphs import build_crystal_batch
 from pft_lightning.physics.elasticity import relax_ions
@@ -37,6 +39,9 @@ from pft_lightning.units import unit_system
 
 # Of one unit of ln V with fixed ratios of the axes.
 _ISOTROPIC: Final = np.eye(3) / 3
+
+# THz; a mode nearer to zero has no Grüneisen parameter.
+_CUTOFF_FREQUENCY: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +67,7 @@ class VolumeDerivative:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GruneisenParameters:
+class ModeGruneisen:
     """Mode Grüneisen parameters on a mesh of q-points.
 
     Attributes:
@@ -71,14 +76,12 @@ class GruneisenParameters:
         frequencies: (n_q, n_bands), THz, imaginary ones negative.
         gruneisen: (n_q, n_bands), γ; NaN where the frequency is zero, as of the
             acoustic modes at Γ.
-        volume: what they were computed from.
     """
 
     q_points: np.ndarray
     weights: np.ndarray
     frequencies: np.ndarray
     gruneisen: np.ndarray
-    volume: VolumeDerivative
 
     def mean(self) -> float:
         """Mean over all modes of positive frequency."""
@@ -99,6 +102,45 @@ class GruneisenParameters:
         return float((shares * np.where(counted, self.gruneisen, 0.0)).sum()) / float(
             shares.sum()
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GruneisenParameters(ModeGruneisen):
+    """Mode Grüneisen parameters of a potential.
+
+    Attributes:
+        volume: what they were computed from.
+    """
+
+    volume: VolumeDerivative
+
+
+def gruneisen_of_volumes(
+    volumes: Sequence[Phonopy], mesh: float | tuple[int, int, int] = 100.0
+) -> ModeGruneisen:
+    """Mode Grüneisen parameters of force constants at three volumes, by phonopy.
+
+    ``γ = -<e| D(V₊) - D(V₋) |e> V / (2 ω² (V₊ - V₋))`` in the modes of the middle one.
+    Born charges do not count, as in ``gruneisen_parameters``.
+
+    Args:
+        volumes: with force constants, in eV and Å, of ascending volume.
+        mesh: of q-points, as of ``Protocol``.
+
+    Source: ``phonopy.api_gruneisen.PhonopyGruneisen``.
+    """
+    smaller, middle, larger = (
+        PhononCells.of(phonon, unit_system("vasp")).to_phonopy(phonon.force_constants)
+        for phonon in volumes
+    )
+    found = PhonopyGruneisen(middle, larger, smaller)
+    with np.errstate(divide="ignore", invalid="ignore"):  # translations at Γ
+        found.set_mesh(mesh_numbers(middle, mesh), is_gamma_center=True)
+    sampled = found.get_mesh()
+    assert sampled is not None
+    q_points, weights, frequencies, _, gruneisen = sampled
+    known = np.where(np.abs(frequencies) > _CUTOFF_FREQUENCY, gruneisen, np.nan)
+    return ModeGruneisen(q_points, weights / weights.sum(), frequencies, known)
 
 
 def gruneisen_parameters(
@@ -196,7 +238,7 @@ def mode_gruneisen(
     phonon: Phonopy,
     volume: VolumeDerivative,
     q_points: np.ndarray,
-    cutoff_frequency: float = 1e-3,
+    cutoff_frequency: float = _CUTOFF_FREQUENCY,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies and Grüneisen parameters at q-points.
 

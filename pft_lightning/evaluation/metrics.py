@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,8 @@ from pft_lightning.evaluation.folder import (
     ERRORS,
     FORCE_CONSTANTS_MAE,
     FREQUENCY_RATIO,
+    IMAGINARY,
+    IMAGINARY_BOTH,
     MAX_FREQUENCY,
     MAX_FREQUENCY_ERROR,
     MAX_FREQUENCY_ERROR_K,
@@ -25,6 +27,7 @@ from pft_lightning.evaluation.folder import (
     MODEL_UNSTABLE,
     MOLECULAR,
     OK,
+    REFERENCE_IMAGINARY,
     REFERENCE_UNSTABLE,
     STATUS,
     THERMAL,
@@ -44,7 +47,7 @@ _TOTALS: Final = (*ERRORS, FREQUENCY_RATIO, *MOLECULAR, *COST)
 
 def compare(
     model: PhononProperties, reference: PhononProperties, protocol: Protocol
-) -> dict[str, float | bool]:
+) -> dict[str, float | bool | int]:
     """Errors of a model on one material.
 
     Bands are compared in the order of their frequencies at each q-point.
@@ -63,7 +66,7 @@ def compare(
     _check(model, reference)
     assert model.force_constants is not None
     assert reference.force_constants is not None
-    row: dict[str, float | bool] = {
+    row: dict[str, float | bool | int] = {
         FORCE_CONSTANTS_MAE: float(
             np.abs(model.force_constants - reference.force_constants).mean()
         ),
@@ -86,6 +89,7 @@ def compare(
         row[curve_mae_of(name)] = float(np.abs(curves[0] - curves[1]).mean())
     row[DOS_ERROR] = dos_error(model, reference)
     row[FREQUENCY_RATIO] = _mean_frequency(model) / _mean_frequency(reference)
+    row |= _imaginary(model, reference, protocol.instability_threshold)
     unstable = expected.pop(MODEL_UNSTABLE)
     beside = {reference_of(name): value for name, value in expected.items()}
     return {**row, **values, **beside, REFERENCE_UNSTABLE: unstable}
@@ -143,7 +147,8 @@ def summarise(rows: Iterable[Row], protocol: Protocol) -> dict[str, Any]:
     Returns:
         Per metric ``mean``, ``median`` and ``n``; under ``instability`` the counts,
         precision and recall of finding the materials that are unstable in DFT (None
-        where there are none to divide by).
+        where there are none to divide by), under ``imaginary_modes`` those of the
+        modes.
     """
     done = [row for row in rows if row[STATUS] == OK]
     totals: dict[str, Any] = {}
@@ -166,7 +171,76 @@ def summarise(rows: Iterable[Row], protocol: Protocol) -> dict[str, Any]:
         "recall": counts["true_positive"] / unstable if unstable else None,
         "threshold": protocol.instability_threshold,
     }
+    totals[IMAGINARY] = find_agreement(
+        {"model": row[IMAGINARY], "reference": theirs, "both": row[IMAGINARY_BOTH]}
+        for row in done
+        # Records of earlier versions have none.
+        if (theirs := row.get(REFERENCE_IMAGINARY)) is not None
+    )
     return totals
+
+
+def count_imaginary(frequencies: np.ndarray, threshold: float) -> np.ndarray:
+    """Count imaginary modes at each q-point, (n_q,).
+
+    Args:
+        frequencies: (n_q, n_branches), THz, negative where imaginary.
+        threshold: THz; modes below minus this count.
+    """
+    return np.asarray((frequencies < -threshold).sum(axis=1))
+
+
+def count_found(model: np.ndarray, reference: np.ndarray) -> dict[str, int]:
+    """Count the imaginary modes of a model, of DFT, and those found by both.
+
+    Args:
+        model: (n_q,), number at each q-point; the smaller of the two is found by both.
+        reference: (n_q,), likewise.
+    """
+    return {
+        "model": int(model.sum()),
+        "reference": int(reference.sum()),
+        "both": int(np.minimum(model, reference).sum()),
+    }
+
+
+def find_agreement(counts: Iterable[Mapping[str, int]]) -> dict[str, Any]:
+    """Add up counts of imaginary modes, and give their precision and recall.
+
+    Args:
+        counts: of materials, as of ``count_found``.
+
+    Returns:
+        The sums, ``precision`` and ``recall`` (None where there is nothing to divide
+        by), and ``n``, the number of materials.
+    """
+    rows = list(counts)
+    found = {
+        name: sum(one[name] for one in rows) for name in ("model", "reference", "both")
+    }
+    both, model, reference = found["both"], found["model"], found["reference"]
+    return found | {
+        "precision": both / model if model else None,
+        "recall": both / reference if reference else None,
+        "n": len(rows),
+    }
+
+
+def _imaginary(
+    model: PhononProperties, reference: PhononProperties, threshold: float
+) -> dict[str, int]:
+    """Columns of imaginary modes at commensurate q-points."""
+    counts = count_found(
+        *(
+            count_imaginary(one.commensurate_frequencies, threshold)
+            for one in (model, reference)
+        )
+    )
+    return {
+        REFERENCE_IMAGINARY: counts["reference"],
+        IMAGINARY: counts["model"],
+        IMAGINARY_BOTH: counts["both"],
+    }
 
 
 def _frequency_mae(

@@ -259,7 +259,8 @@ class _Evaluation(Options):
     """task=conductivity: table of conductivities of DFT, mode by mode, to compare;
     task=elastic: table of bulk and shear moduli (JSON); task=soft_modes: crystals that
     modes should end in, files with the names of the materials, or one file; task=qha:
-    folder of the files of phonopy-qha, or of one such folder for each material."""
+    folder of the files of phonopy-qha, or of phonopy files at several volumes, or of
+    one such folder for each material."""
     upstream: Paths | None = None
     """Frames with energies, forces and stresses, to measure forgetting."""
     upstream_keys: Keys

@@ -24,13 +24,17 @@ from pft_lightning.plots.style import (
 # Quantity -> model -> temperatures (n,), K, and values (n,).
 Curves = Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
 
+# Frequencies (n,), THz, and Grüneisen parameters (n,).
+Modes = tuple[np.ndarray, np.ndarray]
+
 _REACH: Final = 6.0  # γ beyond is drawn on the edge: soft modes have any
 
 
 def plot_expansion(
     curves: Curves,
     reference: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    modes: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    modes: Mapping[str, Modes],
+    reference_modes: Modes | None,
     labels: Sequence[str],
     title: str,
 ) -> Figure:
@@ -39,7 +43,8 @@ def plot_expansion(
     Args:
         curves: of models, by the name of the quantity with its unit.
         reference: curves to compare with, by the same names; may be empty.
-        modes: by model, frequencies (n,), THz, and Grüneisen parameters (n,).
+        modes: by model.
+        reference_modes: to compare with; None where there are none.
         labels: of all models, whose places give colours.
         title: of the figure.
     """
@@ -60,17 +65,28 @@ def plot_expansion(
         axes.set_xlabel("Temperature (K)")
         axes.set_ylabel(name)
         axes.margins(x=0)
-    _draw_modes(panels[-1], modes, labels)
+    _draw_modes(panels[-1], modes, reference_modes, labels)
     figure.suptitle(plain(title), fontsize="medium")
-    legend_outside(figure, line_handles(labels, reference=bool(reference)))
+    compared = bool(reference) or reference_modes is not None
+    legend_outside(figure, line_handles(labels, reference=compared))
     return figure
 
 
 def _draw_modes(
     axes: Axes,
-    modes: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    modes: Mapping[str, Modes],
+    reference: Modes | None,
     labels: Sequence[str],
 ) -> None:
+    if reference is not None:
+        frequencies, gruneisen = reference
+        axes.scatter(
+            frequencies,
+            np.clip(gruneisen, -_REACH, _REACH),
+            s=16,
+            color=REFERENCE_COLOUR,
+            linewidths=0,
+        )
     for label, (frequencies, gruneisen) in modes.items():
         index = labels.index(label)
         axes.scatter(

@@ -21,7 +21,7 @@ from pft_lightning.plots.finished import (
     read_evaluation,
 )
 from pft_lightning.plots.page import Pictures, write_page
-from pft_lightning.plots.qha import plot_expansion
+from pft_lightning.plots.qha import Modes, plot_expansion
 from pft_lightning.plots.words import describe
 
 
@@ -35,21 +35,25 @@ _PANELS: Final = {
     "heat_capacity_p": ("Heat capacity $C_P$ (J/K/mol)", 1.0),
 }
 _TABLE: Final = (
-    *(f(name) for name in columns.COMPARED for f in (str, reference_of)),
-    *(columns.GRUNEISEN, columns.GRUNEISEN_MEAN, columns.GRUNEISEN_QHA),
+    *(
+        f(name)
+        for name in (*columns.COMPARED, *columns.COMPARED_MODES)
+        for f in (str, reference_of)
+    ),
+    columns.GRUNEISEN_QHA,
     *(columns.N_VOLUMES, columns.REACH, schema.VOLUME_RATIO, schema.SECONDS),
 )
 _UNITS: Final = {
     columns.EXPANSION: "thermal expansion (1e-6/K)",
     columns.BULK: "bulk modulus (GPa)",
     columns.HEAT_CAPACITY_P: "C_P (J/K/mol)",
+    columns.GRUNEISEN: "Grüneisen parameter of modes",
+    columns.GRUNEISEN_MEAN: "mean over modes",
 }
 _NAMES: Final = {
     **_UNITS,
     **{reference_of(name): f"reference {text}" for name, text in _UNITS.items()},
-    **{curve_mae_of(n): f"{text}, all temperatures" for n, text in _UNITS.items()},
-    columns.GRUNEISEN: "Grüneisen parameter of modes",
-    columns.GRUNEISEN_MEAN: "mean over modes",
+    **{curve_mae_of(n): f"{_UNITS[n]}, all temperatures" for n in columns.COMPARED},
     columns.GRUNEISEN_QHA: "Grüneisen parameter of volumes",
     columns.N_VOLUMES: "volumes",
     columns.REACH: "up to (K)",
@@ -140,17 +144,27 @@ def _figure(evaluation: FinishedEvaluation, name: str) -> Any:
     modes = {
         label: found for label in rows if (found := _modes(evaluation, name, label))
     }
-    return plot_expansion(curves, reference, modes, evaluation.labels, name)
+    of_reference = (_modes(evaluation, name, label, "reference_") for label in rows)
+    return plot_expansion(
+        curves,
+        reference,
+        modes,
+        next(filter(None, of_reference), None),
+        evaluation.labels,
+        name,
+    )
 
 
 def _modes(
-    evaluation: FinishedEvaluation, name: str, label: str
-) -> tuple[np.ndarray, np.ndarray] | None:
+    evaluation: FinishedEvaluation, name: str, label: str, prefix: str = ""
+) -> Modes | None:
     """Frequencies and Grüneisen parameters; None where there are none."""
     path = evaluation.folder.model_folder(name, label) / GRUNEISEN_FILE
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return stored["frequencies"].ravel(), stored["gruneisen"].ravel()
+            found = (stored[f"{prefix}{n}"] for n in ("frequencies", "gruneisen"))
+            frequencies, gruneisen = (values.ravel() for values in found)
+            return frequencies, gruneisen
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -158,16 +172,19 @@ def _modes(
 def _totals(evaluation: FinishedEvaluation) -> Iterator[Mapping[str, Any]]:
     """Rows of the table of errors."""
     models, labels = evaluation.summary["models"], evaluation.labels
-    for name in columns.COMPARED:
-        for column, source in ((name, error_of(name)), (curve_mae_of(name),) * 2):
-            errors = [
-                {
-                    row[schema.NAME]: abs(number(row.get(source)))
-                    for row in evaluation.rows_of(label)
-                    if row[schema.STATUS] == schema.OK
-                }
-                for label in labels
-            ]
-            changes = [change_of_means(ours, errors[0]) for ours in errors]
-            cells = [models[label][column] for label in labels]
-            yield {"name": column, "cells": cells, "changes": changes}
+    pairs = [(name, error_of(name)) for name in _UNITS]
+    pairs += [(curve_mae_of(name),) * 2 for name in columns.COMPARED]
+    # Evaluations of earlier versions have no totals of modes.
+    known = [pair for pair in pairs if all(pair[0] in models[n] for n in labels)]
+    for column, source in known:
+        errors = [
+            {
+                row[schema.NAME]: abs(number(row.get(source)))
+                for row in evaluation.rows_of(label)
+                if row[schema.STATUS] == schema.OK
+            }
+            for label in labels
+        ]
+        changes = [change_of_means(ours, errors[0]) for ours in errors]
+        cells = [models[label][column] for label in labels]
+        yield {"name": column, "cells": cells, "changes": changes}

@@ -110,7 +110,8 @@ def write_report(
         totals=totals,
         forgetting=forgetting,
         traded=_traded(evaluation.summary),
-        instability=_instability(evaluation.summary["models"]),
+        instability=_counts(evaluation.summary, "instability"),
+        imaginary_modes=_counts(evaluation.summary, schema.IMAGINARY),
         damaged=damaged,
         materials=materials,
         rows=evaluation.rows_worst_first(),
@@ -297,7 +298,7 @@ def _words(
         changes = [(row["name"], row["changes"][index]) for row in forgetting]
         said += compare(label, first, changes, "mean errors on upstream data")
     ratios = evaluation.columns([schema.FREQUENCY_RATIO])
-    unstable = _instability(summary["models"])
+    unstable = _counts(summary, "instability")
     for label in (first, *others):
         said += say_softness(label, ratios[label][schema.FREQUENCY_RATIO])
         said += say_unstable(label, unstable.get(label, {}))
@@ -310,10 +311,10 @@ def _traded(summary: schema.Summary) -> list[str]:
     return list(dict.fromkeys(name for point in points for name in point["changes"]))
 
 
-def _instability(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts of instability by model, where there are any."""
+def _counts(summary: schema.Summary, name: str) -> dict[str, Any]:
+    """Counts of each model, where there are any."""
     return {
-        label: totals["instability"]
-        for label, totals in models.items()
-        if isinstance(totals.get("instability"), Mapping)
+        label: totals[name]
+        for label, totals in summary["models"].items()
+        if isinstance(totals.get(name), Mapping)
     }

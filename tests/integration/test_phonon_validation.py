@@ -234,7 +234,8 @@ def test_a_diverged_potential_has_no_numbers(world, module, tmp_path):
     )
     with pytest.warns(UserWarning, match="LiCl|LiF.*failed"):
         trainer.validate(module, data, verbose=False)
-    for name in (MONITOR, "phonon/entropy_error", "phonon/instability_error"):
+    others = ("entropy_error", "instability_error", "imaginary_missed")
+    for name in (MONITOR, *(f"phonon/{other}" for other in others)):
         assert math.isnan(trainer.callback_metrics[name]), name
 
 

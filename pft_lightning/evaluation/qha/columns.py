@@ -16,7 +16,7 @@ from pft_lightning.evaluation.folder import (
     error_of,
     reference_of,
 )
-from pft_lightning.evaluation.gruneisen import GruneisenParameters
+from pft_lightning.evaluation.gruneisen import ModeGruneisen
 from pft_lightning.evaluation.qha.fit import QuasiHarmonic
 from pft_lightning.evaluation.qha.volumes import VolumePoint
 from pft_lightning.evaluation.summary import mean_and_median
@@ -34,8 +34,9 @@ N_VOLUMES: Final = "volumes_used"
 REACH: Final = "highest_temperature"
 REMARK: Final = "remark"
 
-# Compared with a reference.
+# Compared with a reference: curves over temperature, and means over modes.
 COMPARED: Final = (EXPANSION, BULK, HEAT_CAPACITY_P)
+COMPARED_MODES: Final = (GRUNEISEN, GRUNEISEN_MEAN)
 
 # Beside the columns of a row: curves of ``QuasiHarmonic``, and every volume.
 CURVES: Final = "curves"
@@ -47,7 +48,8 @@ COLUMNS: Final = (
     *(STATUS, schema.ERROR),
     *(f(name) for name in COMPARED for f in (str, reference_of, error_of)),
     *map(curve_mae_of, COMPARED),
-    *(VOLUME, GIBBS, GRUNEISEN, GRUNEISEN_MEAN, GRUNEISEN_QHA),
+    *(VOLUME, GIBBS, GRUNEISEN_QHA),
+    *(f(name) for name in COMPARED_MODES for f in (str, reference_of, error_of)),
     *(N_VOLUMES, REACH, REMARK),
     *(schema.VOLUME_RATIO, schema.RELAX_STEPS, schema.SECONDS),
 )
@@ -107,12 +109,21 @@ def values_of(
     return row
 
 
-def gruneisen_of(found: GruneisenParameters, temperature: float) -> Row:
+def gruneisen_of(found: ModeGruneisen, temperature: float) -> Row:
     """Columns of mode Grüneisen parameters."""
     return {
         GRUNEISEN: found.thermodynamic(temperature),
         GRUNEISEN_MEAN: found.mean(),
     }
+
+
+def compare_modes(found: Row, reference: Row) -> Row:
+    """Columns of a comparison of what ``gruneisen_of`` gives."""
+    row: Row = {}
+    for name in COMPARED_MODES:
+        row[reference_of(name)] = reference[name]
+        row[error_of(name)] = found[name] - reference[name]
+    return row
 
 
 def compare(
@@ -159,7 +170,7 @@ def totals(rows: Sequence[Row]) -> dict[str, Any]:
         name: mean_and_median(
             abs(row[error_of(name)]) for row in done if error_of(name) in row
         )
-        for name in COMPARED
+        for name in (*COMPARED, *COMPARED_MODES)
     }
     found |= {
         curve_mae_of(name): mean_and_median(row.get(curve_mae_of(name)) for row in done)

@@ -35,10 +35,7 @@ from pft_lightning.evaluation.folder import (
     Summary,
 )
 from pft_lightning.evaluation.force_constants import Potential
-from pft_lightning.evaluation.gruneisen import (
-    GruneisenParameters,
-    gruneisen_parameters,
-)
+from pft_lightning.evaluation.gruneisen import ModeGruneisen, gruneisen_parameters
 from pft_lightning.evaluation.materials import Evaluated, Evaluator
 from pft_lightning.evaluation.properties import mesh_numbers
 from pft_lightning.evaluation.protocols import Protocol, get_protocol, relax
@@ -46,19 +43,21 @@ from pft_lightning.evaluation.qha.columns import (
     COLUMNS,
     REMARK,
     compare,
+    compare_modes,
     gruneisen_of,
     remark_of,
     totals,
     values_of,
 )
-from pft_lightning.evaluation.qha.files import (
-    Curves,
-    per_primitive_cell,
-    read_references,
-    write_curves,
-)
+from pft_lightning.evaluation.qha.files import write_curves
 from pft_lightning.evaluation.qha.fit import fit_volumes
 from pft_lightning.evaluation.qha.options import QhaOptions
+from pft_lightning.evaluation.qha.reference import (
+    QhaReference,
+    check_modes,
+    per_primitive_cell,
+    read_references,
+)
 from pft_lightning.evaluation.qha.volumes import (
     Setting,
     VolumePoint,
@@ -116,7 +115,8 @@ def evaluate_qha(
         out: folder to write.
         supercell: of crystals whose files have none.
         qha: which volumes.
-        reference: folder of curves, see ``qha.files``; None compares nothing.
+        reference: folder of curves or force constants at several volumes, see
+            ``qha.reference``; None compares nothing.
         protocol: whether the crystal is relaxed first, and ions and shape at each
             volume; how force constants are computed; temperatures.
         options: units and tolerance of structures.
@@ -130,13 +130,12 @@ def evaluate_qha(
         DataFormatError: a path matches nothing, or a reference is none.
         StorageError: the disk is full, or the folder cannot be written.
     """
-    work = _Qha(
-        make_task(models, get_protocol(protocol), max_atoms, engine),
-        EvaluationFolder(out),
-        qha,
-        {} if reference is None else read_references(reference),
-    )
     options = options or PhononReadOptions()
+    task = make_task(models, get_protocol(protocol), max_atoms, engine)
+    known: Mapping[str, QhaReference] = {}
+    if reference is not None:
+        known = read_references(reference, task.protocol.mesh, options)
+    work = _Qha(task, EvaluationFolder(out), qha, known)
     materials = list_materials(structures, supercell, options, is_bulk=True)
     return work.evaluate(materials, versions, progress=progress)
 
@@ -147,19 +146,19 @@ class _Qha(Evaluator[Protocol, Phonopy]):
 
     Attributes:
         options: which volumes.
-        reference: curves by the name of the crystal; under the empty name of all.
+        reference: by the name of the crystal; under the empty name of all.
     """
 
     folder: EvaluationFolder
     options: QhaOptions
-    reference: Mapping[str, Curves]
+    reference: Mapping[str, QhaReference]
 
     what = "thermal expansion"
     columns = COLUMNS
 
     def keys_of(self, material: Material[Any]) -> dict[str, str]:
         """What the row of each model on a crystal depends on."""
-        known = {n: [v.tolist() for v in c] for n, c in self._curves(material).items()}
+        known = self._known(material).to_plain()
         given = [[getattr(self.options, f.name) for f in fields(QhaOptions)], known]
         keys = self.task.keys_of(material)
         return {label: digest([key, "qha", given]) for label, key in keys.items()}
@@ -191,10 +190,13 @@ class _Qha(Evaluator[Protocol, Phonopy]):
         write_curves(place, found, points)
         row: Row = {STATUS: OK, ERROR: ""}
         row |= values_of(found, points, protocol.temperature, end)
-        if curves := self._curves(material):
-            theirs = per_primitive_cell(curves, found, material.name)
+        known = self._known(material)
+        if known.curves:
+            theirs = per_primitive_cell(known.curves, found, material.name)
             row |= compare(found, theirs, protocol.temperature)
-        row |= self._gruneisen(setting, crystal, place, row[REMARK])
+        if known.modes is not None:
+            check_modes(known.modes, len(crystal.primitive), material.name)
+        row |= self._gruneisen(setting, crystal, place, row[REMARK], known.modes)
         ratio = crystal.unitcell.volume / content.unitcell.volume
         row |= {VOLUME_RATIO: float(ratio), RELAX_STEPS: steps}
         row[SECONDS] = time.perf_counter() - started
@@ -254,7 +256,12 @@ class _Qha(Evaluator[Protocol, Phonopy]):
         return point
 
     def _gruneisen(
-        self, setting: Setting, crystal: Phonopy, place: Path, remark: str
+        self,
+        setting: Setting,
+        crystal: Phonopy,
+        place: Path,
+        remark: str,
+        theirs: ModeGruneisen | None,
     ) -> Row:
         """Columns of mode Grüneisen parameters; why there are none in the remark."""
         why = "ASE calculators give no third derivatives"
@@ -268,14 +275,19 @@ class _Qha(Evaluator[Protocol, Phonopy]):
             )
             lowest = float(found.frequencies.min())
             if lowest >= -setting.protocol.instability_threshold:
-                _save(place / GRUNEISEN_FILE, found)
-                return gruneisen_of(found, setting.protocol.temperature)
+                _save(place / GRUNEISEN_FILE, found, theirs)
+                temperature = setting.protocol.temperature
+                row = gruneisen_of(found, temperature)
+                if theirs is not None:
+                    row |= compare_modes(row, gruneisen_of(theirs, temperature))
+                return row
             why = f"imaginary modes, the lowest at {lowest:.3g} THz"
         own = f"no mode Grüneisen parameters: {why}"
         return {REMARK: "; ".join(filter(None, [remark, own]))}
 
-    def _curves(self, material: Material[Any]) -> Curves:
-        return self.reference.get(material.name, self.reference.get("", {}))
+    def _known(self, material: Material[Any]) -> QhaReference:
+        nothing = self.reference.get("", QhaReference({}, None))
+        return self.reference.get(material.name, nothing)
 
     def _place(self, label: str, material: Material[Any]) -> Path:
         return self.folder.model_folder(material.name, label)
@@ -285,12 +297,12 @@ class _Qha(Evaluator[Protocol, Phonopy]):
         return self.task.keys_of(material)[label]
 
 
-def _save(path: Path, found: GruneisenParameters) -> None:
+def _save(path: Path, found: ModeGruneisen, theirs: ModeGruneisen | None) -> None:
     """Write mode Grüneisen parameters, for figures and for the user."""
     arrays = {
-        "q_points": found.q_points,
-        "weights": found.weights,
-        "frequencies": found.frequencies,
-        "gruneisen": found.gruneisen,
+        f"{prefix}{field.name}": getattr(modes, field.name)
+        for prefix, modes in (("", found), ("reference_", theirs))
+        if modes is not None
+        for field in fields(ModeGruneisen)
     }
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]

@@ -23,9 +23,13 @@ from pft_lightning.evaluation.folder import (
     Row,
     reference_of,
 )
+from pft_lightning.evaluation.metrics import (
+    count_found,
+    count_imaginary,
+    find_agreement,
+)
 from pft_lightning.evaluation.soft_modes.modes import (
     SupercellWaves,
-    count_imaginary,
     find_soft_modes,
 )
 from pft_lightning.evaluation.soft_modes.options import SoftModeOptions
@@ -104,19 +108,15 @@ def compare_modes(
 ) -> Row:
     """Columns of a comparison with the imaginary modes of DFT, at every threshold.
 
-    At each commensurate q-point the model has some imaginary modes and DFT has some;
-    the smaller number of the two is found by both.
+    At each commensurate q-point the model has some imaginary modes and DFT has some:
+    see ``metrics.count_found``.
     """
     counts = {}
     for threshold in options.thresholds:
         model, dft = (
             count_imaginary(one.frequencies(), threshold) for one in (waves, reference)
         )
-        counts[f"{threshold:g}"] = {
-            "model": int(model.sum()),
-            "reference": int(dft.sum()),
-            "both": int(np.minimum(model, dft).sum()),
-        }
+        counts[f"{threshold:g}"] = count_found(model, dft)
     return {
         reference_of(LOWEST): _lowest(reference),
         reference_of(N_SOFT): len(find_soft_modes(reference, options.threshold)),
@@ -155,7 +155,7 @@ def totals(rows: Sequence[Row]) -> dict[str, Any]:
         "ended_in_subgroup": sum(bool(row["is_subgroup"]) for row in soft),
         SAME_AS_REFERENCE: sum(compared) if compared else None,
         IMAGINARY: {
-            threshold: _precision([one[threshold] for one in counts])
+            threshold: find_agreement(one[threshold] for one in counts)
             for threshold in (counts[0] if counts else ())
         },
         SECONDS: sum(row.get(SECONDS) or 0.0 for row in rows),
@@ -179,16 +179,6 @@ def to_plain(atoms: ase.Atoms) -> dict[str, Any]:
 def to_ase(structure: dict[str, Any]) -> ase.Atoms:
     """The crystal of a row."""
     return ase.Atoms(**structure, pbc=True)
-
-
-def _precision(counts: Sequence[dict[str, int]]) -> dict[str, Any]:
-    found = {name: sum(one[name] for one in counts) for name in counts[0]}
-    both, model, dft = found["both"], found["model"], found["reference"]
-    return found | {
-        "precision": both / model if model else None,
-        "recall": both / dft if dft else None,
-        "n": len(counts),
-    }
 
 
 def _lowest(waves: SupercellWaves) -> float:

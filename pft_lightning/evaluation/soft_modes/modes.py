@@ -206,16 +206,6 @@ def find_soft_modes(waves: SupercellWaves, threshold: float) -> list[SoftMode]:
     return sorted(found, key=lambda mode: mode.frequency)
 
 
-def count_imaginary(frequencies: np.ndarray, threshold: float) -> np.ndarray:
-    """Count imaginary modes at each q-point, (n_q,).
-
-    Args:
-        frequencies: (n_q, n_branches), THz, negative where imaginary.
-        threshold: THz; modes below minus this count.
-    """
-    return np.asarray((frequencies < -threshold).sum(axis=1))
-
-
 def to_terahertz(eigenvalues: np.ndarray) -> np.ndarray:
     """Frequencies of eigenvalues in eV/Å²/AMU, negative where imaginary."""
     factor = get_physical_units().DefaultToTHz

@@ -9,6 +9,7 @@ from pft_lightning.errors import ShapeError
 from pft_lightning.evaluation.folder import ERRORS
 from pft_lightning.evaluation.metrics import (
     compare,
+    count_found,
     dos_error,
     kelvin_per_thz,
     summarise,
@@ -110,11 +111,43 @@ def test_totals_have_means_medians_and_the_classification():
     }
 
 
+def test_imaginary_modes_are_counted_at_each_commensurate_q_point():
+    # All modes of the Einstein crystal but the three translations are at -3.5 THz.
+    soft, hard = properties(-1.0), properties(3.0)
+    n_imaginary = int((soft.commensurate_frequencies < -0.3).sum())
+    assert n_imaginary > 3
+    rows = [
+        {"status": "ok", **compare(model, reference, PROTOCOL)}
+        for model, reference in ((soft, hard), (soft, soft), (hard, soft))
+    ]
+    columns = "imaginary_modes", "reference_imaginary_modes", "imaginary_modes_of_both"
+    assert [[row[name] // n_imaginary for name in columns] for row in rows] == [
+        [1, 0, 0],
+        [1, 1, 1],
+        [0, 1, 0],
+    ]
+    early = {"status": "ok", "reference_unstable": False, "model_unstable": False}
+    assert summarise([*rows, early], PROTOCOL)["imaginary_modes"] == {
+        "model": 2 * n_imaginary,
+        "reference": 2 * n_imaginary,
+        "both": n_imaginary,
+        "precision": 0.5,
+        "recall": 0.5,
+        "n": 3,
+    }
+
+
+def test_more_modes_than_dft_has_at_a_q_point_do_not_make_up_for_others():
+    found = count_found(np.array([3, 0, 1]), np.array([1, 2, 1]))
+    assert found == {"model": 4, "reference": 4, "both": 2}
+
+
 def test_precision_without_any_positive_is_unknown_and_not_zero():
     row = {"status": "ok", "reference_unstable": False, "model_unstable": False}
-    instability = summarise([row], PROTOCOL)["instability"]
-    assert instability["precision"] is None
-    assert instability["recall"] is None
+    totals = summarise([row], PROTOCOL)
+    for name in ("instability", "imaginary_modes"):
+        assert totals[name]["precision"] is None
+        assert totals[name]["recall"] is None
 
 
 def test_properties_on_other_points_are_refused():

@@ -98,8 +98,11 @@ def test_a_soft_mode_does_not_flatten_all_others():
         {title: {"b": curve} for title in titles},
         {"first": curve},
         modes,
+        (np.array([1.5]), np.array([500.0])),
         ["a", "b"],
         "",
     )
     assert [len(axes.lines) for axes in figure.axes] == [2, 1, 1, 1]
-    assert min(figure.axes[3].get_ylim()) > -10
+    assert len(figure.axes[3].collections) == 2
+    low, high = figure.axes[3].get_ylim()
+    assert -10 < low < high < 10

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pft_lightning.evaluation.force_constants import compute_force_constants
+from pft_lightning.evaluation.metrics import count_imaginary
 from pft_lightning.evaluation.soft_modes.directions import find_directions
 from pft_lightning.evaluation.soft_modes.modes import (
     SupercellWaves,
-    count_imaginary,
     find_soft_modes,
 )
 from pft_lightning.evaluation.soft_modes.symmetry import space_group
