@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pft_lightning.errors import ShapeError
+from pft_lightning.physics.translations import translation_maps
 
 
 if TYPE_CHECKING:
@@ -283,21 +284,6 @@ def from_array(
     if is_full and n_primitive < n_atoms:
         force_constants, broken = _average_translations(force_constants, array)
     return force_constants, replace(asymmetry(force_constants), translation=broken)
-
-
-def translation_maps(primitive: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Give ``primitive_index`` and ``translation_index``, see ``ForceConstants``.
-
-    Args:
-        primitive: ``phonopy.structure.cells.Primitive`` of the supercell.
-    """
-    row = {int(atom): index for index, atom in enumerate(primitive.p2s_map)}
-    targets = np.asarray(primitive.s2p_map, dtype=np.int64)
-    sent_to = np.asarray(primitive.atomic_permutations)
-    return (
-        np.array([row[int(atom)] for atom in targets], dtype=np.int64),
-        np.argmax(sent_to == targets, axis=0).astype(np.int64),
-    )
 
 
 def from_phonopy(phonon: Any) -> tuple[ForceConstants, Asymmetry]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pft_lightning.errors import ShapeError
-from pft_lightning.physics.force_constants import translation_maps
+from pft_lightning.physics.translations import translation_maps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
