@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pft_lightning.callbacks.phonon_validation import PhononValidation
     from pft_lightning.data.datamodule import (
         ElasticSource,
+        MeasuredSource,
         PhononDataModule,
         PhononSource,
         UpstreamSource,
@@ -43,6 +44,7 @@ _HOMES = {
     "ElasticSource": "data.datamodule",
     "EnergyModel": "backends.base",
     "HessianLoss": "callbacks.hessian_loss",
+    "MeasuredSource": "data.datamodule",
     "PFTError": "errors",
     "PhononDataModule": "data.datamodule",
     "PhononFineTuning": "training.module",
@@ -67,6 +69,7 @@ __all__ = [
     "ElasticSource",
     "EnergyModel",
     "HessianLoss",
+    "MeasuredSource",
     "PFTError",
     "PhononDataModule",
     "PhononFineTuning",

@@ -76,6 +76,12 @@ MODULI_MASK: Final = "moduli_mask"
 # (n_structures,) | bool | they are those of ions that follow the cell
 CLAMPED: Final = "clamped"
 
+# list of Measurement, one per structure; their force constants are zero and say which
+# atoms are translations of each other (measured batches only, as what follows)
+MEASURED_VALUES: Final = "measured_values"
+# list of str, one per structure | which property was measured
+QUANTITY: Final = "quantity"
+
 # What an ``Arrangement`` adds for one model, and itself.
 # Arrangement | what was done, and for which model
 ARRANGEMENT: Final = "arrangement"
@@ -94,3 +100,4 @@ CONVOLUTIONS: Final = "convolutions"
 PHONON: Final = "phonon"
 UPSTREAM: Final = "upstream"
 ELASTIC: Final = "elastic"
+MEASURED: Final = "measured"

@@ -7,10 +7,13 @@ programme that wrote it agree to the last digit.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from ase import units as _units
+from ase.data import atomic_masses
 
 from pft_lightning.errors import ConfigError
 
@@ -48,6 +51,65 @@ HESSIAN_UNITS: Final[dict[HessianUnit, float]] = {
     "kcal/mol/angstrom2": _units.kcal / _units.mol,
     "kJ/mol/angstrom2": _units.kJ / _units.mol,
     "mdyn/angstrom": 1e-18 * _units.J,
+}
+
+
+# Units of a frequency, THz per unit, by name: wave numbers are of light in vacuum,
+# energies those of a quantum.
+FrequencyUnit = Literal["THz", "cm-1", "meV"]
+FREQUENCY_UNITS: Final[dict[FrequencyUnit, float]] = {
+    "THz": 1.0,
+    "cm-1": 1e-10 * _units._c,
+    "meV": 1e-15 * _units._e / _units._hplanck,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ThermalUnit:
+    """A unit of heat capacities, entropies or free energies.
+
+    Attributes:
+        factor: J/K (or kJ, of a free energy) per unit.
+        per: what it is of: a mole of primitive cells, of formula units or of atoms, or
+            a kilogram.
+    """
+
+    factor: float
+    per: Literal["cell", "formula", "atom", "kg"]
+
+    def to_cells(self, atomic_numbers: Sequence[int]) -> float:
+        """Factor to the same per mole of primitive cells.
+
+        Args:
+            atomic_numbers: of the atoms of a primitive cell; masses are the standard
+                ones.
+        """
+        numbers = list(atomic_numbers)
+        amounts = {
+            "cell": 1.0,
+            "formula": float(math.gcd(*Counter(numbers).values())),
+            "atom": float(len(numbers)),
+            "kg": float(atomic_masses[numbers].sum()) / 1000,
+        }
+        return self.factor * amounts[self.per]
+
+
+# By quantity and name; a mole alone could be of anything.
+_HEATS: Final = {
+    "J/K/mol-cell": ThermalUnit(1.0, "cell"),
+    "J/K/mol-formula": ThermalUnit(1.0, "formula"),
+    "J/K/mol-atom": ThermalUnit(1.0, "atom"),
+    "J/K/kg": ThermalUnit(1.0, "kg"),
+    "J/K/g": ThermalUnit(1000.0, "kg"),
+}
+THERMAL_UNITS: Final = {
+    "heat_capacity": _HEATS,
+    "entropy": _HEATS,
+    "free_energy": {
+        "kJ/mol-cell": ThermalUnit(1.0, "cell"),
+        "kJ/mol-formula": ThermalUnit(1.0, "formula"),
+        "kJ/mol-atom": ThermalUnit(1.0, "atom"),
+    },
 }
 
 

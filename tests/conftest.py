@@ -126,6 +126,14 @@ def phonon_of(atoms: Atoms, model: PairPotential, repeats: int = 2) -> Phonopy:
     return phonon
 
 
+def hessian_of(atoms: Atoms, model: PairPotential) -> np.ndarray:
+    """Second derivatives (n, n, 3, 3) of a cell, eV/Å², in phonopy's layout."""
+    n = len(atoms)
+    unit = torch.eye(3 * n, dtype=torch.float64).reshape(-1, n, 3).movedim(0, 1)
+    hvp = model.derivatives(to_batch(atoms), tangents=unit).hvp
+    return hvp.detach().reshape(n, n, 3, 3).permute(1, 0, 2, 3).numpy()
+
+
 CRYSTALS = {
     "LiF": bulk("LiF", "rocksalt", 4.9),
     "NaCl": bulk("NaCl", "rocksalt", 5.0),

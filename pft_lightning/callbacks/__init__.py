@@ -3,6 +3,7 @@
 from pft_lightning.callbacks.conductivity_validation import ConductivityValidation
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.last_checkpoint import LastCheckpoint
+from pft_lightning.callbacks.measured_loss import MeasuredLoss
 from pft_lightning.callbacks.phonon_validation import PhononValidation
 from pft_lightning.callbacks.property_loss import PropertyLoss
 from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
@@ -14,6 +15,7 @@ __all__ = [
     "ConductivityValidation",
     "HessianLoss",
     "LastCheckpoint",
+    "MeasuredLoss",
     "PhononValidation",
     "PropertyLoss",
     "RampedEMA",

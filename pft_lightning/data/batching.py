@@ -244,9 +244,10 @@ class BatchStream:
 class InterleavedSampler(Sampler[list[BatchKey]]):
     """Batches of some sources in a fixed pattern, from a given position on.
 
-    ``alternate``: one phonon batch, then ``upstream_per_phonon`` upstream batches and
-    one elastic batch, each an optimiser step of its own. ``joint``: every step holds
-    one batch of each. Without the other streams all batches are phonon batches.
+    ``alternate``: one phonon batch, then ``upstream_per_phonon`` upstream batches, one
+    elastic batch and one of measured values, each an optimiser step of its own.
+    ``joint``: every step holds one batch of each. Without the other streams all batches
+    are phonon batches.
 
     An epoch is one pass over the phonon source. Iterating yields the batches from
     ``position()`` to the end of the epoch that it lies in.
@@ -255,6 +256,7 @@ class InterleavedSampler(Sampler[list[BatchKey]]):
         phonon: Stream of phonon batches.
         upstream: Stream of upstream batches, or None.
         elastic: Stream of elastic batches, or None.
+        measured: Stream of batches of measured values, or None.
         upstream_per_phonon: Upstream batches after each phonon batch.
         joint: One step holds a batch of each.
         position: Tells how many batches training has consumed; asked whenever an
@@ -266,6 +268,7 @@ class InterleavedSampler(Sampler[list[BatchKey]]):
         phonon: BatchStream,
         upstream: BatchStream | None,
         elastic: BatchStream | None = None,
+        measured: BatchStream | None = None,
         *,
         upstream_per_phonon: int,
         joint: bool = False,
@@ -275,7 +278,7 @@ class InterleavedSampler(Sampler[list[BatchKey]]):
         self._joint = joint
         # Streams beside the phonons, and how many batches of each follow one of these.
         others = [(keys.UPSTREAM, upstream, upstream_per_phonon)]
-        others += [(keys.ELASTIC, elastic, 1)]
+        others += [(keys.ELASTIC, elastic, 1), (keys.MEASURED, measured, 1)]
         self._others = [
             (source, stream, 1 if joint else count)
             for source, stream, count in others

@@ -1,14 +1,13 @@
-"""Phonon, upstream and elastic structures as one interleaved stream of batches."""
+"""Structures of all sources of a training as one interleaved stream of batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from pydantic import Field
@@ -17,12 +16,9 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.data.batching import (
-    BatchKey,
     BatchLimits,
     BatchStream,
     InterleavedSampler,
-    filler,
-    plan_batches,
 )
 from pft_lightning.data.commensurate import CellChoice
 from pft_lightning.data.elastic import ElasticCrystals
@@ -38,9 +34,18 @@ from pft_lightning.data.loading import (
     hold_out,
     leave_out_unknown,
     loader_options,
+    validation_batches,
 )
+from pft_lightning.data.measured.crystals import Relax
+from pft_lightning.data.measured.source import MeasuredValues
+from pft_lightning.data.opening import open_crystals, open_frames, open_measured
 from pft_lightning.data.padding import Padding
-from pft_lightning.data.settings import ElasticSource, PhononSource, UpstreamSource
+from pft_lightning.data.settings import (
+    ElasticSource,
+    MeasuredSource,
+    PhononSource,
+    UpstreamSource,
+)
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.store import PhononStore, cached_store, choose_cache
 from pft_lightning.data.upstream import UpstreamFrames
@@ -52,6 +57,7 @@ from pft_lightning.physics.probes import Draws
 Mode = Literal["alternate", "joint"]
 
 _SEEDS = {keys.PHONON: 0, keys.UPSTREAM: 1_000_003, keys.ELASTIC: 2_000_029}
+_SEEDS[keys.MEASURED] = 3_000_017
 
 _Folder = Annotated[Text | None, Words("a folder, or null")]
 
@@ -61,11 +67,11 @@ class PhononDataModule(lightning.LightningDataModule):
 
     A training batch is a dict of neutral batches by source. In ``alternate`` mode
     one phonon batch is followed by ``upstream_per_phonon`` upstream batches, and by an
-    elastic one where there are such crystals, each an optimiser step; in ``joint`` mode
-    each step holds one batch of each. An epoch is one pass over the phonon structures;
-    others go round at their own pace. The sequence is a function of the seed and the
-    step alone, the same on all ranks up to the share of each, and continues exactly
-    after a resume.
+    elastic and a measured one where there are such crystals, each an optimiser step; in
+    ``joint`` mode each step holds one batch of each. An epoch is one pass over the
+    phonon structures; others go round at their own pace. The sequence is a function of
+    the seed and the step alone, the same on all ranks up to the share of each, and
+    continues exactly after a resume.
 
     Phonon sources are read once into a store (``pft-prepare``), on first use if need
     be. Structures with elements that the model lacks are left out and counted.
@@ -74,6 +80,7 @@ class PhononDataModule(lightning.LightningDataModule):
         phonons: Phonon structures.
         upstream: Upstream frames.
         elastic: Crystals with elastic constants or moduli.
+        measured: Measured frequencies, densities of states and thermal properties.
         cutoff: Å, of the model; taken from the trainer's module if left out.
         atomic_numbers: Elements of the model; likewise.
         mode: ``alternate``, one optimiser step per batch, or ``joint``, each step sums
@@ -91,6 +98,7 @@ class PhononDataModule(lightning.LightningDataModule):
         phonons: Annotated[PhononSource, As(dict[str, Any])],
         upstream: Annotated[UpstreamSource | None, As(dict[str, Any] | None)] = None,
         elastic: Annotated[ElasticSource | None, As(dict[str, Any] | None)] = None,
+        measured: Annotated[MeasuredSource | None, As(dict[str, Any] | None)] = None,
         *,
         cutoff: Annotated[float | None, Given()] = None,
         atomic_numbers: Annotated[Sequence[int] | None, Given()] = None,
@@ -117,6 +125,7 @@ class PhononDataModule(lightning.LightningDataModule):
         self.phonons = phonons
         self.upstream = upstream or UpstreamSource()
         self.elastic = elastic or ElasticSource()
+        self.measured = measured or MeasuredSource()
         self.cutoff = cutoff
         self.atomic_numbers = atomic_numbers
         self.mode = mode
@@ -126,6 +135,7 @@ class PhononDataModule(lightning.LightningDataModule):
         self.cache_dir = choose_cache(cache_dir, "data.cache_dir")
         self.seed = seed
         self._draws: Draws | None = None
+        self._relax: Relax | None = None
         self._train: dict[str, StructureSource] = {}
         self._val: dict[str, StructureSource] = {}
 
@@ -152,6 +162,28 @@ class PhononDataModule(lightning.LightningDataModule):
         """
         self._draws = draws
 
+    def use_relaxation(self, relax: Relax) -> None:
+        """Give what relaxes crystals where ``measured.relax`` asks for it."""
+        self._relax = relax
+
+    def use_measured(self, quantities: Collection[str]) -> None:
+        """Keep the measured values that a loss has a weight for (``MeasuredLoss``).
+
+        Raises:
+            ConfigError: None is left for the training.
+        """
+        for name, subsets in (("train", self._train), ("val", self._val)):
+            values = subsets.pop(keys.MEASURED, None)
+            if not isinstance(values, MeasuredValues):
+                continue
+            if kept := values.only(quantities):
+                subsets[keys.MEASURED] = kept
+            elif name == "train":
+                raise ConfigError(
+                    f"data.measured.train has {', '.join(values.quantities)}, and "
+                    "loss.measured has a weight for none of it. Set one above 0."
+                )
+
     def prepare_data(self) -> None:
         """Build the stores that do not exist yet; Lightning calls it on one process."""
         for spec in (self.phonons.train, self.phonons.val):
@@ -166,6 +198,7 @@ class PhononDataModule(lightning.LightningDataModule):
             (keys.PHONON, self.phonons, self._open_store),
             (keys.UPSTREAM, self.upstream, self._open_frames),
             (keys.ELASTIC, self.elastic, self._open_crystals),
+            (keys.MEASURED, self.measured, self._open_measured),
         ):
             train = None if spec.train is None else self._restrict(read(spec.train))
             val = None if spec.val is None else self._restrict(read(spec.val))
@@ -241,24 +274,13 @@ class PhononDataModule(lightning.LightningDataModule):
         return store
 
     def _open_frames(self, spec: Spec) -> UpstreamFrames:
-        source = self.upstream
-        frames = UpstreamFrames(
-            spec,
-            self._cutoff(),
-            source.names,
-            max_force=source.max_force,
-            max_stress=source.max_stress,
-            max_energy=source.max_energy,
-        )
-        if not frames.is_plain:
-            rank_zero_warn(f"Upstream frames {spec}: {frames.summary()}")
-        return frames
+        return open_frames(spec, self._cutoff(), self.upstream)
 
     def _open_crystals(self, spec: Spec) -> ElasticCrystals:
-        crystals = ElasticCrystals(spec, self._cutoff())
-        if crystals.skipped:
-            rank_zero_warn(f"Elastic crystals {spec}: {crystals.summary()}")
-        return crystals
+        return open_crystals(spec, self._cutoff())
+
+    def _open_measured(self, spec: Spec) -> MeasuredValues:
+        return open_measured(spec, self._cutoff(), self.measured, self._relax)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """One loader over all sources."""
@@ -277,6 +299,7 @@ class PhononDataModule(lightning.LightningDataModule):
             streams[keys.PHONON],
             streams.get(keys.UPSTREAM),
             streams.get(keys.ELASTIC),
+            streams.get(keys.MEASURED),
             upstream_per_phonon=self.upstream_per_phonon,
             joint=self.mode == "joint",
             position=self._position,
@@ -304,9 +327,12 @@ class PhononDataModule(lightning.LightningDataModule):
         return self.trainer.world_size, self.trainer.global_rank
 
     def _limits(self, source: str) -> BatchLimits:
-        bounds: PhononSource | UpstreamSource | ElasticSource = self.upstream
-        if source != keys.UPSTREAM:
-            bounds = self.phonons if source == keys.PHONON else self.elastic
+        bounds: Any = {
+            keys.PHONON: self.phonons,
+            keys.UPSTREAM: self.upstream,
+            keys.ELASTIC: self.elastic,
+            keys.MEASURED: self.measured,
+        }[source]
         return BatchLimits(bounds.batch_size, bounds.max_atoms, bounds.max_edges)
 
     def _stream(
@@ -359,29 +385,14 @@ class PhononDataModule(lightning.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One loader per source; each process has its share, none twice."""
         n_ranks, rank = self._ranks()
-        loaders: list[DataLoader[Any]] = []
-        for source, subset in self._val.items():
-            mine = np.arange(rank, len(subset), n_ranks)
-            if source == keys.PHONON:
-                # Every structure has its own number of inequivalent atoms.
-                batches = [[int(i)] for i in mine]
-            else:
-                limits = self._limits(source)
-                edges = None if limits.edges is None else subset.n_edges
-                plan = plan_batches(mine, subset.n_atoms, edges, limits, 1)
-                batches = [ranks[0] for ranks in plan]
-            if not batches:
-                # Lightning would let a process without any batch skip the validation,
-                # and with it the reductions that the others wait in.
-                batches = [[filler(0)]]
-            loaders.append(
-                DataLoader(
-                    Structures(self._val),
-                    batch_sampler=[
-                        [BatchKey(source, i) for i in batch] for batch in batches
-                    ],
-                    collate_fn=Collate(self._arrangement()),
-                    **self._loader_options(),
-                )
+        return [
+            DataLoader(
+                Structures(self._val),
+                batch_sampler=validation_batches(
+                    subset, source, self._limits(source), rank, n_ranks
+                ),
+                collate_fn=Collate(self._arrangement()),
+                **self._loader_options(),
             )
-        return loaders
+            for source, subset in self._val.items()
+        ]

@@ -17,7 +17,12 @@ from torch_geometric.data import Batch, Data
 from typing_extensions import Self
 
 from pft_lightning import keys
-from pft_lightning.data.batching import BatchKey, filler
+from pft_lightning.data.batching import (
+    BatchKey,
+    BatchLimits,
+    filler,
+    plan_batches,
+)
 from pft_lightning.data.commensurate import WHOLE, CellChoice, CellSampler
 from pft_lightning.data.padding import Padding
 from pft_lightning.data.store.reading import PhononStore
@@ -304,6 +309,33 @@ def loader_options(
             cores = len(os.sched_getaffinity(0)) // trainer.num_devices
             num_workers = min(MOST_WORKERS, max(1, cores - 1))
     return {"num_workers": num_workers, "pin_memory": on_gpu}
+
+
+def validation_batches(
+    structures: StructureSource, source: str, limits: BatchLimits, rank: int, n: int
+) -> list[list[BatchKey]]:
+    """The share of a process in a validation set; no structure comes twice.
+
+    Args:
+        structures: of the set.
+        source: its name.
+        limits: of a batch.
+        rank: of the process.
+        n: number of processes.
+    """
+    mine = np.arange(rank, len(structures), n)
+    if source == keys.PHONON:
+        # Every structure has its own number of inequivalent atoms.
+        batches = [[int(i)] for i in mine]
+    else:
+        edges = None if limits.edges is None else structures.n_edges
+        plan = plan_batches(mine, structures.n_atoms, edges, limits, 1)
+        batches = [ranks[0] for ranks in plan]
+    if not batches:
+        # Lightning would let a process without any batch skip the validation, and with
+        # it the reductions that the others wait in.
+        batches = [[filler(0)]]
+    return [[BatchKey(source, i) for i in batch] for batch in batches]
 
 
 def check_trainer(trainer: lightning.Trainer | None) -> None:

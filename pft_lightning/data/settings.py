@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from pydantic import Field
+
 from pft_lightning import keys
+from pft_lightning.data.measured.rows import MAX_ORDER
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.records import MAX_ENERGY, MAX_FORCE, MAX_STRESS
 from pft_lightning.data.sources import Spec
+from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.option_types import (
+    Angstrom,
     As,
     EVPerAngstrom,
     EVPerAtom,
     EVPerCubicAngstrom,
+    Matrix,
     NAtoms,
     NEdges,
     NStructures,
     Paths,
     Words,
 )
+from pft_lightning.units import FrequencyUnit
 
 
 # Null beside mace_config alone, which the commands say.
@@ -111,3 +119,54 @@ class ElasticSource:
     batch_size: NStructures = 4
     max_atoms: NAtoms | None = None
     max_edges: NEdges | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSource:
+    """Where measured frequencies and thermal properties come from.
+
+    Attributes:
+        train: Values to train on: tables (.csv), or band.yaml, mesh.yaml,
+            thermal_properties.yaml and total_dos.dat of phonopy, or a list; None trains
+            on none.
+        val: Values of the validation; None holds out a share of ``train``.
+        structures: Crystals of all of them, which the values name: CIF, POSCAR and what
+            else ASE or phonopy reads, or a list.
+        relax: Relax the crystals by the base model before anything is computed.
+        frequency_unit: Of tables of frequencies without a column for it.
+        max_order: Most primitive cells that a q-point may need; of band structures and
+            meshes those beyond are left out.
+        supercell_matrix: Supercell of thermal properties and densities of states, of
+            the primitive cell, 3 or 9 integers.
+        min_length: Smallest distance of opposite faces of that supercell, where no
+            matrix is given.
+        mesh: Length that sets the q-points of thermal properties and densities of
+            states, as phonopy's.
+        batch_size: Items (a quantity of a crystal, or frequencies at a q-point) per
+            process and step.
+        max_atoms: Most atoms per process and step; None sets no limit.
+        max_edges: Most edges per process and step; None sets no limit.
+    """
+
+    train: Annotated[Spec | None, As(Paths | None)] = None
+    val: Annotated[Spec | None, As(Paths | None)] = None
+    structures: Annotated[Spec | None, As(Paths | None)] = None
+    relax: bool = False
+    frequency_unit: FrequencyUnit | None = None
+    max_order: Annotated[int, Field(ge=1, le=MAX_ORDER)] = 8
+    supercell_matrix: Annotated[Sequence[int] | None, As(Matrix)] = None
+    min_length: Angstrom = 10.0
+    mesh: Angstrom = 40.0
+    batch_size: NStructures = 4
+    max_atoms: NAtoms | None = None
+    max_edges: NEdges | None = None
+
+    def supercell(self) -> SupercellOptions:
+        """The supercell that is asked for.
+
+        Raises:
+            ConfigError: the matrix makes none.
+        """
+        matrix = self.supercell_matrix
+        length = None if matrix is not None else self.min_length
+        return SupercellOptions(supercell_matrix=matrix, min_length=length)

@@ -32,6 +32,14 @@ UPSTREAM_SUFFIXES = (*_XYZ_SUFFIXES, ".db", ".json", ".aselmdb")
 # Of tables of elastic data.
 TABLE_SUFFIXES = tuple(f".json{packed}" for packed in _PACKED)
 
+# Of measured values: tables, and what phonopy calls its results.
+CSV_SUFFIXES = tuple(f".csv{packed}" for packed in _PACKED)
+PHONOPY_RESULTS = tuple(
+    name + packed
+    for name in ("band.yaml", "mesh.yaml", "thermal_properties.yaml", "total_dos.dat")
+    for packed in _PACKED
+)
+
 _EXPECTED = {
     "phonons": "phonopy yaml files (.yaml, .yaml.xz, .bz2, .gz), folders with "
     "FORCE_SETS or FORCE_CONSTANTS (of phono3py: phono3py_disp.yaml and FORCES_FC2 or "
@@ -42,6 +50,8 @@ _EXPECTED = {
     "structure": "CIF, POSCAR or extended XYZ files, or phonopy yaml files",
     "elastic": "tables in .json, or extended XYZ files (.xyz, .extxyz), also "
     "compressed",
+    "measured": "tables in .csv, or band.yaml, mesh.yaml, thermal_properties.yaml and "
+    "total_dos.dat of phonopy, also compressed",
 }
 
 # Reasons shown in an error.
@@ -57,7 +67,7 @@ _SPECIAL = {
     stat.S_IFBLK: "a device",
 }
 
-Kind = Literal["phonons", "upstream", "structure", "elastic"]
+Kind = Literal["phonons", "upstream", "structure", "elastic", "measured"]
 Spec = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -82,6 +92,11 @@ def is_upstream_source(path: Path) -> bool:
 def is_elastic_source(path: Path) -> bool:
     """Tell whether a file looks like crystals with elastic constants."""
     return path.name.endswith((*_XYZ_SUFFIXES, *TABLE_SUFFIXES))
+
+
+def is_measured_source(path: Path) -> bool:
+    """Tell whether a file looks like measured values."""
+    return path.name.endswith(CSV_SUFFIXES) or path.name in PHONOPY_RESULTS
 
 
 def find_sources(spec: Spec, *, kind: Kind = "phonons") -> Sources:
@@ -185,6 +200,7 @@ _WANTED = {
     "upstream": is_upstream_source,
     "structure": is_structure_source,
     "elastic": is_elastic_source,
+    "measured": is_measured_source,
 }
 
 

@@ -12,6 +12,7 @@ from phonopy.phonon.band_structure import get_band_qpoints_by_seekpath
 
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.physics.force_constants import from_phonopy
+from pft_lightning.physics.interpolation import mesh_numbers as numbers_of_mesh
 from pft_lightning.types import BandStructure, PhononProperties
 
 
@@ -30,9 +31,7 @@ def mesh_numbers(phonon: Phonopy, mesh: float | tuple[int, int, int]) -> list[in
     """
     if isinstance(mesh, tuple):
         return [int(n) for n in mesh]
-    reciprocal = np.linalg.norm(np.linalg.inv(phonon.primitive.cell), axis=0)
-    # Rounded first: equal lengths must give equal numbers.
-    return [max(1, int(n)) for n in np.rint(np.round(mesh * reciprocal, 6))]
+    return numbers_of_mesh(phonon.primitive.cell, mesh)
 
 
 def compute_properties(

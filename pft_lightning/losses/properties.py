@@ -26,6 +26,15 @@ Property = Literal[
     "omega_max",
 ]
 
+# Those that values are measured of.
+MEASURABLE: Final[tuple[Property, ...]] = (
+    "frequencies",
+    "free_energy",
+    "entropy",
+    "heat_capacity",
+    "dos",
+)
+
 # Of mean absolute errors, by property.
 UNITS: Final[dict[Property, str]] = {
     "frequencies": "THz",
@@ -46,9 +55,9 @@ _POINTS_PER_SMEARING: Final = 2
 _MARGIN: Final = 4
 
 
-def metric_of(name: Property) -> str:
+def metric_of(name: Property, prefix: str = "property_") -> str:
     """Name of the mean absolute error of a property in a validation."""
-    return f"property_{name}_mae"
+    return f"{prefix}{name}_mae"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +118,9 @@ class PropertyErrors:
 
     def _dos_difference(self, model: Spectrum, reference: Spectrum) -> torch.Tensor:
         """(n, 1), whose absolute values sum to the share of modes that would move."""
-        both = torch.stack([s.frequencies().detach() for s in (model, reference)])
+        both = torch.cat(
+            [s.frequencies().detach().flatten() for s in (model, reference)]
+        )
         pitch = self.smearing / _POINTS_PER_SMEARING
         margin = _MARGIN * self.smearing
         # Multiples of the pitch: the same points whatever the model.
@@ -131,20 +142,22 @@ class PropertyTarget:
             multiplied with. The mean over probes is an unbiased estimate of the
             gradient of all weighted terms of a structure together.
         losses: (n_structures,) by name.
-        known: (n_structures,), bool: the structure was computed.
+        known: (n_structures,), bool, by name: it was computed of the structure. Of two
+            names all structures have both, or none has.
         weights: of the terms in the total loss.
     """
 
     tangents: torch.Tensor
     cotangents: torch.Tensor
     losses: Mapping[Property, torch.Tensor]
-    known: torch.Tensor
+    known: Mapping[Property, torch.Tensor]
     weights: Mapping[Property, float]
 
     @property
     def wanted_tangents(self) -> torch.Tensor | None:
         """Tangents to differentiate along; None where no structure was computed."""
-        return self.tangents if bool(self.known.any()) else None
+        known = torch.stack(list(self.known.values()))
+        return self.tangents if bool(known.any()) else None
 
     def terms(self, hvp: torch.Tensor | None, batch: Batch) -> dict[Property, TermSum]:
         """Sum the losses over the local batch.
@@ -155,14 +168,15 @@ class PropertyTarget:
             batch: Neutral batch.
 
         Returns:
-            By name. The first one carries the gradient of all.
+            By name. The first one that a structure has carries the gradient of all of
+            the structure.
 
         Raises:
             ShapeError: ``hvp`` has another shape than the tangents.
         """
-        count = self.count(batch)
+        masks = self._masks(batch)
         terms = {
-            name: TermSum((losses * self._mask(batch)).sum(), count)
+            name: TermSum((losses * masks[name]).sum(), term_count(masks[name]))
             for name, losses in self.losses.items()
         }
         if hvp is None:
@@ -172,21 +186,27 @@ class PropertyTarget:
                 f"hvp has shape {tuple(hvp.shape)}; the tangents have "
                 f"{tuple(self.tangents.shape)}."
             )
-        mask = self._mask(batch)[batch[keys.STRUCTURE_INDEX], None, None]
-        sampled = (self.cotangents.to(hvp) * hvp * mask).sum() / hvp.shape[1]
-        first = next(iter(terms))
-        # Zero, with a gradient.
-        carried = (sampled - sampled.detach()) / self.weights[first]
-        terms[first] = TermSum(terms[first].total + carried, count)
+        per_atom = (self.cotangents.to(hvp) * hvp).sum(dim=(1, 2)) / hvp.shape[1]
+        sampled = hvp.new_zeros(batch.num_graphs).index_add(
+            0, batch[keys.STRUCTURE_INDEX], per_atom
+        )
+        free = torch.ones_like(next(iter(masks.values())))
+        for name, mask in masks.items():
+            # The gradient of all that a structure has is carried once.
+            part = (sampled * (mask & free)).sum()
+            free = free & ~mask
+            # Zero, with a gradient.
+            carried = (part - part.detach()) / self.weights[name]
+            terms[name] = TermSum(terms[name].total + carried, terms[name].count)
         return terms
 
-    def count(self, batch: Batch) -> torch.Tensor:
-        """Give the count of all terms: structures, whatever the reduction."""
-        return term_count(self._mask(batch))
+    def counts(self, batch: Batch) -> dict[Property, torch.Tensor]:
+        """Give the counts of the terms: structures, whatever the reduction."""
+        return {name: term_count(mask) for name, mask in self._masks(batch).items()}
 
-    def _mask(self, batch: Batch) -> torch.Tensor:
+    def _masks(self, batch: Batch) -> dict[Property, torch.Tensor]:
         counted: torch.Tensor = batch[keys.COUNTED]
-        return counted & self.known
+        return {name: counted & known for name, known in self.known.items()}
 
     def part(self, structures: slice, atoms: slice) -> PropertyTarget:
         """Give that of some of the structures."""
@@ -194,6 +214,6 @@ class PropertyTarget:
             self.tangents[atoms],
             self.cotangents[atoms],
             {name: losses[structures] for name, losses in self.losses.items()},
-            self.known[structures],
+            {name: known[structures] for name, known in self.known.items()},
             self.weights,
         )

@@ -82,6 +82,7 @@ def _data() -> dict[str, Any]:
         phonons=phonons,
         upstream=upstream,
         elastic=choice(f"{_DATA}.ElasticSource"),
+        measured=choice(f"{_DATA}.MeasuredSource"),
         seed=_SEED,
     )
     return {"default": module}

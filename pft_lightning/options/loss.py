@@ -80,6 +80,21 @@ class ElasticWeights(Options):
     """Weight of bulk and shear modulus, per GPa."""
 
 
+class MeasuredWeights(Options):
+    """Weights of the losses of measured values; their mean errors, by uncertainty."""
+
+    frequencies: AtLeastZero = 20.0
+    """Weight of frequencies, per THz."""
+    free_energy: AtLeastZero = 1.0
+    """Weight of free energies, per kJ/mol of primitive cells."""
+    entropy: AtLeastZero = 1.0
+    """Weight of entropies, per J/K/mol of primitive cells."""
+    heat_capacity: AtLeastZero = 1.0
+    """Weight of heat capacities, per J/K/mol of primitive cells."""
+    dos: AtLeastZero = 20.0
+    """Weight of densities of states, for all modes in the wrong place."""
+
+
 class Kinds(Options):
     """How an error becomes a loss: l2 is the norm of the vector."""
 
@@ -96,7 +111,7 @@ class Kinds(Options):
     elastic: LossKind = "mae"
     """Loss of elastic constants and moduli."""
     properties: LossKind = "mae"
-    """Loss of frequencies and of what follows from them."""
+    """Loss of frequencies and of what follows from them, measured ones too."""
 
 
 class Loss(Options):
@@ -105,6 +120,7 @@ class Loss(Options):
     phonon: PhononWeights
     upstream: UpstreamWeights
     elastic: ElasticWeights
+    measured: MeasuredWeights
     kind: Kinds
     huber_delta: Positive = 0.01
     """Where a Huber loss turns linear, in the unit of the quantity."""
@@ -127,10 +143,12 @@ class Loss(Options):
     property_share: PropertyShare = 1.0
     """Share of the phonon structures of a step whose frequencies are computed."""
     n_property_probes: Count = 1
-    """Directions per structure and step that sample the gradient of properties."""
+    """Directions per structure and step that sample the gradient of properties, and of
+    measured values."""
 
 
-# Older runs have no third order, no elastic constants and no properties.
+# Older runs have no third order, no elastic constants, no properties and no measured
+# values.
 
 
 class _TrainedPhononWeights(PhononWeights):
@@ -156,6 +174,9 @@ class TrainedLoss(Loss):
     phonon: _TrainedPhononWeights
     upstream: UpstreamWeights | None  # type: ignore[assignment]
     elastic: Annotated[ElasticWeights, Added()] = Field(default_factory=ElasticWeights)
+    measured: Annotated[MeasuredWeights, Added()] = Field(
+        default_factory=MeasuredWeights
+    )
     kind: _TrainedKinds
     third_order_pairs: Annotated[PairKind, Added()] = "atoms"
     n_third_order_pairs: Annotated[Count, Added()] = 1

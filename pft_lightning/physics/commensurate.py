@@ -11,8 +11,10 @@ large one says about the q-points that fit both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
+from fractions import Fraction
+from math import gcd, lcm
 
 import numpy as np
 from ase.geometry import minkowski_reduce
@@ -201,6 +203,52 @@ def commensurate_cell(
             masses=masses[force_constants.representatives()],
         ),
     )
+
+
+def wave_cell(
+    positions: np.ndarray,
+    vectors: np.ndarray,
+    masses: np.ndarray,
+    q_point: Sequence[Fraction],
+) -> tuple[np.ndarray, np.ndarray, FoldedForceConstants]:
+    """Make the smallest cell that a q-point of a primitive cell fits.
+
+    Args:
+        positions: (n_primitive, 3), Å, of its atoms.
+        vectors: (3, 3), Å, of the primitive lattice as rows.
+        masses: (n_primitive,), AMU.
+        q_point: (3,), fractions of the reciprocal vectors; its order is their common
+            denominator.
+
+    Returns:
+        Lattice vectors (3, 3), Å, as short as can be; positions (n_atoms, 3), Å; and
+        force constants of this layout that are all zero, whose first wave is that of
+        the q-point. Their ``primitive_index`` says which atom is which.
+    """
+    order = lcm(*(component.denominator for component in q_point))
+    wave = np.array([int(component * order) for component in q_point])
+    translations = np.indices((order,) * 3).reshape(3, -1).T
+    phases = translations @ wave % order
+    lattice = TranslationLattice(
+        vectors, order * np.eye(3, dtype=np.int64), translations
+    )
+    cell = lattice.sublattice(translations[phases == 0])
+    # Of the primitive cells along the ring, each is one step from the one before.
+    step = translations[phases == 1 % order][0] @ vectors
+    rows, steps = np.divmod(np.arange(len(positions) * order), order)
+    fractional = (positions[rows] + steps[:, None] * step) @ np.linalg.inv(cell)
+    moved = (steps + np.arange(order)[:, None]) % order
+    n_atoms = len(rows)
+    layout = FoldedForceConstants(
+        compact=np.zeros((len(positions), n_atoms, 3, 3)),
+        primitive_index=rows,
+        translation_index=-steps % order,
+        permutations=rows * order + moved,
+        equivalent_atoms=np.arange(n_atoms),
+        supercell_atoms=n_atoms,
+        masses=masses,
+    )
+    return cell, (fractional - np.floor(fractional)) @ cell, layout
 
 
 def _hermite(generators: np.ndarray) -> np.ndarray:

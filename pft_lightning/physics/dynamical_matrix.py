@@ -8,7 +8,7 @@ real, so that it is differentiated, and inverted, as it stands.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -103,6 +103,27 @@ class Waves:
         found = images.new_empty(n_primitive, n_primitive * n_cells, 3, 3)
         found[:, self.images] = images
         return found
+
+    def force_constants(self, matrices: torch.Tensor) -> torch.Tensor:
+        """Transform back: the inverse of ``matrices`` where all waves are there.
+
+        Args:
+            matrices: (n_q, 3 n_primitive, 3 n_primitive), complex128, eV/Å²/AMU.
+
+        Returns:
+            (n_primitive, n_atoms, 3, 3), float64, eV/Å².
+        """
+        return self.kernel(matrices * self._roots())
+
+    def first(self) -> Waves:
+        """The first wave alone; in a cell made for a q-point that is its own."""
+        some = slice(0, 1)
+        return replace(
+            self,
+            phases=self.phases[some],
+            multiplicities=self.multiplicities[some],
+            q_points=None if self.q_points is None else self.q_points[some],
+        )
 
     def _own(self) -> torch.Tensor:
         return self.phases[:, self.images[:, 0]]

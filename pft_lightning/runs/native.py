@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from ase import Atoms
 from omegaconf import DictConfig
+from phonopy import Phonopy
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.registry import load_model, runs_code
 from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import CheckpointError
+from pft_lightning.evaluation.force_constants import in_float64
+from pft_lightning.evaluation.protocols import get_protocol, relax
 from pft_lightning.losses import ElasticTarget
 from pft_lightning.losses.elastic import ELASTIC_WEIGHTS
 from pft_lightning.losses.properties import Property
@@ -62,7 +67,13 @@ class NativeRun:
             cutoff=model.cutoff,
             atomic_numbers=model.atomic_numbers,
         )
+        datamodule.use_relaxation(partial(_relax, model))
         return datamodule
+
+
+def _relax(model: EnergyModel, phonon: Phonopy) -> Atoms:
+    """Relax a unit cell by a potential in float64, as evaluations do."""
+    return relax(in_float64(model), phonon, get_protocol("mdr"))[0]
 
 
 class NativeRecord:

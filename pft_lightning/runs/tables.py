@@ -17,8 +17,8 @@ from pft_lightning.evaluation.crystals import CrystalPhonons
 from pft_lightning.evaluation.elastic_runner import MAX_STRESS, MODULI
 from pft_lightning.evaluation.materials import Evaluated
 from pft_lightning.evaluation.trade_off import TradeOff
+from pft_lightning.losses.properties import MEASURABLE, metric_of
 from pft_lightning.losses.properties import UNITS as PROPERTY_UNITS
-from pft_lightning.losses.properties import metric_of
 
 
 # Metric -> what the table calls it.
@@ -46,6 +46,7 @@ UNITS = {
     "elastic/bulk_modulus_mae": "GPa",
     "elastic/shear_modulus_mae": "GPa",
     **{f"phonon/{metric_of(name)}": unit for name, unit in PROPERTY_UNITS.items()},
+    **{f"measured/{metric_of(name, '')}": PROPERTY_UNITS[name] for name in MEASURABLE},
     **{
         f"phonon/{schema.mae_of(name)}": schema.UNITS[schema.mae_of(name)]
         for name in ("forces", "stress")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import lightning
@@ -16,11 +17,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from pft_lightning.callbacks.hessian_loss import HessianLoss
+from pft_lightning.callbacks.measured_loss import MeasuredLoss
 from pft_lightning.callbacks.progress import RunProgress
 from pft_lightning.callbacks.property_loss import PropertyLoss
 from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
 from pft_lightning.json_files import write_json
-from pft_lightning.losses.properties import Property, PropertyErrors
+from pft_lightning.losses.properties import MEASURABLE, Property, PropertyErrors
 from pft_lightning.physics.pair_probes import PairProbe
 from pft_lightning.physics.property_probes import PropertyProbe
 from pft_lightning.runs.checks import check_finite, check_monitors, check_train
@@ -212,7 +214,7 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
 
 
 def _other_losses(config: DictConfig) -> list[Callback]:
-    """Losses on phonon structures beside those on Hessians, as far as they count."""
+    """Losses beside those on Hessians, as far as they count."""
     loss = config.loss
     found: list[Callback] = []
     if loss.phonon.third_order > 0:
@@ -223,21 +225,23 @@ def _other_losses(config: DictConfig) -> list[Callback]:
             huber_delta=loss.huber_delta,
         )
         found.append(third_order_loss)
+    compared = PropertyErrors(
+        temperatures=tuple(loss.temperatures),
+        smearing=loss.dos_smearing,
+        kind=loss.kind.properties,
+        huber_delta=loss.huber_delta,
+    )
+    probe = PropertyProbe(loss.n_property_probes, loss.property_share, config.seed)
     weights = {name: loss.phonon[name] for name in get_args(Property)}
     if any(weights.values()):
-        property_loss = PropertyLoss(
-            weights,
-            compared=PropertyErrors(
-                temperatures=tuple(loss.temperatures),
-                smearing=loss.dos_smearing,
-                kind=loss.kind.properties,
-                huber_delta=loss.huber_delta,
-            ),
-            probe=PropertyProbe(
-                loss.n_property_probes, loss.property_share, config.seed
-            ),
+        found.append(PropertyLoss(weights, compared=compared, probe=probe))
+    if OmegaConf.select(config, "data.measured.train") is not None:
+        measured = MeasuredLoss(
+            {name: loss.measured[name] for name in MEASURABLE},
+            compared=compared,
+            probe=replace(probe, share=1.0),
         )
-        found.append(property_loss)
+        found.append(measured)
     return found
 
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from pft_lightning.adaptation import Adaptation
 from pft_lightning.data.datamodule import (
     ElasticSource,
+    MeasuredSource,
     PhononDataModule,
     PhononSource,
     UpstreamSource,
@@ -56,6 +57,7 @@ KINDS = (
     PhononSource,
     UpstreamSource,
     ElasticSource,
+    MeasuredSource,
     PhononReadOptions,
 )
 

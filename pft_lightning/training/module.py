@@ -66,9 +66,9 @@ class PhononFineTuning(StopsAtDivergence):
     """Fine-tune any potential on force constants while co-training on its own data.
 
     A training batch is a dict of neutral batches by source (``keys.PHONON``,
-    ``keys.UPSTREAM``, ``keys.ELASTIC``). Energies, forces, stresses and, for phonon
-    batches, the Hessian-vector products that ``HessianLoss`` asks for come out of one
-    pass, and with them the third derivatives that ``ThirdOrderLoss`` asks for.
+    ``keys.UPSTREAM``, ``keys.ELASTIC``, ``keys.MEASURED``). Energies, forces, stresses
+    and, for phonon batches, the Hessian-vector products that ``HessianLoss`` asks for
+    come out of one pass, and with them the third derivatives of ``ThirdOrderLoss``.
     Every term is a mean over the structures (or atoms) of the global batch, so the
     gradient does not depend on how many processes share it.
 
@@ -80,7 +80,8 @@ class PhononFineTuning(StopsAtDivergence):
     ``phonon/third_order_mae`` (eV/Å³, along fixed pairs of atoms); with elastic
     crystals ``elastic/constants_mae`` (GPa, over all 36), ``elastic/bulk_modulus_mae``
     and ``elastic/shear_modulus_mae`` (GPa); with a ``PropertyLoss`` also
-    ``phonon/property_frequencies_mae`` (THz) and the like.
+    ``phonon/property_frequencies_mae`` (THz) and the like, and with a ``MeasuredLoss``
+    ``measured/frequencies_mae`` and the like.
 
     A batch that does not fit in the memory of the device is computed in parts, with the
     same gradient.
@@ -131,6 +132,8 @@ class PhononFineTuning(StopsAtDivergence):
         check_model(model)
         self.adaptation = adaptation or FullFineTuning()
         self._heads = dict(self.adaptation.heads(model.head))
+        if keys.PHONON in self._heads:
+            self._heads[keys.MEASURED] = self._heads[keys.PHONON]
         self.trainable = self.adaptation.apply(model)
         self.model = model
         self.losses = {
@@ -144,6 +147,7 @@ class PhononFineTuning(StopsAtDivergence):
             for source, weights in (
                 (keys.PHONON, phonon_weights),
                 (keys.UPSTREAM, upstream_weights),
+                (keys.MEASURED, {}),
             )
         }
         self.elastic = elastic or ElasticTarget()
@@ -204,8 +208,8 @@ class PhononFineTuning(StopsAtDivergence):
         if not asked.work:
             raise ConfigError(
                 f"No loss applies to a batch of {' and '.join(batch)}: all its weights "
-                "are 0. Set loss.phonon.*, loss.upstream.* or loss.elastic.*, or use "
-                "every_n_steps=1."
+                "are 0. Set loss.phonon.*, loss.upstream.*, loss.elastic.* or "
+                "loss.measured.*, or use every_n_steps=1."
             )
         step = run_step(
             asked.work,
@@ -330,8 +334,7 @@ class PhononFineTuning(StopsAtDivergence):
                     self._engine,
                     third_order=self.targets.third_order is not None,
                 )
-                if source == keys.PHONON and self.targets.properties is not None:
-                    errors |= self.targets.properties.errors(self.model, structures)
+                errors |= self.targets.spectral_errors(self.model, source, structures)
             for name, values in errors.items():
                 if (metric := f"{source}/{name}") in METRICS:
                     row = self._sums[METRICS.index(metric)]

@@ -37,7 +37,7 @@ class ThirdOrderTargetSource(Protocol):
 
 
 class PropertyTargetSource(Protocol):
-    """Gives the step its losses on properties; ``PropertyLoss`` is one."""
+    """Gives the step its losses on properties; ``SpectralLoss`` is one."""
 
     def request(self, batch: Batch, step: int, model: EnergyModel) -> PropertyTarget:
         """Losses of one step, and directions that give their gradient."""
@@ -54,11 +54,27 @@ class TargetSources:
         hessian: of products.
         third_order: of third derivatives.
         properties: of frequencies and what follows from them.
+        measured: of measured values.
     """
 
     hessian: HvpTargetSource | None = None
     third_order: ThirdOrderTargetSource | None = None
     properties: PropertyTargetSource | None = None
+    measured: PropertyTargetSource | None = None
+
+    def spectral_errors(
+        self, model: EnergyModel, source: str, batch: Batch
+    ) -> dict[str, torch.Tensor]:
+        """Errors of a validation, of what is trained on beside derivatives.
+
+        Args:
+            model: the potential.
+            source: of the batch.
+            batch: neutral.
+        """
+        asked = {keys.PHONON: self.properties, keys.MEASURED: self.measured}
+        found = asked.get(source)
+        return {} if found is None else found.errors(model, batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +107,8 @@ class Requests:
                 count = request.count(structures, reduction)
                 self._count(f"{source}_{name}", request.weight, count)
         if properties is not None:
-            count = properties.count(structures)
-            for name, weight in properties.weights.items():
-                self._count(f"{source}_{name}", weight, count)
+            for name, count in properties.counts(structures).items():
+                self._count(f"{source}_{name}", properties.weights[name], count)
 
     def add_elastic(self, structures: Batch, target: ElasticTarget) -> None:
         """Ask for the terms of elastic constants of a batch, where there are any."""
@@ -141,6 +156,8 @@ def collect(
                 third = targets.third_order.request(structures, step)
             if targets.properties is not None:
                 properties = targets.properties.request(structures, step, model)
+        if source == keys.MEASURED and targets.measured is not None:
+            properties = targets.measured.request(structures, step, model)
         requests.add(
             source, structures, losses[source], hvp, third, properties, reduction
         )

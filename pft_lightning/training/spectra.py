@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,12 +127,38 @@ def compare_spectra(
     reference = spectrum(waves.matrices(torch.from_numpy(constants.compact)))
     if not bool(reference.weights.any()):
         return None
+
+    def losses_of(matrices: torch.Tensor) -> dict[Property, torch.Tensor]:
+        found = spectrum(matrices)
+        return {name: errors.loss(name, found, reference) for name in weights}
+
+    return differentiate_losses(model, structure, waves, losses_of, weights, engine)
+
+
+def differentiate_losses(
+    model: EnergyModel,
+    structure: Batch,
+    waves: Waves,
+    losses_of: Callable[[torch.Tensor], Mapping[Property, torch.Tensor]],
+    weights: Mapping[Property, float],
+    engine: Engine | None = None,
+) -> ComparedSpectra:
+    """Losses on the dynamical matrices of a potential, and their exact gradient.
+
+    Args:
+        model: The potential.
+        structure: Neutral batch of one structure, with the layout of force constants.
+        waves: Of its cell, all of them or some.
+        losses_of: Gives losses of the matrices, differentiable.
+        weights: Of the losses, by property.
+        engine: How products are differentiated; None is the faster way.
+    """
     rows = torch.from_numpy(hessian_rows(model, structure, engine))
     with torch.enable_grad():  # validations have it off
         matrices = waves.matrices(rows).requires_grad_()
-        found = spectrum(matrices)
-        losses = {name: errors.loss(name, found, reference) for name in weights}
+        losses = losses_of(matrices)
         weighted = [weights[name] * loss for name, loss in losses.items()]
         (gradient,) = torch.autograd.grad(torch.stack(weighted).sum(), matrices)
     values = {name: float(loss.detach()) for name, loss in losses.items()}
-    return ComparedSpectra(waves, values, gradient)
+    # Changes of the matrices are Hermitian, so the other part has no effect.
+    return ComparedSpectra(waves, values, (gradient + gradient.mH) / 2)

@@ -16,7 +16,7 @@ from pft_lightning.backends.memory import in_passes, is_out_of_memory
 from pft_lightning.graphs import build_batch
 from pft_lightning.losses import absolute_errors, doubtful_labels, elastic_errors
 from pft_lightning.losses.elastic import CONSTANTS, MODULI
-from pft_lightning.losses.properties import Property, metric_of
+from pft_lightning.losses.properties import MEASURABLE, Property, metric_of
 from pft_lightning.physics.pair_probes import PairProbe
 from pft_lightning.physics.probes import validation_tangents
 from pft_lightning.training.elastic import elastic_constants_of
@@ -37,6 +37,7 @@ METRICS = (
     "elastic/constants_mae",
     "elastic/bulk_modulus_mae",
     "elastic/shear_modulus_mae",
+    *(f"measured/{metric_of(name, '')}" for name in MEASURABLE),
 )
 
 # Tangents of one pass; more need more memory and are not faster.
@@ -62,7 +63,8 @@ def find_errors(
 
     Args:
         model: The potential.
-        source: ``keys.PHONON``, ``keys.UPSTREAM`` or ``keys.ELASTIC``.
+        source: ``keys.PHONON``, ``keys.UPSTREAM``, ``keys.ELASTIC`` or
+            ``keys.MEASURED``, which has none here.
         batch: Neutral batch of that source.
         seed: Of tangents and pairs.
         engine: How products are differentiated.
@@ -70,6 +72,8 @@ def find_errors(
     """
     if source == keys.ELASTIC:
         return elastic_constant_errors(model, batch, engine)
+    if source == keys.MEASURED:
+        return {}
     errors = efs_errors(model, batch)
     if source == keys.PHONON:
         errors["hvp_mae"] = hvp_errors(model, batch, seed, engine)

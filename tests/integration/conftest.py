@@ -9,6 +9,7 @@ import torch
 import yaml
 from commands import Command
 from elastic_crystals import label_crystals, write_crystals
+from measured_values import write_measured
 from third_order_records import add_third_order
 
 from pft_lightning.data.store.building import build_store
@@ -90,6 +91,22 @@ def elastic_crystals(make_once) -> Path:
         return {"crystals": folder / "elastic.xyz"}
 
     return make_once("elastic", write)["crystals"]
+
+
+@pytest.fixture(scope="session")
+def measured_options(make_once) -> tuple[str, ...]:
+    """Options of a training on measured values: four items, of two quantities."""
+
+    def write(folder: Path) -> dict[str, Path]:
+        write_measured(folder)
+        return {"folder": folder}
+
+    folder = make_once("measured", write)["folder"]
+    return (
+        *(f"data.measured.{name}={folder}" for name in ("train", "val", "structures")),
+        "data.measured.min_length=5",
+        "data.measured.mesh=12",
+    )
 
 
 @pytest.fixture

@@ -91,6 +91,34 @@ def test_two_processes_have_the_properties_of_one(pft_train, tmp_path):
     check_same_steps(expected, found)
 
 
+def test_two_processes_have_the_measured_terms_of_one(
+    pft_train, measured_options, tmp_path
+):
+    """Of four items one is a heat capacity: a process has none of that."""
+    common = (
+        *measured_options,
+        "data.mode=joint",
+        "trainer.max_steps=3",
+        "callbacks.ema=null",
+    )
+    sizes = ("data.phonons.batch_size=4", "data.upstream.batch_size=8")
+    one = (*common, *capture(tmp_path / "one.pt"), *sizes)
+    run(pft_train(tmp_path / "one", *one, "data.measured.batch_size=4"))
+    two = (*common, *capture(tmp_path / "two.pt"), *TWO)
+    run(pft_train(tmp_path / "two", *two, "data.measured.batch_size=2"))
+    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    assert len(expected) == len(found) == 3
+    check_same_steps(expected, found)
+    first, second = (
+        json.loads((tmp_path / name / "summary.json").read_text())[
+            "measured/frequencies_mae"
+        ]
+        for name in ("one", "two")
+    )
+    assert first["after"] != first["before"]
+    assert second == pytest.approx(first, rel=1e-9)  # the same steps, other sums
+
+
 def test_a_process_that_is_short_of_memory_takes_the_same_steps(pft_train, tmp_path):
     common = (
         "data.mode=joint",

@@ -47,6 +47,19 @@ def test_killing_a_run_on_properties_leaves_no_trace(pft_train, tmp_path):
     )
 
 
+def test_killing_a_run_on_measured_values_leaves_no_trace(
+    pft_train, measured_options, tmp_path
+):
+    check_kills_leave_no_trace(
+        pft_train,
+        tmp_path,
+        *SCHEDULE,
+        *measured_options,
+        "data.measured.batch_size=2",
+        "data.measured.relax=true",
+    )
+
+
 def test_a_finished_run_can_be_made_longer_without_a_trace(pft_train, tmp_path):
     finish(pft_train(tmp_path / "whole", *SCHEDULE))
     longer = tmp_path / "longer"

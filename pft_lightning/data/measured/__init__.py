@@ -1,0 +1,1 @@
+"""Measured frequencies, densities of states and thermal properties of crystals."""

@@ -1,0 +1,209 @@
+"""Measured values as a training takes them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+from torch_geometric.data import Data
+
+from pft_lightning import keys
+from pft_lightning.data.measured.crystals import (
+    MeasuredCrystal,
+    Relax,
+    read_crystals,
+)
+from pft_lightning.data.measured.items import (
+    ItemOptions,
+    MeasuredItem,
+    Uncertainties,
+    density_item,
+    frequency_items,
+    mode_items,
+    thermal_item,
+    uncertainty_in_cells,
+)
+from pft_lightning.data.measured.reading import read_measured
+from pft_lightning.data.measured.rows import (
+    Density,
+    Frequency,
+    MeasuredRows,
+    Modes,
+    ThermalValue,
+)
+from pft_lightning.data.records import to_data
+from pft_lightning.data.sources import Spec, skip_lines
+from pft_lightning.data.supercells import SupercellOptions
+from pft_lightning.errors import DataFormatError
+from pft_lightning.graphs import build_graph
+from pft_lightning.units import FrequencyUnit
+
+
+_Row = TypeVar("_Row", Frequency, ThermalValue, Modes, Density)
+
+
+class MeasuredValues:
+    """Frequencies, densities of states and thermal properties of some crystals.
+
+    An item is one quantity of a crystal, frequencies at one q-point only, with the cell
+    that it is computed in: the smallest one that the q-point fits, or a supercell.
+
+    Args:
+        spec: files of values, see ``reading``.
+        structures: files of the crystals, whose names the values have.
+        cutoff: of the graphs, Å.
+        frequency_unit: of tables of frequencies without a column for it.
+        max_order: most primitive cells that a q-point may need.
+        supercell: of thermal properties and densities of states, of the primitive cell.
+        mesh: length of ``mesh_numbers``, Å: q-points of their sums over modes.
+        relax: relaxes the crystals first; they stay as they are if left out.
+
+    Attributes:
+        names: one per item, unique.
+        n_atoms: (n_items,), int64, of the cells.
+        elements: for each item, its sorted atomic numbers.
+        skipped: (file, remark) for all that was left out.
+
+    Raises:
+        DataFormatError: a file, a value or a crystal cannot be used.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        structures: Spec,
+        cutoff: float,
+        *,
+        frequency_unit: FrequencyUnit | None = None,
+        max_order: int = 8,
+        supercell: SupercellOptions,
+        mesh: float,
+        relax: Relax | None = None,
+    ) -> None:
+        self.cutoff = float(cutoff)
+        self._shown = str(spec)
+        rows = read_measured(spec, frequency_unit)
+        crystals, self.skipped = read_crystals(structures, rows.structures(), relax)
+        options = ItemOptions(max_order, supercell, mesh)
+        self._index(list(self._collect(rows, crystals, options)))
+        if not self.names:
+            lines = "\n".join(skip_lines(self.skipped, most=5)[1:])
+            raise DataFormatError(f"{self._shown}: no value is left:\n{lines}")
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        """Say where the values come from and how many items there are."""
+        return f"MeasuredValues({self._shown}, {len(self)} items)"
+
+    @property
+    def n_edges(self) -> np.ndarray:
+        """(n_items,), int64: builds all graphs."""
+        edges = [self.data(i).num_edges for i in range(len(self))]
+        return np.array(edges, dtype=np.int64)
+
+    @property
+    def quantities(self) -> list[str]:
+        """What was measured, sorted."""
+        return sorted({item.quantity for item in self._items})
+
+    def item(self, index: int) -> MeasuredItem:
+        """Give one item."""
+        return self._items[index]
+
+    def data(self, index: int) -> Data:
+        """Give one item as a graph in the neutral schema, float64."""
+        item = self._items[index]
+        record = item.record
+        graph = build_graph(record.positions, record.cell, record.pbc, self.cutoff)
+        data = to_data(record, graph)
+        data[keys.MEASURED_VALUES] = item.measured
+        data[keys.QUANTITY] = item.quantity
+        return data
+
+    def subset(self, indices: Sequence[int]) -> MeasuredValues:
+        """Give a view of some items, in the given order."""
+        view = copy.copy(self)
+        view._index([self._items[i] for i in indices])
+        return view
+
+    def select(self, allowed: Iterable[int]) -> tuple[MeasuredValues, list[str]]:
+        """Keep the items whose elements are all allowed.
+
+        Args:
+            allowed: atomic numbers that the model knows.
+
+        Returns:
+            The view, and the names of the items that were left out.
+        """
+        permitted = set(allowed)
+        fits = [permitted >= set(elements) for elements in self.elements]
+        kept = [i for i, fit in enumerate(fits) if fit]
+        return self.subset(kept), [
+            name for name, fit in zip(self.names, fits, strict=True) if not fit
+        ]
+
+    def only(self, quantities: Collection[str]) -> MeasuredValues:
+        """Keep some quantities."""
+        items = enumerate(self._items)
+        return self.subset([i for i, item in items if item.quantity in quantities])
+
+    def summary(self) -> str:
+        """Say how many items there are, and what was left out."""
+        return "\n".join([f"{len(self)} items", *skip_lines(self.skipped)])
+
+    def _index(self, items: list[MeasuredItem]) -> None:
+        self._items = items
+        records = [item.record for item in items]
+        self.names = [record.name for record in records]
+        numbers = [record.atomic_numbers for record in records]
+        self.elements = [tuple(sorted(set(one.tolist()))) for one in numbers]
+        self.n_atoms = np.array([len(one) for one in numbers], dtype=np.int64)
+
+    def _collect(
+        self,
+        rows: MeasuredRows,
+        crystals: dict[str, MeasuredCrystal],
+        options: ItemOptions,
+    ) -> Iterator[MeasuredItem]:
+        known = Uncertainties.of([row.uncertainty for row in rows.frequencies])
+        thermal = _uncertainties(rows.thermal, crystals)
+        for name, crystal in sorted(crystals.items()):
+            frequencies = list(
+                frequency_items(_of(rows.frequencies, name), crystal, options, known)
+            )
+            yield from frequencies
+            seen = {item.record.name for item in frequencies}
+            for modes in _of(rows.modes, name):
+                items, remark = mode_items(modes, crystal, options)
+                if remark is not None:
+                    self.skipped.append((modes.where, remark))
+                # Of two files with the same q-point the first one counts.
+                yield from (item for item in items if item.record.name not in seen)
+                seen |= {item.record.name for item in items}
+            for quantity, uncertainties in thermal.items():
+                values = _of(rows.thermal, name)
+                some = [row for row in values if row.quantity == quantity]
+                if some:
+                    yield thermal_item(some, crystal, options, uncertainties)
+            if densities := _of(rows.densities, name):
+                yield density_item(densities, crystal, options)
+
+
+def _of(rows: Sequence[_Row], name: str) -> list[_Row]:
+    return [row for row in rows if row.structure == name]
+
+
+def _uncertainties(
+    rows: Sequence[ThermalValue], crystals: dict[str, MeasuredCrystal]
+) -> dict[str, Uncertainties]:
+    """By quantity."""
+    found: dict[str, list[float | None]] = {}
+    for row in rows:
+        own = uncertainty_in_cells(row, crystals[row.structure])
+        found.setdefault(row.quantity, []).append(own)
+    return {name: Uncertainties.of(values) for name, values in sorted(found.items())}

@@ -1,0 +1,80 @@
+"""Losses on what was measured of the modes of a crystal."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pft_lightning.losses.properties import Property, PropertyErrors
+from pft_lightning.losses.terms import row_residuals
+from pft_lightning.physics.measurement import (
+    MeasuredCurve,
+    MeasuredDensity,
+    MeasuredFrequencies,
+    Measurement,
+)
+from pft_lightning.physics.vibrations import Spectrum
+
+
+def measured_loss(
+    quantity: Property,
+    measured: Measurement,
+    spectrum: Spectrum,
+    errors: PropertyErrors,
+    *,
+    weighted: bool = True,
+) -> torch.Tensor:
+    """Compare a potential with what was measured.
+
+    Args:
+        quantity: what that is.
+        measured: the values.
+        spectrum: of the potential: at the one q-point of frequencies, else on the mesh.
+        errors: the kind of the loss, and the smearing of densities of states.
+        weighted: count errors by the weights of the values.
+
+    Returns:
+        Scalar, a mean over the measured modes or temperatures: THz, J/K/mol or kJ/mol
+        of primitive cells; ``dos``: as of ``PropertyErrors``.
+    """
+    if isinstance(measured, MeasuredDensity):
+        return errors.loss("dos", spectrum, to_spectrum(measured, spectrum))
+    differences, weights = measured_differences(quantity, measured, spectrum)
+    per_value = row_residuals(differences[:, None], errors.kind, errors.huber_delta)
+    if weighted:
+        power = 2 if errors.kind == "mse" else 1
+        per_value = per_value * torch.from_numpy(weights**power)
+    return per_value.mean()
+
+
+def measured_differences(
+    quantity: Property,
+    measured: MeasuredFrequencies | MeasuredCurve,
+    spectrum: Spectrum,
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Differences, potential less measured, (n,), and the weights (n,) of each.
+
+    One for each measured mode, or temperature.
+    """
+    if isinstance(measured, MeasuredCurve):
+        temperatures = torch.from_numpy(measured.temperatures)
+        found: torch.Tensor = getattr(spectrum, quantity)(temperatures)
+        return found - torch.from_numpy(measured.values), measured.weights
+    frequencies = spectrum.frequencies()[0]
+    n_translations = int((spectrum.weights[0] == 0).sum())
+    modes = measured.assign(frequencies.detach().numpy(), n_translations)
+    values = measured.expanded()
+    expected = torch.from_numpy(measured.values[values])
+    return frequencies[torch.from_numpy(modes)] - expected, measured.weights[values]
+
+
+def to_spectrum(measured: MeasuredDensity, model: Spectrum) -> Spectrum:
+    """A spectrum with a mode at each point of a density of states.
+
+    Args:
+        measured: the density.
+        model: of the potential, whose modes count as much as those of the density.
+    """
+    points = torch.from_numpy(measured.points)[None]
+    shares = torch.from_numpy(measured.shares())[None]
+    return Spectrum(points * points.abs(), shares * model.weights.sum())

@@ -1,0 +1,128 @@
+"""What was measured of the modes of a crystal, as losses and evaluations compare it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pft_lightning.physics.interpolation import InterpolationMesh
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredFrequencies:
+    """Frequencies at one q-point, some or all of its modes.
+
+    Attributes:
+        values: (n,), THz.
+        degeneracies: (n,), int64, modes that have each.
+        branches: (n,), int64, the first of these modes, counted from the lowest, the
+            translations at Γ included; None where this is not known.
+        weights: (n,), what errors count by.
+        labels: n names of modes, which may be empty.
+    """
+
+    values: np.ndarray
+    degeneracies: np.ndarray
+    branches: np.ndarray | None
+    weights: np.ndarray
+    labels: tuple[str, ...] = ()
+
+    def assign(self, frequencies: np.ndarray, n_translations: int = 0) -> np.ndarray:
+        """Say which modes of a potential are the measured ones.
+
+        By number where branches are known. Else in order: the modes are those, as many
+        as were measured and in ascending order, for which the absolute differences sum
+        to the least; where all modes were measured, the n-th is the n-th.
+
+        Args:
+            frequencies: (n_bands,), THz, those of translations first, the others
+                ascending.
+            n_translations: how many of them are translations, which are no modes.
+
+        Returns:
+            (n_modes,), int64: numbers of modes for ``expanded``, which has each value
+            as often as it is degenerate.
+        """
+        if self.branches is not None:
+            firsts = np.repeat(self.branches, self.degeneracies)
+            starts = np.cumsum(self.degeneracies) - self.degeneracies
+            return (
+                firsts + np.arange(len(firsts)) - np.repeat(starts, self.degeneracies)
+            )
+        values = self.values[self.expanded()]
+        order = np.argsort(values, kind="stable")
+        found = _match_in_order(values[order], frequencies[n_translations:])
+        modes = np.empty(len(order), dtype=np.int64)
+        modes[order] = found + n_translations
+        return modes
+
+    def expanded(self) -> np.ndarray:
+        """(n_modes,), int64, the value that each mode has."""
+        return np.repeat(np.arange(len(self.values)), self.degeneracies)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredCurve:
+    """Heat capacity, entropy or free energy over temperature.
+
+    Attributes:
+        temperatures: (n,), K.
+        values: (n,), J/K or kJ per mole of primitive cells.
+        weights: (n,), what errors count by.
+        mesh: q-points of the sum over modes.
+    """
+
+    temperatures: np.ndarray
+    values: np.ndarray
+    weights: np.ndarray
+    mesh: InterpolationMesh
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredDensity:
+    """A density of states.
+
+    Attributes:
+        points: (n,), THz, ascending.
+        values: (n,), of any scale: their integral counts as all modes.
+        mesh: q-points of the density of a potential.
+    """
+
+    points: np.ndarray
+    values: np.ndarray
+    mesh: InterpolationMesh
+
+    def shares(self) -> np.ndarray:
+        """(n,), share of the modes at each point, sum 1: the trapezoidal rule."""
+        found = self.values * np.gradient(self.points)
+        ends = np.array([0, -1])
+        found[ends] /= 2
+        return found / found.sum()
+
+
+Measurement = MeasuredFrequencies | MeasuredCurve | MeasuredDensity
+
+
+def _match_in_order(values: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """Numbers of modes, ascending, nearest to ascending values.
+
+    By dynamic programming: ``best[i, j]`` is the least sum of the first i values among
+    the first j modes.
+    """
+    n_values, n_modes = len(values), len(modes)
+    costs = np.abs(values[:, None] - modes)
+    best = np.full((n_values + 1, n_modes + 1), np.inf)
+    best[0] = 0.0
+    for i in range(1, n_values + 1):
+        for j in range(i, n_modes + 1):
+            taken = best[i - 1, j - 1] + costs[i - 1, j - 1]
+            best[i, j] = min(best[i, j - 1], taken)
+    found = np.empty(n_values, dtype=np.int64)
+    j = n_modes
+    for i in range(n_values, 0, -1):
+        while j > i and best[i, j - 1] <= best[i, j]:
+            j -= 1
+        j -= 1
+        found[i - 1] = j
+    return found
