@@ -24,6 +24,7 @@ for _message in (
     ".*torch.jit.script. is deprecated.*",
     ".*TorchScript type system doesn't support.*",
     ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
 ):
     warnings.filterwarnings("ignore", message=_message)
 

@@ -1,9 +1,11 @@
 """Gain on phonons against forgetting, along mixes of a base and a fine-tuned model.
 
-Changes are relative to the base model, mix 0. The gain of a mix is the mean of how much
-lower each of its phonon errors is; its forgetting the mean of how much higher each of
-its errors on upstream frames is. The knee is the mix with the largest difference of the
-two, each scaled to go from 0 to 1 over all mixes (Satopää et al., ICDCSW 2011).
+Changes are relative to the base model, mix 0; on frames that hold its own labels, where
+it has no error but rounding, to the fine-tuned model, mix 1. The gain of a mix is the
+mean of how much lower each of its phonon errors is; its forgetting the mean of how much
+higher each of its errors on upstream frames is. The knee is the mix with the largest
+difference of the two, each scaled to go from 0 to 1 over all mixes (Satopää et al.,
+ICDCSW 2011).
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ GAIN: Final = (
 
 _PHONONS: Final = {*GAIN, *schema.MOLECULAR}
 
+# An error that rises more is that of rounding before: frames with a model's own labels.
+_LARGEST_RISE: Final = 100.0
+
 _NO_KNEE: Final = "the curve does not bend: no mix between its ends is the best trade"
 _NO_CURVE: Final = "gain or forgetting is not known, or is the same for all mixes"
 
@@ -41,7 +46,8 @@ class Point(TypedDict):
         gain: mean of how much lower its phonon errors are, as a fraction of the base
             model's; None where it is not known, as are the next two.
         forgetting: mean of how much higher its errors on upstream frames are.
-        changes: of each error, as a fraction of the base model's.
+        changes: of each error, as a fraction of the base model's, or of the fine-tuned
+            model's where the frames have the base model's own labels.
         n_materials: that the phonon errors are means over.
     """
 
@@ -60,11 +66,30 @@ class TradeOff(TypedDict):
         points: mixes from 0 to 1, then the other models.
         knee: mix at the knee; None where there is none.
         remark: why there is none; empty where there is one.
+        own_labels: the upstream frames hold the base model's own labels, so that what
+            is forgotten is told as a fraction of the fine-tuned model's errors.
     """
 
     points: list[Point]
     knee: float | None
     remark: str
+    own_labels: bool
+
+
+def relative_change(before: float | None, after: float | None) -> float | None:
+    """Change of an error as a fraction; None where that says nothing.
+
+    Args:
+        before: of the model that others are compared with.
+        after: of one of the others.
+
+    Returns:
+        None where one of the two is unknown, or where the first is zero or rounding:
+        below a hundredth of the second, as for a model on frames that it labelled.
+    """
+    if before is None or after is None or not before > after / _LARGEST_RISE:
+        return None
+    return after / before - 1
 
 
 def describe_trade_off(
@@ -90,11 +115,17 @@ def describe_trade_off(
     in_order = sorted(mixes, key=mixes.__getitem__)
     shared = set.intersection(*(set(errors.get(label, ())) for label in in_order))
     labels = [*in_order, *(label for label in errors if label not in mixes)]
-    base = in_order[0]
+    base, tuned = (forgetting.get(label, {}) for label in (in_order[0], in_order[-1]))
+    first = errors[in_order[0]]
+    own_labels = any(
+        relative_change(base.get(name), tuned.get(name)) is None
+        for name in schema.FORGETTING
+        if base.get(name) is not None and tuned.get(name)
+    )
     changes = {
         label: {
-            **_phonon_changes(errors[base], errors.get(label, {}), shared),
-            **_changes(forgetting.get(base, {}), forgetting.get(label, {})),
+            **_phonon_changes(first, errors.get(label, {}), shared),
+            **_changes(base, forgetting.get(label, {}), tuned if own_labels else base),
         }
         for label in labels
     }
@@ -112,7 +143,7 @@ def describe_trade_off(
         for label in labels
     ]
     knee, remark = find_knee(points[: len(mixes)])
-    return TradeOff(points=points, knee=knee, remark=remark)
+    return TradeOff(points=points, knee=knee, remark=remark, own_labels=own_labels)
 
 
 def find_knee(points: Sequence[Point]) -> tuple[float | None, str]:
@@ -154,7 +185,7 @@ def _phonon_changes(
         known = [pair for pair in pairs if all(map(math.isfinite, pair))]
         if known:
             first[quantity], now[quantity] = np.mean(known, axis=0).tolist()
-    return _changes(first, now, first)
+    return _changes(first, now, first, first)
 
 
 def _number(row: Row, quantity: str) -> float:
@@ -165,10 +196,11 @@ def _number(row: Row, quantity: str) -> float:
 def _changes(
     base: Mapping[str, Any],
     model: Mapping[str, Any],
+    scale: Mapping[str, Any],
     quantities: Iterable[str] = schema.FORGETTING,
 ) -> dict[str, float]:
     return {
-        name: model[name] / base[name] - 1
+        name: (model[name] - base[name]) / scale[name]
         for name in quantities
-        if base.get(name) and math.isfinite(model.get(name, math.nan))
+        if name in base and scale.get(name) and math.isfinite(model.get(name, math.nan))
     }

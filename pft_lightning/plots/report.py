@@ -10,7 +10,7 @@ from typing import Any, Final
 from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation import folder as schema
 from pft_lightning.evaluation.folder import FORGETTING, REFERENCE, reference_of
-from pft_lightning.evaluation.trade_off import GAIN
+from pft_lightning.evaluation.trade_off import GAIN, relative_change
 from pft_lightning.files import make_folder
 from pft_lightning.plots.band_svg import draw_bands
 from pft_lightning.plots.bands import plot_bands
@@ -266,10 +266,7 @@ def _forgetting(evaluation: FinishedEvaluation) -> Iterator[dict[str, Any]]:
     for name in FORGETTING:
         values = [e.get(name) for e in errors]
         if any(value is not None for value in values):
-            first = values[0]
-            changes = [
-                value / first - 1 if value and first else None for value in values
-            ]
+            changes = [relative_change(values[0], value) for value in values]
             yield {"name": name, "values": values, "changes": changes}
 
 

@@ -31,8 +31,8 @@ _OTHERS: Final = 2  # colour of the first model that is compared
 def plot_trade_off(trade_off: TradeOff) -> Figure:
     """Draw the curve with its knee, and beside it how each error changes with the mix.
 
-    Changes are in per cent of the base model's errors. Up and left is better in the
-    first plot, down in the second.
+    Changes are in per cent of the base model's errors, or as ``own_labels`` says. Up
+    and left is better in the first plot, down in the second.
 
     Args:
         trade_off: from ``describe_trade_off``.
@@ -42,7 +42,12 @@ def plot_trade_off(trade_off: TradeOff) -> Figure:
     mixes = [point for point in trade_off["points"] if point["mix"] is not None]
     others = [point for point in trade_off["points"] if point["mix"] is None]
     left.suptitle("Gain against forgetting")
-    handles = _draw_curve(left.subplots(), mixes, others, trade_off["knee"])
+    axes = left.subplots()
+    handles = _draw_curve(axes, mixes, others, trade_off["knee"])
+    if trade_off.get("own_labels"):
+        axes.set_xlabel(
+            "forgetting: errors on upstream frames, of the fine-tuned model's"
+        )
     legend_outside(left, handles, columns=2)
     right.suptitle("Every error along the way")
     handles = _draw_changes(right.subplots(), mixes, trade_off["knee"])

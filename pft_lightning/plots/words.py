@@ -131,7 +131,11 @@ def compare(
         which = "all" if same == len(known) else f"{same} of {len(known)}"
         yield Statement("same", f"{whose}: {which} within 1 %")
     if not known:
-        yield Statement("note", f"{whose}: none is known of both, or is not zero")
+        yield Statement(
+            "note",
+            f"{whose}: no change can be told, as those of {first} are unknown, zero or "
+            "rounding, as on frames with its own labels",
+        )
 
 
 def say_unstable(label: str, counts: Mapping[str, Any]) -> Iterator[Statement]:
@@ -181,9 +185,12 @@ def say_trade_off(trade_off: Mapping[str, Any]) -> Statement:
         return Statement("result", f"The trade-off has no knee: {trade_off['remark']}")
     point = next(p for p in trade_off["points"] if p["mix"] == knee)
     gain, forgetting = (f"{point[key]:.0%}" for key in ("gain", "forgetting"))
+    rise = f"rise by {forgetting}"
+    if trade_off.get("own_labels"):
+        rise = f"are {forgetting} of those of the fine-tuned model"
     text = (
         f"The knee of the trade-off is mix {knee:g}: phonon errors fall by {gain}, "
-        f"errors on upstream data rise by {forgetting}"
+        f"errors on upstream data {rise}"
     )
     return Statement("result", text.replace("%", " %").replace("-", "−"))
 

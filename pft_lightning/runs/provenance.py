@@ -17,6 +17,7 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.registry import load_model, runs_code
 from pft_lightning.errors import CheckpointError
+from pft_lightning.evaluation.trade_off import relative_change
 from pft_lightning.files import compute_sha256
 from pft_lightning.json_files import find_json
 from pft_lightning.runs.agreement import Agreement
@@ -278,10 +279,8 @@ def _without_paths(section: Any) -> Any:
 
 def _change(values: Mapping[str, float | None]) -> float | None:
     """In per cent of the value before."""
-    before, after = values["before"], values["after"]
-    if before is None or after is None or before == 0:
-        return None
-    return 100 * (after - before) / before
+    change = relative_change(values["before"], values["after"])
+    return None if change is None else 100 * change
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,7 @@ from pft_lightning.evaluation.conductivity.runner import ConductivityEvaluation
 from pft_lightning.evaluation.crystals import CrystalPhonons
 from pft_lightning.evaluation.elastic_runner import MAX_STRESS, MODULI
 from pft_lightning.evaluation.materials import Evaluated
-from pft_lightning.evaluation.trade_off import TradeOff
+from pft_lightning.evaluation.trade_off import TradeOff, relative_change
 from pft_lightning.losses.properties import MEASURABLE, metric_of
 from pft_lightning.losses.properties import UNITS as PROPERTY_UNITS
 
@@ -117,14 +117,14 @@ def print_before_after(
     for name, values in find_metrics(summary).items():
         before, after = values["before"], values["after"]
         # Forces that vanish by symmetry leave rounding, whose change means nothing.
-        rounding = not before or max(before, after) < 1e-5
-        change = "" if rounding else f"{100 * (after / before - 1):+.1f} %"
+        rounding = before is not None and max(before, after) < 1e-5
+        change = None if rounding else relative_change(before, after)
         table.add_row(
             name,
             UNITS.get(name, ""),
             "" if before is None else f"{before:.4g}",
             f"{after:.4g}",
-            change,
+            "" if change is None else f"{100 * change:+.1f} %",
         )
     # A pipe has no width; rich would fold the table at 80 columns.
     console = Console(width=None if Console().is_terminal else 100)
@@ -204,7 +204,10 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
 
 def _print_trade_off(console: Console, trade_off: TradeOff) -> None:
     """Print gain and forgetting of all mixes, and which is the knee."""
-    table = Table(title="Trade-off: changes against the base model, in per cent")
+    of = "base"
+    if trade_off["own_labels"]:
+        of = "base model, those on frames with its own labels of the fine-tuned"
+    table = Table(title=f"Trade-off: changes in per cent of the {of} model")
     table.add_column("")
     for name in ("gain", "forgetting", *_TRADED):
         table.add_column(name, justify="right")
@@ -324,7 +327,8 @@ def print_conductivity(found: ConductivityEvaluation, report: Path) -> None:
     table.add_column("score")
     for label in models:
         table.add_column(label, justify="right")
-    for name, text in _CONDUCTIVITY.items():
+    scored = any(one[scores.SRME]["n"] for one in models.values())
+    for name, text in _CONDUCTIVITY.items() if scored else ():
         table.add_row(text, *(_mean_and_median(one[name]) for one in models.values()))
     kinds = {kind for one in models.values() for kind in one["by_structure"]}
     for kind in sorted(kinds) if len(kinds) > 1 else ():
@@ -335,8 +339,7 @@ def print_conductivity(found: ConductivityEvaluation, report: Path) -> None:
         table.add_row(text, *(f"{100 * (share or 0):.1f} %" for share in shares))
     console = Console(width=None if Console().is_terminal else 100)
     console.print(table)
-    scored = [one[scores.SRME]["n"] for one in models.values()]
-    if not any(scored):
+    if not scored:
         console.print(
             "No score: reference=FILE, of DFT mode by mode, is needed for one.",
             highlight=False,
@@ -356,7 +359,10 @@ def print_conductivity(found: ConductivityEvaluation, report: Path) -> None:
 
 
 def _conductivity_line(row: schema.Row) -> str:
-    who = f"{row[schema.NAME]} {row.get(schema.FORMULA) or ''} ({row[schema.MODEL]})"
+    name, formula = row[schema.NAME], row.get(schema.FORMULA)
+    if formula and formula != name:
+        name = f"{name} {formula}"
+    who = f"{name} ({row[schema.MODEL]})"
     kappa, reference = row.get(scores.KAPPA), row.get(scores.REFERENCE_KAPPA)
     if kappa is None:
         return f"{who}: {row[scores.OUTCOME]}"
@@ -370,7 +376,9 @@ def print_failures(console: Console, summary: schema.Summary) -> None:
     """Print how many materials failed, and why the first did."""
     counts, failures = summary["counts"], summary["failures"]
     failed = ", ".join(f"{label} {n}" for label, n in counts["failed"].items())
-    console.print(f"{counts['materials']} materials; failed: {failed}", highlight=False)
+    n = counts["materials"]
+    noun = "material" if n == 1 else "materials"
+    console.print(f"{n} {noun}; failed: {failed}", highlight=False)
     for failure in failures[:_MAX_FAILURES]:
         who = failure["name"] + (f" ({failure['model']})" if failure["model"] else "")
         console.print(f"  {who}: {failure['error']}", highlight=False, soft_wrap=True)

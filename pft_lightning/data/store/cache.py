@@ -15,8 +15,10 @@ from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.readers.names import is_store
 from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.data.store.building import build_store
+from pft_lightning.data.store.index import HEADER_FILE
 from pft_lightning.data.store.reading import PhononStore
 from pft_lightning.errors import ConfigError
+from pft_lightning.json_files import find_json
 
 
 def choose_cache(folder: str | os.PathLike[str] | None, option: str) -> Path:
@@ -59,9 +61,12 @@ def cached_store(
         **read_options: fields of ``PhononReadOptions``.
 
     Raises:
+        ConfigError: an option of reading was given that a store was not made with.
         DataFormatError: see ``build_store``; the cutoff is larger than the store's.
     """
     paths = find_sources(sources).paths
+    for path in filter(is_store, paths):
+        _check_options(path, PhononReadOptions(**read_options))
     if len(paths) == 1 and is_store(paths[0]):
         path = paths[0]
     else:
@@ -79,6 +84,22 @@ def cached_store(
     store = PhononStore(path)
     store.require_cutoff(cutoff)
     return store
+
+
+def _check_options(store: Path, given: PhononReadOptions) -> None:
+    """Refuse an option that would have no effect on what was read before."""
+    made = (find_json(store / HEADER_FILE) or {}).get("options")
+    usual = asdict(PhononReadOptions())
+    for name, value in asdict(given).items():
+        if value == usual[name] or not isinstance(made, dict) or name not in made:
+            continue
+        if json.loads(json.dumps(value)) != made[name]:
+            raise ConfigError(
+                f"options.{name} is {value}, and {store} was made with {made[name]}, "
+                "which the files were read with. Make the store again with "
+                f"pft-prepare and options.{name}={value}, or leave the option out "
+                "(an experiment may set it)."
+            )
 
 
 def _cache_name(sources: Spec, cutoff: float, read_options: dict[str, Any]) -> str:

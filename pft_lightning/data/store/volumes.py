@@ -81,7 +81,9 @@ def volume_warnings(entries: Iterable[Mapping[str, Any]]) -> list[str]:
             warnings.append(
                 f"one crystal at several volumes: {listed}. At most one of them is "
                 "free of stress, but relaxed=full labels the stress of all as zero. "
-                "Give relaxed=positions, which leaves their stress out."
+                "Give options.relaxed=positions (pft-prepare), which leaves their "
+                "stress out; where pft-train reads the files, "
+                "data.phonons.options.relaxed."
             )
     return warnings
 

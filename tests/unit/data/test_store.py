@@ -241,6 +241,24 @@ def test_stores_are_sources(store: PhononStore, sources: Path, tmp_path: Path) -
     assert both.n_edges[1] > store.n_edges[1]
 
 
+def test_options_that_a_store_was_not_made_with_are_refused(
+    store: PhononStore, tmp_path: Path
+) -> None:
+    """They would have no effect on what was read before."""
+    where = {"cutoff": CUTOFF, "cache_dir": tmp_path, "progress": False}
+    with pytest.raises(ConfigError, match=r"options\.relaxed.* made with full"):
+        cached_store(store.path, **where, relaxed="positions")
+    build_store(
+        tmp_path / "sources",
+        tmp_path / "y.store",
+        cutoff=CUTOFF,
+        progress=False,
+        relaxed="positions",
+    )
+    for given in ({}, {"relaxed": "positions"}):
+        assert len(cached_store(tmp_path / "y.store", **where, **given)) == 3
+
+
 def test_foreign_directories_are_left_alone(sources: Path) -> None:
     with pytest.raises(ConfigError, match="not a store"):
         build_store(sources, sources, cutoff=CUTOFF, progress=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pft_lightning.evaluation.trade_off import GAIN, describe_trade_off
+from pft_lightning.evaluation.trade_off import GAIN, describe_trade_off, relative_change
 
 
 MIXES = {"mix_0": 0.0, "mix_0.5": 0.5, "mix_1": 1.0}
@@ -72,3 +72,30 @@ def test_a_curve_without_a_knee_says_why(phonons, upstream, remark):
     found = describe_trade_off(rows_of(phonons), upstream_of(upstream), MIXES)
     assert found["knee"] is None
     assert remark in found["remark"]
+
+
+def test_on_frames_with_the_base_models_own_labels_the_fine_tuned_model_is_the_scale():
+    """Its own errors are rounding, of which every change is a million per cent."""
+    upstream = upstream_of(
+        {"mix_0": (1e-16, 0.0), "mix_0.5": (0.002, 0.01), "mix_1": (0.008, 0.03)}
+    )
+    phonons = {label: PHONONS[label] for label in MIXES}
+    found = describe_trade_off(rows_of(phonons), upstream, MIXES)
+    assert found["own_labels"]
+    forgotten = [point["forgetting"] for point in found["points"]]
+    assert forgotten == pytest.approx([0, (1 / 4 + 1 / 3) / 2, 1])
+    assert found["knee"] == 0.5
+    usual = describe_trade_off(rows_of(PHONONS), upstream_of(UPSTREAM), MIXES)
+    assert not usual["own_labels"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        *((0.2, 0.1, -0.5), (0.1, 0.9, 8.0), (0.1, 0.0, -1.0)),
+        *((1e-9, 0.1, None), (0.0, 0.1, None), (None, 0.1, None), (0.1, None, None)),
+    ],
+)
+def test_a_change_against_rounding_is_not_told(before, after, change):
+    found = relative_change(before, after)
+    assert found == (None if change is None else pytest.approx(change))
