@@ -129,7 +129,8 @@ def core(session: nox.Session) -> None:
 
 @nox.session
 def mace(session: nox.Session) -> None:
-    install(session, "-e", ".[mace]", *TESTING, TRITON)
+    # phono3py for the tutorial on conductivity, whose potential is a MACE.
+    install(session, "-e", ".[mace,kappa]", *TESTING, TRITON)
     run_tests(session, *FRAMEWORK_TESTS)
 
 

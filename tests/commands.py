@@ -27,6 +27,8 @@ MODULES = {
     name: f"pft_lightning.cli.{name.removeprefix('pft-')}"
     for name in ("pft-evaluate", "pft-export", "pft-prepare", "pft-train")
 }
+# Commands of frameworks are imported when they are run.
+COMMANDS = {**MODULES, "nequip-train": "nequip.scripts.train"}
 # Those of frameworks that are not installed are left out.
 PRELOADED = [
     *MODULES.values(),
@@ -178,4 +180,4 @@ def _run(
     os.environ.update(environment)
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = argv
-    importlib.import_module(MODULES[Path(argv[0]).name]).main()
+    importlib.import_module(COMMANDS[Path(argv[0]).name]).main()
