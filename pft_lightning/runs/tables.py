@@ -19,6 +19,7 @@ from pft_lightning.evaluation.materials import Evaluated
 from pft_lightning.evaluation.trade_off import TradeOff, relative_change
 from pft_lightning.losses.properties import MEASURABLE, metric_of
 from pft_lightning.losses.properties import UNITS as PROPERTY_UNITS
+from pft_lightning.plots.words import count_materials
 
 
 # Metric -> what the table calls it.
@@ -376,9 +377,8 @@ def print_failures(console: Console, summary: schema.Summary) -> None:
     """Print how many materials failed, and why the first did."""
     counts, failures = summary["counts"], summary["failures"]
     failed = ", ".join(f"{label} {n}" for label, n in counts["failed"].items())
-    n = counts["materials"]
-    noun = "material" if n == 1 else "materials"
-    console.print(f"{n} {noun}; failed: {failed}", highlight=False)
+    n_materials = count_materials(counts["materials"])
+    console.print(f"{n_materials}; failed: {failed}", highlight=False)
     for failure in failures[:_MAX_FAILURES]:
         who = failure["name"] + (f" ({failure['model']})" if failure["model"] else "")
         console.print(f"  {who}: {failure['error']}", highlight=False, soft_wrap=True)
