@@ -205,10 +205,9 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
 
 def _print_trade_off(console: Console, trade_off: TradeOff) -> None:
     """Print gain and forgetting of all mixes, and which is the knee."""
-    of = "base"
-    if trade_off["own_labels"]:
-        of = "base model, those on frames with its own labels of the fine-tuned"
-    table = Table(title=f"Trade-off: changes in per cent of the {of} model")
+    own = ", those on frames with its own labels of the fine-tuned one"
+    of = f"the base model{own if trade_off['own_labels'] else ''}"
+    table = Table(title=f"Trade-off: changes in per cent of {of}")
     table.add_column("")
     for name in ("gain", "forgetting", *_TRADED):
         table.add_column(name, justify="right")
