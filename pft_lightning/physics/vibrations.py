@@ -68,7 +68,12 @@ def squared_frequencies(matrices: torch.Tensor) -> torch.Tensor:
         (n_q, 3n), float64.
     """
     values: torch.Tensor = _Eigenvalues.apply(matrices)
-    return values * _constants().square
+    return values * square_unit()
+
+
+def square_unit() -> float:
+    """THz² per eV/Å²/AMU, phonopy's."""
+    return _constants().square
 
 
 def signed_frequencies(squares: torch.Tensor) -> torch.Tensor:
@@ -85,6 +90,21 @@ def positive_frequencies(squares: torch.Tensor) -> torch.Tensor:
     # The other form of (squares + root) / 2, which does not cancel below zero.
     below = SMOOTHING**4 / (2 * (root - squares.clamp(max=0)))
     return torch.where(squares > 0, (squares.clamp(min=0) + root) / 2, below).sqrt()
+
+
+def gaussian_lines(
+    frequencies: torch.Tensor, points: torch.Tensor, smearing: float
+) -> torch.Tensor:
+    """Normalised Gaussians about frequencies, (..., n_points), 1/THz.
+
+    Args:
+        frequencies: THz, of any shape.
+        points: (n_points,), THz.
+        smearing: THz, standard deviation.
+    """
+    distance = (points - frequencies[..., None]) / smearing
+    height = 1 / (smearing * (2 * torch.pi) ** 0.5)
+    return height * torch.exp(-distance.square() / 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,9 +183,7 @@ class Spectrum:
             points: (n,), THz.
             smearing: THz, standard deviation of the Gaussian of each mode.
         """
-        distance = (points - self.frequencies()[:, :, None]) / smearing
-        height = 1 / (smearing * (2 * torch.pi) ** 0.5)
-        return self._sum(height * torch.exp(-distance.square() / 2))
+        return self._sum(gaussian_lines(self.frequencies(), points, smearing))
 
     def moments(self, orders: torch.Tensor) -> torch.Tensor:
         """``<ω^k>^(1/k)`` over all modes, (n,), THz.
