@@ -22,6 +22,7 @@ Property = Literal[
     "entropy",
     "heat_capacity",
     "dos",
+    "element_dos",
     "frequency_moments",
     "omega_max",
 ]
@@ -42,6 +43,7 @@ UNITS: Final[dict[Property, str]] = {
     "entropy": "J/K/mol",
     "heat_capacity": "J/K/mol",
     "dos": "",
+    "element_dos": "",
     "frequency_moments": "THz",
     "omega_max": "THz",
 }
@@ -91,7 +93,9 @@ class PropertyErrors:
             at each q-point; ``free_energy``: kJ/mol of primitive cells; ``entropy``
             and ``heat_capacity``: J/K/mol, means over temperatures; ``dos``: with
             ``mae`` the share of modes that would have to move, from 0 to 1;
-            ``frequency_moments``: THz, a mean over orders; ``omega_max``: THz.
+            ``element_dos``: likewise, of the motion of each element, so that modes in
+            their places that move other atoms count; ``frequency_moments``: THz, a
+            mean over orders; ``omega_max``: THz.
         """
         if name == "frequencies":
             difference = model.frequencies() - reference.frequencies()
@@ -100,9 +104,9 @@ class PropertyErrors:
             )
             shares = reference.weights / reference.weights.sum()
             return (shares.flatten() * per_mode).sum()
-        if name == "dos":
+        if name in ("dos", "element_dos"):
             # A sum, so that points without any mode do not matter.
-            difference = self._dos_difference(model, reference)
+            difference = self._dos_difference(name, model, reference)
             return row_residuals(difference, self.kind, self.huber_delta).sum()
         difference = self._values(name, model) - self._values(name, reference)
         return row_residuals(difference[None, :, None], self.kind, self.huber_delta)[0]
@@ -116,7 +120,9 @@ class PropertyErrors:
         found: torch.Tensor = getattr(spectrum, name)(temperatures)
         return found
 
-    def _dos_difference(self, model: Spectrum, reference: Spectrum) -> torch.Tensor:
+    def _dos_difference(
+        self, name: Property, model: Spectrum, reference: Spectrum
+    ) -> torch.Tensor:
         """(n, 1), whose absolute values sum to the share of modes that would move."""
         both = torch.cat(
             [s.frequencies().detach().flatten() for s in (model, reference)]
@@ -127,9 +133,14 @@ class PropertyErrors:
         first = math.floor((float(both.min()) - margin) / pitch)
         last = math.ceil((float(both.max()) + margin) / pitch)
         points = torch.arange(first, last + 1, dtype=both.dtype) * pitch
-        lines = [s.density_of_states(points, self.smearing) for s in (model, reference)]
+        ours, theirs = (
+            s.density_of_states(points, self.smearing)
+            if name == "dos"
+            else s.element_densities(points, self.smearing)
+            for s in (model, reference)
+        )
         scale = pitch / (2 * reference.weights.sum())
-        return ((lines[0] - lines[1]) * scale)[:, None]
+        return ((ours - theirs) * scale).reshape(-1, 1)
 
 
 @dataclass(frozen=True, slots=True)

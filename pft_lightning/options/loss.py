@@ -54,6 +54,9 @@ class PhononWeights(Options):
     """Weight of heat capacities, per J/K/mol of primitive cells."""
     dos: AtLeastZero = 0.0
     """Weight of densities of states, for all modes in the wrong place."""
+    element_dos: AtLeastZero = 0.0
+    """Weight of densities of states of each element, for all of their motion in the
+    wrong place."""
     frequency_moments: AtLeastZero = 0.0
     """Weight of moments of the density of states, per THz."""
     omega_max: AtLeastZero = 0.0
@@ -158,6 +161,7 @@ class _TrainedPhononWeights(PhononWeights):
     entropy: Annotated[AtLeastZero, Added()] = 0.0
     heat_capacity: Annotated[AtLeastZero, Added()] = 0.0
     dos: Annotated[AtLeastZero, Added()] = 0.0
+    element_dos: Annotated[AtLeastZero, Added()] = 0.0
     frequency_moments: Annotated[AtLeastZero, Added()] = 0.0
     omega_max: Annotated[AtLeastZero, Added()] = 0.0
 

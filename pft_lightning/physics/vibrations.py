@@ -12,11 +12,13 @@ imaginary modes, the frequency passes into a small positive number.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
+from pft_lightning.errors import ShapeError
 from pft_lightning.physics.functions import Function
 
 
@@ -116,10 +118,13 @@ class Spectrum:
             the crystal come first.
         weights: (n_q, n_bands), of sums over modes per primitive cell: those of their
             q-points, which have the sum 1, or 0 for a crystal that moves as a whole.
+        by_element: gives densities of states (n_elements, n) at points (n,) with a
+            smearing, see ``element_densities``; None where elements are not told apart.
     """
 
     squares: torch.Tensor
     weights: torch.Tensor
+    by_element: Callable[[torch.Tensor, float], torch.Tensor] | None = None
 
     @classmethod
     def of(
@@ -184,6 +189,16 @@ class Spectrum:
             smearing: THz, standard deviation of the Gaussian of each mode.
         """
         return self._sum(gaussian_lines(self.frequencies(), points, smearing))
+
+    def element_densities(self, points: torch.Tensor, smearing: float) -> torch.Tensor:
+        """Density of states of every element, (n_elements, n), as ``by_element`` does.
+
+        Raises:
+            ShapeError: the spectrum does not tell elements apart.
+        """
+        if self.by_element is None:
+            raise ShapeError("The spectrum was made without the elements of its atoms.")
+        return self.by_element(points, smearing)
 
     def moments(self, orders: torch.Tensor) -> torch.Tensor:
         """``<ω^k>^(1/k)`` over all modes, (n,), THz.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.memory import in_passes
 from pft_lightning.losses.properties import Property, PropertyErrors
 from pft_lightning.physics.dynamical_matrix import Waves, find_waves
+from pft_lightning.physics.element_densities import element_densities
 from pft_lightning.physics.force_constants import ForceConstants
 from pft_lightning.physics.property_probes import weigh
 from pft_lightning.physics.vibrations import Spectrum
@@ -121,8 +123,13 @@ def compare_spectra(
     masses = atomic_masses[numbers]
     waves = find_waves(constants, positions, cell.reshape(3, 3), masses)
 
+    _, kinds = np.unique(numbers[constants.representatives()], return_inverse=True)
+    elements = torch.from_numpy(kinds)
+
     def spectrum(matrices: torch.Tensor) -> Spectrum:
-        return Spectrum.of(matrices, waves.weights, waves.is_gamma)
+        found = Spectrum.of(matrices, waves.weights, waves.is_gamma)
+        densities = partial(element_densities, matrices, waves.weights, elements)
+        return replace(found, by_element=densities)
 
     reference = spectrum(waves.matrices(torch.from_numpy(constants.compact)))
     if not bool(reference.weights.any()):
