@@ -25,6 +25,7 @@ for _message in (
     ".*TorchScript type system doesn't support.*",
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
+    ".*'pin_memory' argument is set as true but no accelerator.*",
 ):
     warnings.filterwarnings("ignore", message=_message)
 
