@@ -40,10 +40,14 @@ class HessianLoss(ProbeSchedule, Callback):
         if pl_module.targets.hessian not in (None, self):
             raise ConfigError("Two HessianLoss callbacks; a training step takes one.")
         targets = pl_module.targets
+        data = getattr(trainer, "datamodule", None)
+        # In each joint step measured values have a loss.
+        joint = isinstance(data, PhononDataModule) and data.mode == "joint"
         others = (
             pl_module.losses["phonon"].weights
             or targets.third_order
             or targets.properties
+            or (joint and targets.measured)
         )
         if not others and (self.every_n_phonon_steps > 1 or self.weight == 0):
             raise ConfigError(
@@ -52,7 +56,6 @@ class HessianLoss(ProbeSchedule, Callback):
                 f"{self.weight}, every_n_phonon_steps={self.every_n_phonon_steps}."
             )
         pl_module.targets.hessian = self
-        data = getattr(trainer, "datamodule", None)
         if isinstance(data, PhononDataModule):
             data.use_draws(self.draws)
 

@@ -83,14 +83,17 @@ def test_the_negative_control_takes_no_second_derivative():
     assert config.data.upstream.train == "d.xyz"
 
 
-def test_the_quickstart_names_files_that_ship_in_the_package():
+@pytest.mark.parametrize("experiment", ["quickstart", "measured"])
+def test_examples_name_files_that_ship_in_the_package(experiment):
     with initialize_config_module("pft_lightning.conf", version_base="1.3"):
-        config = compose("train", overrides=["experiment=quickstart", "paths.run=z"])
+        config = compose("train", overrides=[f"experiment={experiment}", "paths.run=z"])
+    measured = config.data.measured
     for name in (
         config.model.checkpoint,
         config.data.phonons.train,
         config.data.phonons.val,
         config.data.upstream.train,
         config.data.upstream.val,
+        *([measured.train, measured.structures] if experiment == "measured" else []),
     ):
         assert Path(name).exists(), name

@@ -12,7 +12,7 @@ from ase.build import bulk
 
 from pft_lightning import MeasuredSource, PhononDataModule, PhononSource, keys
 from pft_lightning.backends.pair import PairPotential
-from pft_lightning.callbacks import MeasuredLoss
+from pft_lightning.callbacks import HessianLoss, MeasuredLoss
 from pft_lightning.data.measured.source import MeasuredValues
 from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import ConfigError
@@ -296,7 +296,7 @@ def test_some_frequencies_alone_teach_those_of_other_q_points_and_crystals(
         enable_checkpointing=False,
         inference_mode=False,
         use_distributed_sampler=False,
-        max_steps=100,
+        max_steps=60,
         check_val_every_n_epoch=1000,
         accelerator="cpu",
         enable_progress_bar=False,
@@ -316,11 +316,11 @@ def test_some_frequencies_alone_teach_those_of_other_q_points_and_crystals(
     before = trainer.validate(module, data, verbose=False)[0] | errors()
     trainer.fit(module, data)
     after = trainer.validate(module, data, verbose=False)[0] | errors()
-    assert after["measured/frequencies_mae"] < 0.3 * before["measured/frequencies_mae"]
-    assert after["NaCl"] < 0.4 * before["NaCl"]
-    assert after["NaCl-5.2"] < 0.6 * before["NaCl-5.2"]
-    # The force constants of the supercell were loaded, and no loss was on them.
-    assert after["phonon/hvp_mae"] < 0.5 * before["phonon/hvp_mae"]
+    # A third of each is left of what is trained on and of what is kept back.
+    for name in ("measured/frequencies_mae", *KNOWN):
+        assert after[name] < 0.5 * before[name]
+    # The force constants of a supercell were validated on, and no loss was on them.
+    assert after["phonon/hvp_mae"] < 0.6 * before["phonon/hvp_mae"]
 
 
 def test_values_without_a_weight_are_left_out(measured, tmp_path):
@@ -385,3 +385,20 @@ def test_force_constants_of_a_layout_are_zero(measured):
     values = values_of(measured)
     for index in range(len(values)):
         assert not values.data(index)[keys.FORCE_CONSTANTS].compact.any()
+
+
+def test_phonons_need_no_loss_where_each_step_has_measured_values(world, tmp_path):
+    """In joint steps alone: else a step of phonons would have none."""
+
+    def register(mode: str) -> None:
+        module = PhononFineTuning(PairPotential(CUTOFF, ELEMENTS), phonon_weights={})
+        phonons = PhononSource(world.phonons_train / "LiF.yaml")
+        trainer = lightning.Trainer(logger=False, accelerator="cpu")
+        trainer.datamodule = PhononDataModule(phonons, mode=mode, cache_dir=tmp_path)
+        trainer.strategy.connect(module)
+        MeasuredLoss({"frequencies": 1.0}).setup(trainer, module, "fit")
+        HessianLoss(weight=0.0).setup(trainer, module, "fit")
+
+    register("joint")
+    with pytest.raises(ConfigError, match="Some phonon steps would have no loss"):
+        register("alternate")
