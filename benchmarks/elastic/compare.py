@@ -68,6 +68,10 @@ def main(arguments: Sequence[str]) -> None:
         print(f"({medians[1]}) GPa", metrics.get(label, ""))
     changes: dict[str, list[list[float]]] = {}
     for label, rows in values.items():
+        if label != "base":
+            print(f"{label} against the base model, over crystals:")
+            for modulus, column in zip(MODULI, (rows - values["base"]).T, strict=True):
+                print(f"  {modulus} {mean_and_error(column)} GPa")
         match = RUN.fullmatch(label)
         without = match and values.get(f"moduli-0-seed-{match[2]}")
         if match and without is not None and float(match[1]):
@@ -83,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
                 mean, spread = statistics.mean(column), statistics.stdev(column)
                 print(f"  {modulus} {mean:+.2f} ± {spread:.2f} GPa")
     content = {
-        "command": "train.sh DATA WORK [STEPS [SEED [WEIGHT]]] for each run, then "
+        "command": "train.sh DATA WORK [STEPS [SEED [WEIGHT [HVP]]]] for each, then "
         "compare.py BASE WORK --out FILE",
         "versions": collect_versions(),
         "bulk_and_shear_errors_GPa": runs,
