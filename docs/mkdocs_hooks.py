@@ -20,6 +20,7 @@ PAGES = (
     "docs/**/*.md",
     "benchmarks/README.md",
     "benchmarks/*/README.md",
+    "benchmarks/results/*/*.md",
     "tests/README.md",
     "pft_lightning/example/README.md",
 )

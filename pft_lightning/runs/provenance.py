@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from ase.data import chemical_symbols
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.parametrized import plain
@@ -33,6 +34,11 @@ _PAPER = "https://arxiv.org/abs/2601.07742"
 # Parts of a configuration that make the recipe of a card; none of them names a file.
 _RECIPE = ("model", "adaptation", "probe", "loss", "optimizer", "scheduler", "trainer")
 _LOCAL = ("checkpoint", "default_root_dir")
+# What a card that is made of the content of a file may end in.
+_OF_OTHERS = (
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+    *(jinja2.TemplateError, OmegaConfBaseException),
+)
 # What a card asks for and not every file has.
 _UNKNOWN: dict[str, Any] = {"data": {}, "run": None, "base_model": None, "mix": None}
 
@@ -188,7 +194,25 @@ def render_card(provenance: Mapping[str, Any], model: EnergyModel) -> str:
     Args:
         provenance: from ``describe_file``.
         model: as loaded from it.
+
+    Raises:
+        CheckpointError: what lay beside a file that is converted is not what an export
+            writes.
     """
+    try:
+        return _render(provenance, model)
+    except _OF_OTHERS as error:
+        source = provenance.get("converted_from")
+        if source is None:
+            raise
+        raise CheckpointError(
+            f"{provenance_path(Path(source['file']))}: does not say where the "
+            f"potential comes from as an export writes it ({error}). Move it away, and "
+            "the file is exported without its history."
+        ) from error
+
+
+def _render(provenance: Mapping[str, Any], model: EnergyModel) -> str:
     recipe = provenance.get("recipe", {})
     shown = {
         name: _without_paths(recipe[name])

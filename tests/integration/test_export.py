@@ -271,6 +271,32 @@ def test_another_form_of_a_file_keeps_its_history(run, tmp_path):
     assert "Nothing was beside the file" in Path(f"{second}.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base_model": {"file": "a"}},
+        {"base_model": "a"},
+        {"metrics": []},
+        {"metrics": {"phonon/hvp_mae": {"before": "small", "after": 1.0}}},
+        {"recipe": {"data": 1}},
+        {"data": {"phonons": None}},
+    ],
+)
+def test_a_history_that_is_none_is_named(world, tmp_path, change):
+    first, second = tmp_path / f"a{Path(world.base).suffix}", tmp_path / "b.pt"
+    first.write_bytes(Path(world.base).read_bytes())
+    told = {
+        "format": "pft_lightning.provenance",
+        "file": {"sha256": sha256(first)},
+        "run": {"folder": "a", "checkpoint": "b", "weights": "ema", "steps": 1},
+        **change,
+    }
+    Path(f"{first}.json").write_text(json.dumps(told))
+    with pytest.raises(CheckpointError, match=r"a\.\w+\.json: does not say where"):
+        exported(f"model.checkpoint={first}", f"out={second}")
+    assert not second.exists()
+
+
 def damage(run: Path, kind: str) -> None:
     last = run / "checkpoints" / "last.ckpt"
     if kind == "truncated":
