@@ -4,6 +4,7 @@
 # Usage: train.sh DATA WORK [STEPS [SEED [WEIGHT [HVP]]]]
 set -euo pipefail
 data=$(realpath "$1") work=$2 steps=${3:-100} seed=${4:-0} term=${5:-1} hvp=${6:-30}
+forces=$(awk "BEGIN {print $hvp / 60}")
 here="$(cd "$(dirname "$0")" && pwd)"
 mkdir -p "$work"
 work=$(realpath "$work")
@@ -24,7 +25,7 @@ for weight in "$term" 0; do
     data.elastic.train="$work/train.json" data.elastic.val="$work/val.json" \
     data.elastic.batch_size=3 \
     loss.elastic.constants=0 loss.elastic.moduli="$weight" \
-    loss.phonon.hvp="$hvp" loss.phonon.forces=0.5 loss.phonon.stress=0 \
+    loss.phonon.hvp="$hvp" loss.phonon.forces="$forces" loss.phonon.stress=0 \
     loss.upstream.energy=80 loss.upstream.forces=60 loss.upstream.stress=200 \
     loss.kind.hvp=l2 optimizer.lr=1e-4 scheduler=cosine \
     trainer.max_steps="$steps" trainer.max_epochs=-1 \

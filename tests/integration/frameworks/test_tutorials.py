@@ -71,6 +71,8 @@ def run_lines(block: str, environment: dict[str, str]) -> str:
         name, *arguments = shlex.split(line, comments=True)
         if name == "pip":
             continue
+        # A reader's shell would stay there for the lines that follow.
+        assert name != "cd", f"write it as ({line})"
         if name in COMMANDS:
             result = run_command(name, *arguments, environment=environment, merged=True)
         else:
