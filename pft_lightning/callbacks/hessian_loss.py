@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import lightning
-from lightning.pytorch.callbacks import Callback
 from torch_geometric.data import Batch
 
+from pft_lightning.callbacks.loss_terms import LossTerms
 from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import ConfigError
 from pft_lightning.losses import HvpTarget
@@ -13,7 +13,7 @@ from pft_lightning.training.hessian import ProbeSchedule, refuse_closures
 from pft_lightning.training.module import PhononFineTuning
 
 
-class HessianLoss(ProbeSchedule, Callback):
+class HessianLoss(ProbeSchedule, LossTerms):
     """Match Hessian-vector products with the reference force constants.
 
     The callback owns the probe, the weight with its schedule, and how often the
@@ -24,21 +24,24 @@ class HessianLoss(ProbeSchedule, Callback):
     Arguments are those of ``training.hessian.ProbeSchedule``.
     """
 
+    slot = "hessian"
+    elsewhere = (
+        ", and with nequip-train use pft_lightning.integrations.nequip.HessianLoss"
+    )
+
     def setup(
         self,
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
         stage: str,
     ) -> None:
-        """Register with the module whose training step computes the term."""
-        if not isinstance(pl_module, PhononFineTuning):
-            raise ConfigError(
-                f"HessianLoss cannot add its term to a {type(pl_module).__name__}; "
-                "use it with pft_lightning.PhononFineTuning, and with nequip-train "
-                "use pft_lightning.integrations.nequip.HessianLoss."
-            )
-        if pl_module.targets.hessian not in (None, self):
-            raise ConfigError("Two HessianLoss callbacks; a training step takes one.")
+        """Register, and let the data draw cells with the probe.
+
+        Raises:
+            ConfigError: see ``LossTerms``, or a phonon step would have no loss.
+        """
+        super().setup(trainer, pl_module, stage)
+        assert isinstance(pl_module, PhononFineTuning)
         targets = pl_module.targets
         data = getattr(trainer, "datamodule", None)
         # In each joint step measured values have a loss.
@@ -55,7 +58,6 @@ class HessianLoss(ProbeSchedule, Callback):
                 "weight is 0 and the Hessian term has weight "
                 f"{self.weight}, every_n_phonon_steps={self.every_n_phonon_steps}."
             )
-        pl_module.targets.hessian = self
         if isinstance(data, PhononDataModule):
             data.use_draws(self.draws)
 
@@ -64,16 +66,6 @@ class HessianLoss(ProbeSchedule, Callback):
     ) -> None:
         """Refuse optimisers that the term does not suit."""
         refuse_closures(trainer)
-
-    def teardown(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        stage: str,
-    ) -> None:
-        """Leave the module as it was."""
-        if isinstance(pl_module, PhononFineTuning):
-            pl_module.targets.hessian = None
 
     def request(self, batch: Batch, step: int) -> HvpTarget | None:
         """Draw tangents and their targets for one phonon batch.

@@ -12,7 +12,6 @@ from pft_lightning.callbacks.spectral_loss import SpectralLoss
 from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.losses.properties import Property
 from pft_lightning.training.measured import compare_measured
-from pft_lightning.training.module import PhononFineTuning
 from pft_lightning.training.spectra import ComparedSpectra
 
 
@@ -24,6 +23,7 @@ class MeasuredLoss(SpectralLoss):
     arguments and for what a step computes.
     """
 
+    slot = "measured"
     options = "loss.measured"
     prefix = ""
 
@@ -38,10 +38,6 @@ class MeasuredLoss(SpectralLoss):
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, PhononDataModule):
             data.use_measured(self.weights)
-
-    def register(self, module: PhononFineTuning, source: SpectralLoss | None) -> None:
-        """See ``SpectralLoss.register``."""
-        module.targets.measured = source
 
     def compare(
         self,

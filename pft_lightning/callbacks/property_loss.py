@@ -9,7 +9,6 @@ from torch_geometric.data import Batch
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.callbacks.spectral_loss import SpectralLoss
 from pft_lightning.losses.properties import Property
-from pft_lightning.training.module import PhononFineTuning
 from pft_lightning.training.spectra import ComparedSpectra, compare_spectra
 
 
@@ -20,12 +19,9 @@ class PropertyLoss(SpectralLoss):
     ``SpectralLoss`` for the arguments and for what a step computes.
     """
 
+    slot = "properties"
     options = "loss.phonon"
     prefix = "property_"
-
-    def register(self, module: PhononFineTuning, source: SpectralLoss | None) -> None:
-        """See ``SpectralLoss.register``."""
-        module.targets.properties = source
 
     def compare(
         self,

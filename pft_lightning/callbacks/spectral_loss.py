@@ -10,11 +10,11 @@ from typing import ClassVar
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
+from pft_lightning.callbacks.loss_terms import LossTerms
 from pft_lightning.errors import ConfigError
 from pft_lightning.losses.properties import (
     Property,
@@ -25,12 +25,11 @@ from pft_lightning.losses.properties import (
 from pft_lightning.losses.terms import check_kind
 from pft_lightning.physics.property_probes import PropertyProbe
 from pft_lightning.training.hessian import refuse_closures
-from pft_lightning.training.module import PhononFineTuning
 from pft_lightning.training.spectra import ComparedSpectra
 from pft_lightning.types import Engine
 
 
-class SpectralLoss(Callback):
+class SpectralLoss(LossTerms):
     """Match the spectra of structures with a reference.
 
     A step takes two passes. The first computes the Hessian of the atoms of a primitive
@@ -56,6 +55,7 @@ class SpectralLoss(Callback):
     options: ClassVar[str]
     # What names of metrics begin with.
     prefix: ClassVar[str]
+    not_repeated = "losses on properties"
 
     def __init__(
         self,
@@ -84,10 +84,6 @@ class SpectralLoss(Callback):
         self._engine = engine
 
     @abstractmethod
-    def register(self, module: PhononFineTuning, source: SpectralLoss | None) -> None:
-        """Let a module take the terms from ``source``."""
-
-    @abstractmethod
     def compare(
         self,
         model: EnergyModel,
@@ -105,42 +101,15 @@ class SpectralLoss(Callback):
             absolute: Give mean absolute errors instead of losses.
         """
 
-    def setup(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        stage: str,
-    ) -> None:
-        """Register with the module whose training step computes the terms."""
-        if not isinstance(pl_module, PhononFineTuning):
-            raise ConfigError(
-                f"{type(self).__name__} cannot add its terms to a "
-                f"{type(pl_module).__name__}; use it with "
-                "pft_lightning.PhononFineTuning."
-            )
-        if pl_module.replayed is not None:
-            options = ", ".join(f"{self.options}.{name}" for name in self.weights)
-            raise ConfigError(
-                "cuda_graphs=true does not repeat steps with losses on properties. "
-                f"Leave it out, or set {options} to 0."
-            )
-        self.register(pl_module, self)
+    def options_in_use(self) -> list[str]:
+        """See ``LossTerms``."""
+        return [f"{self.options}.{name}" for name in self.weights]
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Refuse optimisers that the terms do not suit."""
         refuse_closures(trainer)
-
-    def teardown(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        stage: str,
-    ) -> None:
-        """Leave the module as it was."""
-        if isinstance(pl_module, PhononFineTuning):
-            self.register(pl_module, None)
 
     def request(self, batch: Batch, step: int, model: EnergyModel) -> PropertyTarget:
         """Compute the losses of one batch, and draw directions.

@@ -5,19 +5,18 @@ from __future__ import annotations
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
+from pft_lightning.callbacks.loss_terms import LossTerms
 from pft_lightning.data.datamodule import PhononDataModule
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.losses import ThirdOrderTarget
 from pft_lightning.losses.terms import LossKind, check_kind
 from pft_lightning.physics.pair_probes import PairProbe
-from pft_lightning.training.module import PhononFineTuning
 
 
-class ThirdOrderLoss(Callback):
+class ThirdOrderLoss(LossTerms):
     """Match third derivatives along pairs of directions with the reference's.
 
     The term is computed inside the training step of ``PhononFineTuning``, in the same
@@ -32,6 +31,9 @@ class ThirdOrderLoss(Callback):
         kind: ``mae``, ``l2``, ``mse`` or ``huber``.
         huber_delta: Where the Huber loss turns linear, eV/Å³.
     """
+
+    slot = "third_order"
+    not_repeated = "third-order terms"
 
     def __init__(
         self,
@@ -53,24 +55,9 @@ class ThirdOrderLoss(Callback):
         self.huber_delta = huber_delta
         self._has_target = False
 
-    def setup(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        stage: str,
-    ) -> None:
-        """Register with the module whose training step computes the term."""
-        if not isinstance(pl_module, PhononFineTuning):
-            raise ConfigError(
-                f"ThirdOrderLoss cannot add its term to a {type(pl_module).__name__}; "
-                "use it with pft_lightning.PhononFineTuning."
-            )
-        if pl_module.replayed is not None:
-            raise ConfigError(
-                "cuda_graphs=true does not repeat steps with third-order terms. Leave "
-                "it out, or set loss.phonon.third_order=0."
-            )
-        pl_module.targets.third_order = self
+    def options_in_use(self) -> list[str]:
+        """See ``LossTerms``."""
+        return ["loss.phonon.third_order"]
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -103,16 +90,6 @@ class ThirdOrderLoss(Callback):
             "forces on pairs with data.phonons.options.third_order=true, and a probe "
             "that takes supercells (not commensurate)."
         )
-
-    def teardown(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        stage: str,
-    ) -> None:
-        """Leave the module as it was."""
-        if isinstance(pl_module, PhononFineTuning):
-            pl_module.targets.third_order = None
 
     def request(self, batch: Batch, step: int) -> ThirdOrderTarget:
         """Draw pairs and their targets for one phonon batch.

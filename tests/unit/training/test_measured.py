@@ -12,7 +12,7 @@ from ase.build import bulk
 
 from pft_lightning import MeasuredSource, PhononDataModule, PhononSource, keys
 from pft_lightning.backends.pair import PairPotential
-from pft_lightning.callbacks import HessianLoss, MeasuredLoss
+from pft_lightning.callbacks import MeasuredLoss
 from pft_lightning.data.measured.source import MeasuredValues
 from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import ConfigError
@@ -385,20 +385,3 @@ def test_force_constants_of_a_layout_are_zero(measured):
     values = values_of(measured)
     for index in range(len(values)):
         assert not values.data(index)[keys.FORCE_CONSTANTS].compact.any()
-
-
-def test_phonons_need_no_loss_where_each_step_has_measured_values(world, tmp_path):
-    """In joint steps alone: else a step of phonons would have none."""
-
-    def register(mode: str) -> None:
-        module = PhononFineTuning(PairPotential(CUTOFF, ELEMENTS), phonon_weights={})
-        phonons = PhononSource(world.phonons_train / "LiF.yaml")
-        trainer = lightning.Trainer(logger=False, accelerator="cpu")
-        trainer.datamodule = PhononDataModule(phonons, mode=mode, cache_dir=tmp_path)
-        trainer.strategy.connect(module)
-        MeasuredLoss({"frequencies": 1.0}).setup(trainer, module, "fit")
-        HessianLoss(weight=0.0).setup(trainer, module, "fit")
-
-    register("joint")
-    with pytest.raises(ConfigError, match="Some phonon steps would have no loss"):
-        register("alternate")
