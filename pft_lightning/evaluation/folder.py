@@ -98,6 +98,7 @@ ENTROPY_ERROR: Final = error_of(ENTROPY)
 FREE_ENERGY_ERROR: Final = error_of(FREE_ENERGY)
 HEAT_CAPACITY_ERROR: Final = error_of(HEAT_CAPACITY)
 DOS_ERROR: Final = "dos_error"
+SPECTRUM_W1: Final = "spectrum_w1"
 
 # Imaginary modes at commensurate q-points: of DFT, of a model, and found by both.
 REFERENCE_IMAGINARY: Final = reference_of("imaginary_modes")
@@ -130,6 +131,7 @@ ERRORS: Final = (
     *map(error_of, THERMAL),
     *map(curve_mae_of, THERMAL),
     DOS_ERROR,
+    SPECTRUM_W1,
 )
 COST: Final = (VOLUME_RATIO, RELAX_STEPS, N_PRODUCTS, SECONDS)
 COLUMNS: Final = (
@@ -165,6 +167,7 @@ UNITS: Final[Mapping[str, str]] = {
     FORCE_CONSTANTS_MAE: "eV/Å²",
     COMMENSURATE_FREQUENCY_MAE: "THz",
     MESH_FREQUENCY_MAE: "THz",
+    SPECTRUM_W1: "THz",
     MAX_FREQUENCY: "THz",
     MIN_FREQUENCY: "THz",
     MAX_FREQUENCY_ERROR: "THz",

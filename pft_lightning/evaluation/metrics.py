@@ -29,6 +29,7 @@ from pft_lightning.evaluation.folder import (
     OK,
     REFERENCE_IMAGINARY,
     REFERENCE_UNSTABLE,
+    SPECTRUM_W1,
     STATUS,
     THERMAL,
     Row,
@@ -88,6 +89,9 @@ def compare(
         curves = getattr(model, name), getattr(reference, name)
         row[curve_mae_of(name)] = float(np.abs(curves[0] - curves[1]).mean())
     row[DOS_ERROR] = dos_error(model, reference)
+    row[SPECTRUM_W1] = spectrum_distance(
+        *_modes_of_mesh(model), *_modes_of_mesh(reference)
+    )
     row[FREQUENCY_RATIO] = _mean_frequency(model) / _mean_frequency(reference)
     row |= _imaginary(model, reference, protocol.instability_threshold)
     unstable = expected.pop(MODEL_UNSTABLE)
@@ -129,6 +133,34 @@ def dos_error(model: PhononProperties, reference: PhononProperties) -> float:
         line[start - first : start - first + len(p.dos)] = p.dos
     n_bands = reference.mesh_frequencies.shape[1]
     return float(np.abs(both[0] - both[1]).sum() * pitch / (2 * n_bands))
+
+
+def spectrum_distance(
+    model: np.ndarray,
+    model_weights: np.ndarray,
+    reference: np.ndarray,
+    reference_weights: np.ndarray,
+) -> float:
+    """First Wasserstein distance of two sets of modes, THz.
+
+    How far modes have to move on average for one spectrum to become the other, which
+    says nothing of which mode is which: ``∫ |N_model - N_reference| dω`` of the shares
+    of modes below ω.
+
+    Args:
+        model: (n_modes,), THz, negative for imaginary modes.
+        model_weights: (n_modes,), what each counts by, of any sum.
+        reference: (m_modes,), THz.
+        reference_weights: (m_modes,).
+
+    Source: ``spectrum_w1`` of matbench-discovery, which takes the same function.
+    """
+    # The slowest import of all, for those who only read what was evaluated.
+    from scipy.stats import wasserstein_distance
+
+    return float(
+        wasserstein_distance(model, reference, model_weights, reference_weights)
+    )
 
 
 def kelvin_per_thz() -> float:
@@ -247,6 +279,12 @@ def _frequency_mae(
     model: np.ndarray, reference: np.ndarray, weights: np.ndarray
 ) -> float:
     return float(weights @ np.abs(model - reference).mean(axis=1))
+
+
+def _modes_of_mesh(properties: PhononProperties) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies of all modes of the mesh, and the weights of their q-points."""
+    frequencies = properties.mesh_frequencies
+    return frequencies.ravel(), properties.mesh_weights.repeat(frequencies.shape[1])
 
 
 def _mean_frequency(properties: PhononProperties) -> float:

@@ -298,4 +298,5 @@ _FORMULAS: Final = {
     "$C_V$": Markup("<i>C<sub>V</sub></i>"),
     "$S$": Markup("<i>S</i>"),
     "$F$": Markup("<i>F</i>"),
+    "$W_1$": Markup("<i>W</i><sub>1</sub>"),
 }

@@ -49,13 +49,14 @@ _TABLE: Final = (
     schema.N_ATOMS,
     *HISTOGRAMS,
     schema.DOS_ERROR,
+    schema.SPECTRUM_W1,
     schema.FREQUENCY_RATIO,
     reference_of(schema.MIN_FREQUENCY),
     schema.MIN_FREQUENCY,
     schema.VOLUME_RATIO,
 )
 # Errors of the summary; the table has some of them over all temperatures, too.
-_SAID: Final = (*GAIN, schema.DOS_ERROR, *schema.MOLECULAR)
+_SAID: Final = (*GAIN, schema.DOS_ERROR, schema.SPECTRUM_W1, *schema.MOLECULAR)
 
 
 def write_report(
@@ -251,7 +252,7 @@ def _totals(evaluation: FinishedEvaluation) -> Iterator[dict[str, Any]]:
     for name in dict.fromkeys(names):
         cells = [models[label].get(name) or {} for label in labels]
         if any(cell.get("mean") is not None for cell in cells):
-            lower_is_better = name.endswith(("_mae", "_error", "_error_K"))
+            lower_is_better = name in (*schema.ERRORS, *schema.MOLECULAR)
             changes = [
                 evaluation.change(label, name) if lower_is_better else None
                 for label in labels

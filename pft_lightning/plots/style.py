@@ -46,6 +46,7 @@ _NAMES: Final = {
     schema.curve_mae_of(schema.FREE_ENERGY): "$F(T)$ MAE",
     schema.curve_mae_of(schema.HEAT_CAPACITY): "$C_V(T)$ MAE",
     schema.DOS_ERROR: "DOS error",
+    schema.SPECTRUM_W1: "spectrum distance $W_1$",
     schema.FREQUENCY_RATIO: "frequency ratio",
     schema.VOLUME_RATIO: "volume ratio",
     schema.MAX_FREQUENCY: OMEGA_MAX,

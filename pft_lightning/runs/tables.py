@@ -14,8 +14,6 @@ from pft_lightning.evaluation import folder as schema
 from pft_lightning.evaluation.conductivity import totals as scores
 from pft_lightning.evaluation.conductivity.runner import ConductivityEvaluation
 from pft_lightning.evaluation.crystals import CrystalPhonons
-from pft_lightning.evaluation.elastic_runner import MAX_STRESS, MODULI
-from pft_lightning.evaluation.materials import Evaluated
 from pft_lightning.evaluation.trade_off import TradeOff, relative_change
 from pft_lightning.losses.properties import MEASURABLE, metric_of
 from pft_lightning.losses.properties import UNITS as PROPERTY_UNITS
@@ -33,6 +31,7 @@ _EVALUATION = {
     schema.FREE_ENERGY_ERROR: "F error",
     schema.HEAT_CAPACITY_ERROR: "C_V error",
     schema.DOS_ERROR: "DOS error",
+    schema.SPECTRUM_W1: "spectrum distance W1",
     schema.FREQUENCY_MAE_CM1: "vibrations MAE, molecules",
     schema.ZERO_POINT_ENERGY_ERROR: "zero-point energy error, molecules",
     schema.FREQUENCY_RATIO: "frequency ratio",
@@ -182,7 +181,7 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
             continue
         if name in schema.MOLECULAR and not any(t[name]["n"] for t in models.values()):
             continue
-        cells = [_mean_and_median(totals[name]) for totals in models.values()]
+        cells = [mean_and_median_text(totals[name]) for totals in models.values()]
         table.add_row(text, schema.UNITS[name], *cells)
     for name in ("precision", "recall"):
         values = [totals["instability"][name] for totals in models.values()]
@@ -261,42 +260,6 @@ def print_crystals(found: CrystalPhonons) -> None:
     console.print(f"Files for phonopy: {found.files}", highlight=False, soft_wrap=True)
 
 
-def print_elastic(found: Evaluated, report: Path) -> None:
-    """Print errors of moduli, one column for each model, and the first crystals.
-
-    Args:
-        found: what was computed.
-        report: Page with the figures.
-    """
-    models = found.summary["models"]
-    table = Table(title="Errors of moduli in GPa: mean (median) over stable materials")
-    table.add_column("modulus")
-    for label in models:
-        table.add_column(label, justify="right")
-    for name in MODULI:
-        errors = [_mean_and_median(one[name]) for one in models.values()]
-        table.add_row(name, *errors)
-    unstable = [str(one["unstable"]) for one in models.values()]
-    table.add_row("unstable materials", *unstable)
-    console = Console(width=None if Console().is_terminal else 100)
-    console.print(table)
-    done = [row for row in found.rows if row[schema.STATUS] == schema.OK]
-    for row in done[:_MAX_CRYSTALS]:
-        values = ", ".join(f"{name} {row[name]:.4g} GPa" for name in MODULI)
-        left = f"stress left {row[MAX_STRESS]:.2g} GPa"
-        console.print(
-            f"  {row[schema.NAME]} ({row[schema.MODEL]}): {values}, {left}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if len(done) > _MAX_CRYSTALS:
-        more = len(done) - _MAX_CRYSTALS
-        console.print(f"  and {more} more in {schema.ROWS_FILE}", highlight=False)
-    print_failures(console, found.summary)
-    console.print(f"Evaluation: {found.folder}", highlight=False, soft_wrap=True)
-    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
-
-
 # Score -> what the table calls it.
 _CONDUCTIVITY = {
     scores.SRME: "SRME, mode by mode",
@@ -329,11 +292,13 @@ def print_conductivity(found: ConductivityEvaluation, report: Path) -> None:
         table.add_column(label, justify="right")
     scored = any(one[scores.SRME]["n"] for one in models.values())
     for name, text in _CONDUCTIVITY.items() if scored else ():
-        table.add_row(text, *(_mean_and_median(one[name]) for one in models.values()))
+        table.add_row(
+            text, *(mean_and_median_text(one[name]) for one in models.values())
+        )
     kinds = {kind for one in models.values() for kind in one["by_structure"]}
     for kind in sorted(kinds) if len(kinds) > 1 else ():
         parts = [one["by_structure"][kind][scores.SRME] for one in models.values()]
-        table.add_row(f"SRME, {kind}", *map(_mean_and_median, parts))
+        table.add_row(f"SRME, {kind}", *map(mean_and_median_text, parts))
     for name, text in _OUTCOMES.items():
         shares = [one[name] for one in models.values()]
         table.add_row(text, *(f"{100 * (share or 0):.1f} %" for share in shares))
@@ -386,7 +351,8 @@ def print_failures(console: Console, summary: schema.Summary) -> None:
         console.print(f"  and {more} more in {schema.SUMMARY_FILE}", highlight=False)
 
 
-def _mean_and_median(total: Mapping[str, Any]) -> str:
+def mean_and_median_text(total: Mapping[str, Any]) -> str:
+    """A mean with its median; nothing where there is none."""
     if total["mean"] is None:
         return ""
     return f"{total['mean']:.4g} ({total['median']:.4g})"

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import wasserstein_distance
 
 from pft_lightning.errors import ShapeError
 from pft_lightning.evaluation.folder import ERRORS
@@ -16,6 +17,8 @@ from pft_lightning.evaluation.metrics import (
 )
 from pft_lightning.evaluation.properties import compute_properties
 from pft_lightning.evaluation.protocols import Protocol
+from pft_lightning.testing import PairPotential
+from tests.conftest import CRYSTALS, CUTOFF, ELEMENTS, phonon_of, true_potential
 
 from .conftest import einstein
 
@@ -75,6 +78,24 @@ def test_the_error_of_a_density_of_states_runs_from_zero_to_one():
     assert dos_error(near, hard) == pytest.approx(expected, rel=2e-2)
 
 
+def test_the_spectrum_distance_is_that_of_scipy_on_the_mesh_of_phonopy():
+    potentials = true_potential(), PairPotential(CUTOFF, ELEMENTS)
+    phonons = [phonon_of(CRYSTALS["NaCl"], potential) for potential in potentials]
+    protocol = Protocol(mesh=(4, 4, 4), band_points=0)
+    theirs, ours = (compute_properties(phonon, protocol) for phonon in phonons)
+    spectra, counts = [], []
+    for phonon in phonons:
+        phonon.run_mesh([4, 4, 4], is_gamma_center=True)
+        spectra.append(phonon.mesh.frequencies.ravel())
+        counts.append(np.repeat(phonon.mesh.weights, 6))
+    distance = wasserstein_distance(*spectra, *counts)
+    assert abs(distance - wasserstein_distance(*spectra)) > 1e-3  # weights matter
+    row = compare(ours, theirs, protocol)
+    assert row["spectrum_w1"] == pytest.approx(distance, rel=1e-12)
+    # The best of all pairs of modes.
+    assert 0 < row["spectrum_w1"] <= row["mesh_frequency_mae"] + 1e-9
+
+
 def test_a_material_is_unstable_below_the_threshold():
     # -1 eV/Å²: an imaginary frequency of 3.5 THz.
     row = compare(properties(-1.0), properties(3.0), PROTOCOL)
@@ -97,9 +118,11 @@ def test_totals_have_means_medians_and_the_classification():
         for error, (reference, model) in zip([1, 2, 3, 4, 10], truths, strict=True)
     ]
     rows.append({"status": "failed", "entropy_error": 1e9})
+    rows[0]["spectrum_w1"] = 0.5  # the others are of an earlier version
     totals = summarise(rows, PROTOCOL)
     assert totals["entropy_error"] == {"mean": 4.0, "median": 3.0, "n": 5}
     assert totals["dos_error"] == {"mean": None, "median": None, "n": 0}
+    assert totals["spectrum_w1"] == {"mean": 0.5, "median": 0.5, "n": 1}
     assert totals["instability"] == {
         "true_positive": 2,
         "false_positive": 1,
