@@ -77,6 +77,15 @@ function placesOf(path) {
   return places;
 }
 
+// Number of the place of a line that is nearest to x.
+function nearestTo(places, x) {
+  let best = 0;
+  for (let n = 0; n < places.length; n += 2) {
+    if (Math.abs(places[n] - x) < Math.abs(places[best] - x)) best = n;
+  }
+  return best;
+}
+
 function wavevector(panel, x) {
   for (const segment of panel.querySelectorAll(".segment")) {
     const [first, last] = [Number(segment.dataset.first), Number(segment.dataset.last)];
@@ -96,11 +105,12 @@ function readable(figure) {
   const svg = figure.querySelector(".wide > svg");
   const reading = figure.querySelector(".reading");
   const pointer = figure.querySelector(".pointer");
-  let lines = null;
+  let lines = null, current = null;
   const forget = () => {
     figure.querySelectorAll(".near").forEach(path => path.classList.remove("near"));
     reading.hidden = true;
     pointer.classList.add("off");
+    current = null;
   };
   buttons.forEach((button, model) => {
     button.disabled = false;
@@ -118,24 +128,15 @@ function readable(figure) {
     branch: Array.from(path.parentNode.children).indexOf(path) + 1,
     places: placesOf(path),
   }));
-  svg.addEventListener("pointerleave", forget);
-  const look = event => {
+  const drawn = () => {
     lines ??= read();
-    const matrix = panel.getScreenCTM();
-    const here = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.inverse());
-    const {width, height, top, step} = panel.dataset;
-    let best = null, nearest = (20 / matrix.a) ** 2;
-    for (const line of lines) {
-      if (buttons[line.model].getAttribute("aria-pressed") !== "true") continue;
-      for (let n = 0; n < line.places.length; n += 2) {
-        const [x, y] = [line.places[n], line.places[n + 1]];
-        const distance = (x - here.x) ** 2 + (y - here.y) ** 2;
-        if (distance < nearest && y >= 0 && y <= height) [best, nearest] = [{line, x, y}, distance];
-      }
-    }
+    return lines.filter(line => buttons[line.model].getAttribute("aria-pressed") === "true");
+  };
+  const {width, height, top, step} = panel.dataset;
+  const show = (line, n) => {
     forget();
-    if (!best || here.x < 0 || here.x > width) return;
-    const {line, x, y} = best;
+    current = {line, n};
+    const [x, y] = [line.places[n], line.places[n + 1]];
     line.path.classList.add("near");
     pointer.setAttribute("cx", x);
     pointer.setAttribute("cy", y);
@@ -147,13 +148,49 @@ function readable(figure) {
     ].join("\n");
     reading.hidden = false;
     const frame = figure.getBoundingClientRect();
-    const [left, above] = [event.clientX - frame.left, event.clientY - frame.top];
+    const at = new DOMPoint(x, y).matrixTransform(panel.getScreenCTM());
     const room = figure.clientWidth - reading.offsetWidth;
-    reading.style.left = `${Math.max(0, Math.min(left + 14, room))}px`;
-    reading.style.top = `${above + 16}px`;
+    reading.style.left = `${Math.max(0, Math.min(at.x - frame.left + 14, room))}px`;
+    reading.style.top = `${at.y - frame.top + 16}px`;
   };
+  const look = event => {
+    const matrix = panel.getScreenCTM();
+    const here = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.inverse());
+    let best = null, nearest = (20 / matrix.a) ** 2;
+    for (const line of drawn()) {
+      for (let n = 0; n < line.places.length; n += 2) {
+        const [x, y] = [line.places[n], line.places[n + 1]];
+        const distance = (x - here.x) ** 2 + (y - here.y) ** 2;
+        if (distance < nearest && y >= 0 && y <= height) [best, nearest] = [[line, n], distance];
+      }
+    }
+    if (!best || here.x < 0 || here.x > width) return forget();
+    show(...best);
+  };
+  // Left and right go along a line, up and down to the next one at the same wave vector.
+  const walk = event => {
+    const along = {ArrowLeft: -2, ArrowRight: 2}[event.key];
+    const across = {ArrowUp: -1, ArrowDown: 1}[event.key];
+    if (event.key === "Escape") return forget();
+    if (!along && !across) return;
+    event.preventDefault();
+    const there = drawn();
+    if (!there.length) return;
+    if (!current) return show(there[0], 0);
+    const {line, n} = current;
+    if (along) return show(line, Math.max(0, Math.min(n + along, line.places.length - 2)));
+    const x = line.places[n];
+    const below = there.map(other => [other, nearestTo(other.places, x)]);
+    below.sort(([a, m], [b, k]) => a.places[m + 1] - b.places[k + 1]);
+    const next = below.findIndex(([other]) => other === line) + across;
+    show(...below[Math.max(0, Math.min(next, below.length - 1))]);
+  };
+  svg.addEventListener("pointerleave", forget);
   svg.addEventListener("pointermove", look);
   svg.addEventListener("pointerdown", look);
+  svg.addEventListener("keydown", walk);
+  svg.addEventListener("blur", forget);
+  svg.tabIndex = 0;
 }
 
 document.querySelectorAll("table.sortable").forEach(sortable);

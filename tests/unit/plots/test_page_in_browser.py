@@ -80,6 +80,8 @@ def test_the_page_sorts_filters_switches_and_names_what_is_under_the_mouse(
     assert branch.startswith("branch ")
     assert where.startswith(("Γ", "X"))
 
+    check_arrow_keys(browser)
+
     drawn = (
         f"Array.from({BANDS}.querySelectorAll('.panel g.line'),"
         " g => getComputedStyle(g).display)"
@@ -110,6 +112,32 @@ def test_the_page_sorts_filters_switches_and_names_what_is_under_the_mouse(
     )
     # "unrendered" figures are no pictures; that is all it may complain of.
     assert browser.problems() == []
+
+
+def check_arrow_keys(browser):
+    """They go along a branch, and to the next one at the same wave vector."""
+
+    def press(key: str) -> list[str]:
+        for kind in ("keyDown", "keyUp"):
+            browser.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+        return browser.value(f"{BANDS}.querySelector('.reading').innerText").split("\n")
+
+    browser.value(f"{BANDS}.querySelector('.wide > svg').focus()")
+    press("Escape")
+    label, _, branch, start = press("ArrowRight")
+    assert (label, branch, start) == ("DFT", "branch 1", "Γ")
+    _, frequency, branch, where = press("ArrowRight")
+    assert branch == "branch 1"
+    assert where.startswith("Γ → ")
+    heights = [float(frequency.split()[0].replace("−", "-"))]
+    for _ in range(3):
+        reading = press("ArrowUp")
+        assert reading[3] == where
+        heights.append(float(reading[1].split()[0].replace("−", "-")))
+    assert heights == sorted(heights)
+    assert press("ArrowLeft")[3] == start
+    press("Escape")
+    assert browser.value(f"{BANDS}.querySelector('.reading').hidden")
 
 
 @pytest.mark.usefixtures("unrendered")
