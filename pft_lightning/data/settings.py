@@ -121,8 +121,38 @@ class ElasticSource:
     max_edges: NEdges | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredReading:
+    """How measured values are read, and in which cells they are computed.
+
+    Attributes:
+        frequency_unit: Of tables of frequencies without a column for it.
+        max_order: Most primitive cells that a q-point may need; of band structures and
+            meshes those beyond are left out.
+        supercell_matrix: Supercell of thermal properties and densities of states, of
+            the primitive cell, 3 or 9 integers.
+        min_length: Smallest distance of opposite faces of that supercell, where no
+            matrix is given.
+    """
+
+    frequency_unit: FrequencyUnit | None = None
+    max_order: Annotated[int, Field(ge=1, le=MAX_ORDER)] = 8
+    supercell_matrix: Annotated[Sequence[int] | None, As(Matrix)] = None
+    min_length: Angstrom = 10.0
+
+    def supercell(self) -> SupercellOptions:
+        """The supercell that is asked for.
+
+        Raises:
+            ConfigError: the matrix makes none.
+        """
+        matrix = self.supercell_matrix
+        length = None if matrix is not None else self.min_length
+        return SupercellOptions(supercell_matrix=matrix, min_length=length)
+
+
 @dataclass(frozen=True, slots=True)
-class MeasuredSource:
+class MeasuredSource(MeasuredReading):
     """Where measured frequencies and thermal properties come from.
 
     Attributes:
@@ -133,13 +163,6 @@ class MeasuredSource:
         structures: Crystals of all of them, which the values name: CIF, POSCAR and what
             else ASE or phonopy reads, or a list.
         relax: Relax the crystals by the base model before anything is computed.
-        frequency_unit: Of tables of frequencies without a column for it.
-        max_order: Most primitive cells that a q-point may need; of band structures and
-            meshes those beyond are left out.
-        supercell_matrix: Supercell of thermal properties and densities of states, of
-            the primitive cell, 3 or 9 integers.
-        min_length: Smallest distance of opposite faces of that supercell, where no
-            matrix is given.
         mesh: Length that sets the q-points of thermal properties and densities of
             states, as phonopy's.
         batch_size: Items (a quantity of a crystal, or frequencies at a q-point) per
@@ -152,21 +175,7 @@ class MeasuredSource:
     val: Annotated[Spec | None, As(Paths | None)] = None
     structures: Annotated[Spec | None, As(Paths | None)] = None
     relax: bool = False
-    frequency_unit: FrequencyUnit | None = None
-    max_order: Annotated[int, Field(ge=1, le=MAX_ORDER)] = 8
-    supercell_matrix: Annotated[Sequence[int] | None, As(Matrix)] = None
-    min_length: Angstrom = 10.0
     mesh: Angstrom = 40.0
     batch_size: NStructures = 4
     max_atoms: NAtoms | None = None
     max_edges: NEdges | None = None
-
-    def supercell(self) -> SupercellOptions:
-        """The supercell that is asked for.
-
-        Raises:
-            ConfigError: the matrix makes none.
-        """
-        matrix = self.supercell_matrix
-        length = None if matrix is not None else self.min_length
-        return SupercellOptions(supercell_matrix=matrix, min_length=length)

@@ -7,6 +7,7 @@ import torch
 
 from pft_lightning.losses.properties import Property, PropertyErrors
 from pft_lightning.losses.terms import row_residuals
+from pft_lightning.physics.dynamical_matrix import Waves
 from pft_lightning.physics.measurement import (
     MeasuredCurve,
     MeasuredDensity,
@@ -61,11 +62,41 @@ def measured_differences(
         found: torch.Tensor = getattr(spectrum, quantity)(temperatures)
         return found - torch.from_numpy(measured.values), measured.weights
     frequencies = spectrum.frequencies()[0]
-    n_translations = int((spectrum.weights[0] == 0).sum())
-    modes = measured.assign(frequencies.detach().numpy(), n_translations)
+    modes = measured_modes(measured, spectrum)
     values = measured.expanded()
     expected = torch.from_numpy(measured.values[values])
     return frequencies[torch.from_numpy(modes)] - expected, measured.weights[values]
+
+
+def measured_modes(measured: MeasuredFrequencies, spectrum: Spectrum) -> np.ndarray:
+    """Say which modes of a potential are the measured ones.
+
+    Args:
+        measured: frequencies.
+        spectrum: of the potential at their q-point.
+
+    Returns:
+        (n_modes,), int64, columns of the spectrum; see ``assign``.
+    """
+    n_translations = int((spectrum.weights[0] == 0).sum())
+    return measured.assign(spectrum.frequencies()[0].detach().numpy(), n_translations)
+
+
+def spectrum_of(
+    matrices: torch.Tensor, waves: Waves, measured: Measurement
+) -> Spectrum:
+    """The modes that a measurement is compared with.
+
+    Args:
+        matrices: (n_q, 3n, 3n), eV/Å²/AMU, of ``waves``.
+        waves: of the q-point of frequencies, or all of a supercell.
+        measured: the values.
+    """
+    if isinstance(measured, MeasuredFrequencies):
+        return Spectrum.of(matrices, waves.weights, waves.is_gamma)
+    mesh = measured.mesh
+    dense = mesh.matrices(waves.force_constants(matrices))
+    return Spectrum.of(dense, torch.from_numpy(mesh.weights), mesh.is_gamma)
 
 
 def to_spectrum(measured: MeasuredDensity, model: Spectrum) -> Spectrum:

@@ -20,6 +20,7 @@ class MeasuredFrequencies:
             translations at Γ included; None where this is not known.
         weights: (n,), what errors count by.
         labels: n names of modes, which may be empty.
+        uncertainties: (n,), THz, NaN where unknown; None where none is.
     """
 
     values: np.ndarray
@@ -27,6 +28,7 @@ class MeasuredFrequencies:
     branches: np.ndarray | None
     weights: np.ndarray
     labels: tuple[str, ...] = ()
+    uncertainties: np.ndarray | None = None
 
     def assign(self, frequencies: np.ndarray, n_translations: int = 0) -> np.ndarray:
         """Say which modes of a potential are the measured ones.
@@ -95,10 +97,24 @@ class MeasuredDensity:
 
     def shares(self) -> np.ndarray:
         """(n,), share of the modes at each point, sum 1: the trapezoidal rule."""
-        found = self.values * np.gradient(self.points)
-        ends = np.array([0, -1])
-        found[ends] /= 2
-        return found / found.sum()
+        return density_shares(self.points, self.values)
+
+
+def density_shares(points: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Share of the modes at each point of a density of states: the trapezoidal rule.
+
+    Args:
+        points: (n,), THz, ascending.
+        values: (n,), of any scale.
+
+    Returns:
+        (n,), sum 1.
+    """
+    found = values * np.gradient(points)
+    ends = np.array([0, -1])
+    found[ends] /= 2
+    shares: np.ndarray = found / found.sum()
+    return shares
 
 
 Measurement = MeasuredFrequencies | MeasuredCurve | MeasuredDensity

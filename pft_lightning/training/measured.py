@@ -10,11 +10,10 @@ from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.backends.base import EnergyModel
-from pft_lightning.losses.measured import measured_loss
+from pft_lightning.losses.measured import measured_loss, spectrum_of
 from pft_lightning.losses.properties import Property, PropertyErrors
-from pft_lightning.physics.dynamical_matrix import Waves, find_waves
-from pft_lightning.physics.measurement import MeasuredFrequencies, Measurement
-from pft_lightning.physics.vibrations import Spectrum
+from pft_lightning.physics.dynamical_matrix import find_waves
+from pft_lightning.physics.measurement import MeasuredFrequencies
 from pft_lightning.training.spectra import ComparedSpectra, differentiate_losses
 from pft_lightning.types import Engine
 
@@ -54,20 +53,3 @@ def compare_measured(
         return {quantity: loss}
 
     return differentiate_losses(model, structure, waves, losses_of, weights, engine)
-
-
-def spectrum_of(
-    matrices: torch.Tensor, waves: Waves, measured: Measurement
-) -> Spectrum:
-    """The modes that a measurement is compared with.
-
-    Args:
-        matrices: (n_q, 3n, 3n), eV/Å²/AMU, of ``waves``.
-        waves: of the q-point of frequencies, or all of a supercell.
-        measured: the values.
-    """
-    if isinstance(measured, MeasuredFrequencies):
-        return Spectrum.of(matrices, waves.weights, waves.is_gamma)
-    mesh = measured.mesh
-    dense = mesh.matrices(waves.force_constants(matrices))
-    return Spectrum.of(dense, torch.from_numpy(mesh.weights), mesh.is_gamma)

@@ -18,6 +18,7 @@ from pft_lightning.losses.properties import Property, PropertyErrors
 from pft_lightning.physics.dynamical_matrix import Waves, find_waves
 from pft_lightning.physics.element_densities import element_densities
 from pft_lightning.physics.force_constants import ForceConstants
+from pft_lightning.physics.hessian_rows import products_to_rows, unit_tangents
 from pft_lightning.physics.property_probes import weigh
 from pft_lightning.physics.vibrations import Spectrum
 from pft_lightning.types import Engine
@@ -32,9 +33,6 @@ def hessian_rows(
 ) -> np.ndarray:
     """Compute the Hessian of the atoms of one primitive cell, without a graph.
 
-    What a rigid motion of the crystal leaves on an atom (rounding alone) is taken from
-    its own block.
-
     Args:
         model: The potential.
         structure: Neutral batch of one structure with force constants.
@@ -42,14 +40,11 @@ def hessian_rows(
 
     Returns:
         (n_primitive, n_atoms, 3, 3), float64, eV/Å², in the layout of the force
-        constants.
+        constants, see ``products_to_rows``.
     """
     (constants,) = structure[keys.FORCE_CONSTANTS]
-    own, n_atoms = constants.representatives(), constants.n_atoms
-    n_columns = 3 * len(own)
-    columns = np.zeros((n_atoms, n_columns, 3))
-    numbers = np.arange(n_columns)
-    columns[own[numbers // 3], numbers, numbers % 3] = 1.0
+    own = constants.representatives()
+    columns = unit_tangents(own, constants.n_atoms)
 
     def multiply(some: range) -> np.ndarray:
         with torch.no_grad():
@@ -65,13 +60,8 @@ def hessian_rows(
         assert hvp is not None
         return hvp.cpu().double().numpy()
 
-    passes = in_passes(multiply, range(n_columns), _COLUMNS_PER_PASS)
-    products = np.concatenate(list(passes), axis=1)
-    rows = products.reshape(n_atoms, len(own), 3, 3).transpose(1, 0, 2, 3)
-    # A column is (responding, moved); a row (moved, responding).
-    rows = np.ascontiguousarray(rows)
-    rows[np.arange(len(own)), own] -= rows.sum(axis=1)
-    return rows
+    passes = in_passes(multiply, range(columns.shape[1]), _COLUMNS_PER_PASS)
+    return products_to_rows(np.concatenate(list(passes), axis=1), own)
 
 
 @dataclass(frozen=True, slots=True)

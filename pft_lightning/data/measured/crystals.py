@@ -12,7 +12,7 @@ from ase.data import atomic_masses
 from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 
-from pft_lightning.data.crystals import check_bulk, list_crystals
+from pft_lightning.data.crystals import Crystal, check_bulk, list_crystals
 from pft_lightning.data.readers.content import count_atoms
 from pft_lightning.data.readers.phonopy import make_phonopy
 from pft_lightning.data.records import StructureRecord, validate
@@ -90,10 +90,7 @@ class MeasuredCrystal:
             DataFormatError: the supercell is too large, or the crystal has no symmetry
                 that can be found.
         """
-        matrix = options.asked_for(self.cell)
-        assert matrix is not None
-        count_atoms(self.atomic_numbers, matrix, self.where)
-        phonon = self.to_phonopy(matrix)
+        phonon = self.repeated(options)
         supercell, primitive = phonon.supercell, phonon.primitive
         primitive_index, translation_index = translation_maps(primitive)
         layout = ForceConstants(
@@ -113,6 +110,30 @@ class MeasuredCrystal:
             name, numbers, supercell.positions, supercell.cell, layout
         )
         return record, points
+
+    def repeated(self, options: SupercellOptions) -> Phonopy:
+        """Make a supercell of the primitive cell.
+
+        Args:
+            options: which one; a matrix or a length is given.
+
+        Raises:
+            DataFormatError: it is too large, or the crystal has no symmetry that can be
+                found.
+        """
+        matrix = options.asked_for(self.cell)
+        assert matrix is not None
+        count_atoms(self.atomic_numbers, matrix, self.where)
+        return self.to_phonopy(matrix)
+
+    def relaxed(self, relax: Relax) -> MeasuredCrystal:
+        """The crystal as a potential relaxes it; its lattice keeps its orientation."""
+        atoms = relax(self.to_phonopy(np.eye(3, dtype=np.int64)))
+        return replace(
+            self,
+            cell=np.array(atoms.cell.array, dtype=np.float64),
+            positions=np.array(atoms.positions, dtype=np.float64),
+        )
 
     def to_phonopy(self, supercell_matrix: np.ndarray) -> Phonopy:
         """Make a ``Phonopy`` object with a supercell of the primitive cell.
@@ -164,7 +185,30 @@ def read_crystals(
     Raises:
         DataFormatError: one is not there, is there twice, or cannot be used.
     """
-    found: dict[str, MeasuredCrystal] = {}
+    listed, skipped = find_crystals(spec, wanted)
+    found = {name: read_crystal(crystal) for name, crystal in listed.items()}
+    if relax is not None:
+        found = {name: crystal.relaxed(relax) for name, crystal in found.items()}
+    return found, skipped
+
+
+def find_crystals(
+    spec: Spec, wanted: Collection[str], option: str = "data.measured.structures"
+) -> tuple[dict[str, Crystal], list[tuple[str, str]]]:
+    """Find the crystals that values name, without reading them.
+
+    Args:
+        spec: as of ``read_crystals``.
+        wanted: likewise.
+        option: that gives the files, for messages.
+
+    Returns:
+        By name; and (file, reason) of those that nobody names.
+
+    Raises:
+        DataFormatError: one is not there, or is there twice.
+    """
+    found: dict[str, Crystal] = {}
     skipped: list[tuple[str, str]] = []
     others: set[str] = set()
     for listed in list_crystals(spec, _AS_IT_IS):
@@ -179,48 +223,37 @@ def read_crystals(
         if listed.name in found:
             raise DataFormatError(
                 f"{listed.source}: is called {listed.name!r} like "
-                f"{found[listed.name].where}; rename one of them."
+                f"{found[listed.name].source}; rename one of them."
             )
-        check_bulk(listed.n_periodic, listed.source)
-        phonon = listed.read()
-        symprec = float(phonon.symmetry.tolerance)
-        primitive: PhonopyAtoms = phonon.primitive
-        if len(primitive) == len(phonon.unitcell):
-            # phonopy may choose other vectors of the same lattice.
-            primitive = phonon.unitcell
-        crystal = _crystal(primitive, listed.name, symprec, listed.source)
-        if relax is not None:
-            crystal = _relaxed(crystal, relax)
-        found[listed.name] = crystal
+        found[listed.name] = listed
     missing = sorted(set(wanted) - set(found))
     if missing:
         known = sorted({*found, *others})
         raise DataFormatError(
             f"{missing[0]}: values are given of this crystal, and no structure has its "
             f"name; there are {', '.join(known[:10]) or 'none'}. Add its file to "
-            "data.measured.structures, or correct the name."
+            f"{option}, or correct the name."
         )
     return found, skipped
 
 
-def _crystal(
-    primitive: PhonopyAtoms, name: str, symprec: float, where: str
-) -> MeasuredCrystal:
+def read_crystal(listed: Crystal) -> MeasuredCrystal:
+    """Read the primitive cell of a crystal.
+
+    Raises:
+        DataFormatError: it cannot be used.
+    """
+    check_bulk(listed.n_periodic, listed.source)
+    phonon = listed.read()
+    primitive: PhonopyAtoms = phonon.primitive
+    if len(primitive) == len(phonon.unitcell):
+        # phonopy may choose other vectors of the same lattice.
+        primitive = phonon.unitcell
     return MeasuredCrystal(
-        name=name,
+        name=listed.name,
         atomic_numbers=np.array(primitive.numbers, dtype=np.int64),
         cell=np.array(primitive.cell, dtype=np.float64),
         positions=np.array(primitive.positions, dtype=np.float64),
-        symprec=symprec,
-        where=where,
-    )
-
-
-def _relaxed(crystal: MeasuredCrystal, relax: Relax) -> MeasuredCrystal:
-    unit = crystal.to_phonopy(np.eye(3, dtype=np.int64))
-    relaxed = relax(unit)
-    return replace(
-        crystal,
-        cell=np.array(relaxed.cell.array, dtype=np.float64),
-        positions=np.array(relaxed.positions, dtype=np.float64),
+        symprec=float(phonon.symmetry.tolerance),
+        where=listed.source,
     )

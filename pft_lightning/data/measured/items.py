@@ -59,11 +59,13 @@ class ItemOptions:
         max_order: most primitive cells that a q-point may need.
         supercell: of thermal properties and densities of states.
         mesh: length of ``mesh_numbers``, Å.
+        option: block of options, for messages.
     """
 
     max_order: int
     supercell: SupercellOptions
     mesh: float
+    option: str = "data.measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def frequency_items(
             raise DataFormatError(
                 f"{group[0].where}: the q-point {shown(q_point)} needs a cell of "
                 f"{order} primitive cells; at most {options.max_order} are accepted. "
-                "Raise data.measured.max_order, or take it out."
+                f"Raise {options.option}.max_order, or take it out."
             )
         _check_modes(group, q_point, crystal)
         numbered = group[0].branch is not None
@@ -133,6 +135,7 @@ def frequency_items(
             branches=np.array([row.branch for row in group]) if numbered else None,
             weights=uncertainties.weights([row.uncertainty for row in group]),
             labels=tuple(row.label for row in group),
+            uncertainties=_known([row.uncertainty for row in group]),
         )
         yield _at(crystal, q_point, measured)
 
@@ -144,6 +147,45 @@ def _at(
 ) -> MeasuredItem:
     name = f"{crystal.name} q={shown(q_point)}"
     return MeasuredItem(crystal.at_q_point(q_point, name), "frequencies", measured)
+
+
+def _known(values: Sequence[float | None]) -> np.ndarray:
+    """(n,), NaN where nothing is known."""
+    return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+
+def items_at_q_points(
+    frequencies: Sequence[Frequency],
+    modes: Sequence[Modes],
+    crystal: MeasuredCrystal,
+    options: ItemOptions,
+    uncertainties: Uncertainties,
+) -> tuple[list[MeasuredItem], list[tuple[str, str]]]:
+    """Take all frequencies of a crystal.
+
+    Args:
+        frequencies: of tables.
+        modes: of band structures and meshes; of two files with the same q-point the
+            first one counts, and tables count before them.
+        crystal: that they are of.
+        options: how they become items.
+        uncertainties: of all frequencies.
+
+    Returns:
+        The items, and (file, remark) where q-points are left out.
+
+    Raises:
+        DataFormatError: a value cannot be one of this crystal.
+    """
+    items = list(frequency_items(frequencies, crystal, options, uncertainties))
+    remarks = []
+    for one in modes:
+        found, remark = mode_items(one, crystal, options)
+        if remark is not None:
+            remarks.append((one.where, remark))
+        seen = {item.record.name for item in items}
+        items += [item for item in found if item.record.name not in seen]
+    return items, remarks
 
 
 def _check_modes(
@@ -222,8 +264,8 @@ def mode_items(
         return list(items.values()), None
     return list(items.values()), (
         f"{modes.where}: {left_out} of {len(modes.q_points)} q-points need more than "
-        f"{options.max_order} primitive cells (data.measured.max_order), and are left "
-        "out."
+        f"{options.max_order} primitive cells ({options.option}.max_order), and are "
+        "left out."
     )
 
 
@@ -256,6 +298,38 @@ def thermal_item(
     Raises:
         DataFormatError: a temperature is there twice.
     """
+    quantity = rows[0].quantity
+    temperatures, values, _ = values_in_cells(rows, crystal)
+    record, mesh = crystal.in_supercell(
+        options.supercell, options.mesh, f"{crystal.name} {quantity}"
+    )
+    measured = MeasuredCurve(
+        temperatures=temperatures,
+        values=values,
+        weights=uncertainties.weights(
+            [uncertainty_in_cells(row, crystal) for row in rows]
+        ),
+        mesh=mesh,
+    )
+    return MeasuredItem(record, quantity, measured)
+
+
+def values_in_cells(
+    rows: Sequence[ThermalValue], crystal: MeasuredCrystal
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values of one quantity of a crystal, per mole of primitive cells.
+
+    Args:
+        rows: all of this quantity.
+        crystal: that they are of.
+
+    Returns:
+        Temperatures (n,), K, values (n,) and uncertainties (n,), NaN where unknown,
+        J/K/mol or kJ/mol.
+
+    Raises:
+        DataFormatError: a temperature is there twice.
+    """
     seen: set[float] = set()
     for row in rows:
         if row.temperature in seen:
@@ -264,20 +338,12 @@ def thermal_item(
                 "K is there twice. Take one out, or write their mean."
             )
         seen.add(row.temperature)
-    quantity = rows[0].quantity
     numbers = crystal.atomic_numbers.tolist()
-    record, mesh = crystal.in_supercell(
-        options.supercell, options.mesh, f"{crystal.name} {quantity}"
+    return (
+        np.array([row.temperature for row in rows]),
+        np.array([row.value * row.unit.to_cells(numbers) for row in rows]),
+        _known([uncertainty_in_cells(row, crystal) for row in rows]),
     )
-    measured = MeasuredCurve(
-        temperatures=np.array([row.temperature for row in rows]),
-        values=np.array([row.value * row.unit.to_cells(numbers) for row in rows]),
-        weights=uncertainties.weights(
-            [uncertainty_in_cells(row, crystal) for row in rows]
-        ),
-        mesh=mesh,
-    )
-    return MeasuredItem(record, quantity, measured)
 
 
 def density_item(
@@ -288,18 +354,28 @@ def density_item(
     Raises:
         DataFormatError: there are two.
     """
-    if len(densities) > 1:
-        raise DataFormatError(
-            f"{densities[1].where}: is a second density of states of {crystal.name}, "
-            f"beside {densities[0].where}. Take one out."
-        )
+    density = only_density(densities)
     record, mesh = crystal.in_supercell(
         options.supercell, options.mesh, f"{crystal.name} dos"
     )
-    (density,) = densities
     return MeasuredItem(
         record, "dos", MeasuredDensity(density.points, density.values, mesh)
     )
+
+
+def only_density(densities: Sequence[Density]) -> Density:
+    """The density of states of a crystal.
+
+    Raises:
+        DataFormatError: there are two.
+    """
+    if len(densities) > 1:
+        first, second = densities[:2]
+        raise DataFormatError(
+            f"{second.where}: is a second density of states of {second.structure}, "
+            f"beside {first.where}. Take one out."
+        )
+    return densities[0]
 
 
 def order_of(q_point: Sequence[Fraction]) -> int:

@@ -13,7 +13,9 @@ from pft_lightning.units import FrequencyUnit
 
 
 def read_measured(
-    spec: Spec, frequency_unit: FrequencyUnit | None = None
+    spec: Spec,
+    frequency_unit: FrequencyUnit | None = None,
+    option: str = "data.measured",
 ) -> MeasuredRows:
     """Read all measured values of files, folders, globs or a list of them.
 
@@ -23,6 +25,7 @@ def read_measured(
     Args:
         spec: tables (``tables``) and results of phonopy (``phonopy_results``).
         frequency_unit: of tables of frequencies without a column for it.
+        option: block of options, for messages.
 
     Raises:
         DataFormatError: names the file, the value and what to do.
@@ -30,7 +33,7 @@ def read_measured(
     found = find_sources(spec, kind="measured")
     for _, reason in found.skipped:
         raise DataFormatError(reason)
-    parts = [_read(path, frequency_unit) for path in found.paths]
+    parts = [_read(path, frequency_unit, option) for path in found.paths]
     return MeasuredRows(
         frequencies=[row for part in parts for row in part.frequencies],
         thermal=[row for part in parts for row in part.thermal],
@@ -39,7 +42,9 @@ def read_measured(
     )
 
 
-def _read(path: Path, frequency_unit: FrequencyUnit | None) -> MeasuredRows:
+def _read(
+    path: Path, frequency_unit: FrequencyUnit | None, option: str
+) -> MeasuredRows:
     if path.name.endswith(CSV_SUFFIXES):
-        return read_table(path, frequency_unit)
+        return read_table(path, frequency_unit, option)
     return read_results(path)

@@ -134,6 +134,15 @@ class MeasuredRows:
         parts = (self.frequencies, self.thermal, self.modes, self.densities)
         return {row.structure for part in parts for row in part}
 
+    def of(self, structure: str) -> MeasuredRows:
+        """What they say of one crystal."""
+        return MeasuredRows(
+            frequencies=[row for row in self.frequencies if row.structure == structure],
+            thermal=[row for row in self.thermal if row.structure == structure],
+            modes=[row for row in self.modes if row.structure == structure],
+            densities=[row for row in self.densities if row.structure == structure],
+        )
+
 
 def to_fraction(value: float, tolerance: float) -> Fraction | None:
     """The fraction of a denominator of at most ``MAX_ORDER`` that a number stands for.

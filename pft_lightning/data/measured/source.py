@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TypeVar
 
 import numpy as np
 from torch_geometric.data import Data
@@ -20,28 +19,18 @@ from pft_lightning.data.measured.items import (
     MeasuredItem,
     Uncertainties,
     density_item,
-    frequency_items,
-    mode_items,
+    items_at_q_points,
     thermal_item,
     uncertainty_in_cells,
 )
 from pft_lightning.data.measured.reading import read_measured
-from pft_lightning.data.measured.rows import (
-    Density,
-    Frequency,
-    MeasuredRows,
-    Modes,
-    ThermalValue,
-)
+from pft_lightning.data.measured.rows import MeasuredRows, ThermalValue
 from pft_lightning.data.records import to_data
 from pft_lightning.data.sources import Spec, skip_lines
 from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import DataFormatError
 from pft_lightning.graphs import build_graph
 from pft_lightning.units import FrequencyUnit
-
-
-_Row = TypeVar("_Row", Frequency, ThermalValue, Modes, Density)
 
 
 class MeasuredValues:
@@ -173,29 +162,18 @@ class MeasuredValues:
         known = Uncertainties.of([row.uncertainty for row in rows.frequencies])
         thermal = _uncertainties(rows.thermal, crystals)
         for name, crystal in sorted(crystals.items()):
-            frequencies = list(
-                frequency_items(_of(rows.frequencies, name), crystal, options, known)
+            own = rows.of(name)
+            items, remarks = items_at_q_points(
+                own.frequencies, own.modes, crystal, options, known
             )
-            yield from frequencies
-            seen = {item.record.name for item in frequencies}
-            for modes in _of(rows.modes, name):
-                items, remark = mode_items(modes, crystal, options)
-                if remark is not None:
-                    self.skipped.append((modes.where, remark))
-                # Of two files with the same q-point the first one counts.
-                yield from (item for item in items if item.record.name not in seen)
-                seen |= {item.record.name for item in items}
+            self.skipped += remarks
+            yield from items
             for quantity, uncertainties in thermal.items():
-                values = _of(rows.thermal, name)
-                some = [row for row in values if row.quantity == quantity]
+                some = [row for row in own.thermal if row.quantity == quantity]
                 if some:
                     yield thermal_item(some, crystal, options, uncertainties)
-            if densities := _of(rows.densities, name):
-                yield density_item(densities, crystal, options)
-
-
-def _of(rows: Sequence[_Row], name: str) -> list[_Row]:
-    return [row for row in rows if row.structure == name]
+            if own.densities:
+                yield density_item(own.densities, crystal, options)
 
 
 def _uncertainties(

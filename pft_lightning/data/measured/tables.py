@@ -55,12 +55,15 @@ _MAX_BYTES: Final = 1 << 26
 _Row = TypeVar("_Row")
 
 
-def read_table(path: Path, frequency_unit: FrequencyUnit | None) -> MeasuredRows:
+def read_table(
+    path: Path, frequency_unit: FrequencyUnit | None, option: str = "data.measured"
+) -> MeasuredRows:
     """Read a table of frequencies or of thermal properties.
 
     Args:
         path: plain or compressed.
         frequency_unit: of frequencies without a column for it.
+        option: block of options, for messages.
 
     Raises:
         DataFormatError: names the file, the line, the value and what to do.
@@ -77,7 +80,7 @@ def read_table(path: Path, frequency_unit: FrequencyUnit | None) -> MeasuredRows
         if "unit" not in names and frequency_unit is None:
             raise DataFormatError(
                 f"{path}: has no column unit; add one with {_listed(FREQUENCY_UNITS)}, "
-                "or give data.measured.frequency_unit."
+                f"or give {option}.frequency_unit."
             )
         found = _read(path, lines, names, lambda c: _frequency(c, frequency_unit))
         return MeasuredRows(frequencies=found)
