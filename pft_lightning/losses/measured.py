@@ -93,6 +93,9 @@ def spectrum_of(
         measured: the values.
     """
     if isinstance(measured, MeasuredFrequencies):
+        if measured.added is not None:
+            # A constant: gradients are those of the potential's own matrix.
+            matrices = matrices + torch.from_numpy(measured.added)
         return Spectrum.of(matrices, waves.weights, waves.is_gamma)
     mesh = measured.mesh
     dense = mesh.matrices(waves.force_constants(matrices))

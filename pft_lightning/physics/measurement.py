@@ -21,6 +21,8 @@ class MeasuredFrequencies:
         weights: (n,), what errors count by.
         labels: n names of modes, which may be empty.
         uncertainties: (n,), THz, NaN where unknown; None where none is.
+        added: (3 n_primitive, 3 n_primitive), eV/Å²/AMU, what long-range dipoles add to
+            the dynamical matrix of a potential, which has none; None where nothing.
     """
 
     values: np.ndarray
@@ -29,6 +31,7 @@ class MeasuredFrequencies:
     weights: np.ndarray
     labels: tuple[str, ...] = ()
     uncertainties: np.ndarray | None = None
+    added: np.ndarray | None = None
 
     def assign(self, frequencies: np.ndarray, n_translations: int = 0) -> np.ndarray:
         """Say which modes of a potential are the measured ones.

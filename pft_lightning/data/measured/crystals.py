@@ -13,6 +13,7 @@ from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 
 from pft_lightning.data.crystals import Crystal, check_bulk, list_crystals
+from pft_lightning.data.measured.charges import charges_of
 from pft_lightning.data.readers.content import count_atoms
 from pft_lightning.data.readers.phonopy import make_phonopy
 from pft_lightning.data.records import StructureRecord, validate
@@ -22,6 +23,7 @@ from pft_lightning.errors import DataFormatError
 from pft_lightning.physics.commensurate import wave_cell
 from pft_lightning.physics.force_constants import ForceConstants, translation_maps
 from pft_lightning.physics.interpolation import InterpolationMesh, mesh_numbers
+from pft_lightning.physics.long_range import BornCharges
 
 
 # Leaves a crystal in the cell of its file.
@@ -43,6 +45,8 @@ class MeasuredCrystal:
         positions: (n_primitive, 3), Å.
         symprec: of the symmetry search, Å.
         where: file, for messages.
+        born: Born charges of these atoms, which sum to zero; None without.
+        no_born: why there are none.
     """
 
     name: str
@@ -51,6 +55,8 @@ class MeasuredCrystal:
     positions: np.ndarray
     symprec: float
     where: str
+    born: BornCharges | None = None
+    no_born: str = ""
 
     @property
     def n_atoms(self) -> int:
@@ -75,6 +81,27 @@ class MeasuredCrystal:
         )
         numbers = self.atomic_numbers[layout.primitive_index]
         return self._record(name, numbers, positions, cell, layout)
+
+    def long_range_matrix(self, direction: Sequence[int], asked: str) -> np.ndarray:
+        """What long-range dipoles add to the dynamical matrix at Γ.
+
+        Args:
+            direction: (3,), fractions of the reciprocal vectors of the cell.
+            asked: file and line that need it, for messages.
+
+        Returns:
+            (3 n_primitive, 3 n_primitive), eV/Å²/AMU.
+
+        Raises:
+            DataFormatError: no Born charges are known.
+        """
+        if self.born is None:
+            raise DataFormatError(
+                f"{asked}: direction is {' '.join(map(str, direction))}, which needs "
+                f"Born charges of {self.name}: {self.no_born} Put phonopy's BORN "
+                "beside the crystal, in a folder of their own, or take the line out."
+            )
+        return self.born.matrix(np.array(direction, float), self.masses, self.cell)
 
     def in_supercell(
         self, options: SupercellOptions, mesh: float, name: str
@@ -249,6 +276,7 @@ def read_crystal(listed: Crystal) -> MeasuredCrystal:
     if len(primitive) == len(phonon.unitcell):
         # phonopy may choose other vectors of the same lattice.
         primitive = phonon.unitcell
+    born, no_born = charges_of(listed, phonon, primitive)
     return MeasuredCrystal(
         name=listed.name,
         atomic_numbers=np.array(primitive.numbers, dtype=np.int64),
@@ -256,4 +284,6 @@ def read_crystal(listed: Crystal) -> MeasuredCrystal:
         positions=np.array(primitive.positions, dtype=np.float64),
         symprec=float(phonon.symmetry.tolerance),
         where=listed.source,
+        born=born,
+        no_born=no_born,
     )

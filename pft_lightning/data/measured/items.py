@@ -31,6 +31,9 @@ from pft_lightning.physics.measurement import (
 # Digits that phonopy writes of a q-point.
 _WRITTEN = 2e-7
 
+# q-point, and direction at Γ.
+_Place = tuple[tuple[Fraction, ...], tuple[int, ...] | None]
+
 # How far lattice vectors of a band structure may be from those of the crystal, as a
 # share: it may have been calculated at another lattice constant.
 _OTHER_LATTICE = 0.05
@@ -109,17 +112,18 @@ def frequency_items(
     options: ItemOptions,
     uncertainties: Uncertainties,
 ) -> Iterator[MeasuredItem]:
-    """Group lines of a table by q-point; q and -q are the same.
+    """Group lines of a table by q-point and direction; q and -q are the same.
 
     Raises:
         DataFormatError: a q-point needs too large a cell, or has more modes than there
-            are, or the same one twice.
+            are, or the same one twice; or a crystal with a direction has no charges.
     """
-    groups: dict[tuple[Fraction, ...], list[Frequency]] = {}
+    groups: dict[_Place, list[Frequency]] = {}
     for row in rows:
         opposite = tuple(-component % 1 for component in row.q_point)
-        groups.setdefault(min(row.q_point, opposite), []).append(row)
-    for q_point, group in groups.items():
+        place = (min(row.q_point, opposite), row.direction)
+        groups.setdefault(place, []).append(row)
+    for (q_point, direction), group in groups.items():
         order = order_of(q_point)
         if order > options.max_order:
             raise DataFormatError(
@@ -127,7 +131,10 @@ def frequency_items(
                 f"{order} primitive cells; at most {options.max_order} are accepted. "
                 f"Raise {options.option}.max_order, or take it out."
             )
-        _check_modes(group, q_point, crystal)
+        name = f"{crystal.name} q={shown(q_point)}"
+        if direction is not None:
+            name += f" along {','.join(map(str, direction))}"
+        _check_modes(group, name, crystal)
         numbered = group[0].branch is not None
         measured = MeasuredFrequencies(
             values=np.array([row.value for row in group]),
@@ -136,17 +143,11 @@ def frequency_items(
             weights=uncertainties.weights([row.uncertainty for row in group]),
             labels=tuple(row.label for row in group),
             uncertainties=_known([row.uncertainty for row in group]),
+            added=None
+            if direction is None
+            else crystal.long_range_matrix(direction, group[0].where),
         )
-        yield _at(crystal, q_point, measured)
-
-
-def _at(
-    crystal: MeasuredCrystal,
-    q_point: tuple[Fraction, ...],
-    measured: MeasuredFrequencies,
-) -> MeasuredItem:
-    name = f"{crystal.name} q={shown(q_point)}"
-    return MeasuredItem(crystal.at_q_point(q_point, name), "frequencies", measured)
+        yield MeasuredItem(crystal.at_q_point(q_point, name), "frequencies", measured)
 
 
 def _known(values: Sequence[float | None]) -> np.ndarray:
@@ -189,11 +190,11 @@ def items_at_q_points(
 
 
 def _check_modes(
-    group: Sequence[Frequency], q_point: tuple[Fraction, ...], crystal: MeasuredCrystal
+    group: Sequence[Frequency], what: str, crystal: MeasuredCrystal
 ) -> None:
-    first = 0 if any(q_point) else 3  # translations at Γ
+    first = 0 if any(group[0].q_point) else 3  # translations at Γ
     n_modes = 3 * crystal.n_atoms
-    where, what = group[-1].where, f"{crystal.name} at {shown(q_point)}"
+    where = group[-1].where
     if sum(row.degeneracy for row in group) > n_modes - first:
         raise DataFormatError(
             f"{where}: {what} has {sum(row.degeneracy for row in group)} modes with "
@@ -259,7 +260,8 @@ def mode_items(
             weights=np.ones(len(kept)),
             labels=("",) * len(kept),
         )
-        items[q_point] = _at(crystal, q_point, measured)
+        record = crystal.at_q_point(q_point, f"{crystal.name} q={shown(q_point)}")
+        items[q_point] = MeasuredItem(record, "frequencies", measured)
     if not left_out:
         return list(items.values()), None
     return list(items.values()), (

@@ -32,6 +32,9 @@ class Frequency:
     Attributes:
         structure: name of the crystal.
         q_point: fractions of the reciprocal vectors of its primitive cell.
+        direction: along which Γ is approached, where long-range dipoles split modes, in
+            these fractions, whole numbers without a common divisor and of the sign that
+            makes the first positive; None where they do not.
         value: THz.
         uncertainty: THz; None where it is not known.
         branch: number of the mode, counted from 0 at the lowest, the translations at Γ
@@ -43,6 +46,7 @@ class Frequency:
 
     structure: str
     q_point: tuple[Fraction, ...]
+    direction: tuple[int, ...] | None
     value: float
     uncertainty: float | None
     branch: int | None

@@ -3,16 +3,18 @@
 Frequencies have the columns ``structure``, ``q1``, ``q2``, ``q3`` (fractions of the
 reciprocal vectors of the primitive cell, as 1/2 or 0.5) and ``frequency``, and may have
 ``branch`` (number of the mode, 1 for the lowest, or a label), ``degeneracy``,
-``uncertainty`` and ``unit``. Thermal properties have ``structure``, ``temperature``
-(K), ``unit`` and one of ``heat_capacity`` (at constant volume), ``entropy`` and
-``free_energy``, and may have ``uncertainty``. Columns ``source`` and ``note`` are for
-their reader.
+``uncertainty``, ``unit`` and ``direction`` (of waves near Γ that split polar modes, as
+``1 0 0``, in the same fractions). Thermal properties have ``structure``,
+``temperature`` (K), ``unit`` and one of ``heat_capacity`` (at constant volume),
+``entropy`` and ``free_energy``, and may have ``uncertainty``. Columns ``source`` and
+``note`` are for their reader.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -38,11 +40,22 @@ _Q_POINT: Final = ("q1", "q2", "q3")
 _FREQUENCY: Final = ("structure", *_Q_POINT, "frequency")
 _THERMAL: Final = ("structure", "temperature", "unit")
 _REMARKS: Final = ("source", "note")
-_MAY_HAVE_FREQUENCY: Final = ("branch", "degeneracy", "uncertainty", "unit", *_REMARKS)
+_MAY_HAVE_FREQUENCY: Final = (
+    "branch",
+    "degeneracy",
+    "direction",
+    "uncertainty",
+    "unit",
+    *_REMARKS,
+)
 _MAY_HAVE_THERMAL: Final = ("uncertainty", *_REMARKS)
 
 # Digits of 0.333 and 0.667 are enough to tell thirds from other fractions.
 _ROUNDED: Final = 4e-4
+
+# Components of a direction, and their longest text.
+_NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+|\d+/\d*[1-9]\d*)")
+_LONGEST: Final = 12
 
 # Largest size of a component of a q-point, of temperatures (K) and of other values.
 _FAR: Final = 100.0
@@ -236,9 +249,11 @@ def _frequency(cells: _Cells, frequency_unit: FrequencyUnit | None) -> Frequency
     branch = cells.text("branch")
     numbered = branch.lstrip("+-").replace(".", "", 1).isdigit()
     degeneracy = cells.count("degeneracy") if cells.text("degeneracy") else 1
+    q_point = tuple(_component(cells, name) for name in _Q_POINT)
     return Frequency(
         structure=cells.name_of_structure(),
-        q_point=tuple(_component(cells, name) for name in _Q_POINT),
+        q_point=q_point,
+        direction=_direction(cells, q_point) if cells.text("direction") else None,
         value=value,
         uncertainty=cells.uncertainty(factor),
         branch=cells.count("branch") - 1 if numbered else None,
@@ -266,6 +281,24 @@ def _component(cells: _Cells, name: str) -> Fraction:
     if found is None or found.denominator > MAX_ORDER:
         raise cells.fail(name, expected)
     return found % 1
+
+
+def _direction(cells: _Cells, q_point: tuple[Fraction, ...]) -> tuple[int, ...]:
+    """Whole numbers without a common divisor, the first of them positive."""
+    if any(q_point):
+        raise cells.fail("direction", "nothing, as the q-point is not 0, 0, 0")
+    words = cells.text("direction").split()
+    fit = [_NUMBER.fullmatch(word) and len(word) <= _LONGEST for word in words]
+    parts = [Fraction(word) for word in words] if all(fit) else []
+    if len(parts) != 3 or not any(parts):
+        raise cells.fail(
+            "direction",
+            "three numbers with blanks between, not all 0, fractions of the reciprocal "
+            "vectors of the primitive cell, as 1 0 0",
+        )
+    whole = [int(part * math.lcm(*(p.denominator for p in parts))) for part in parts]
+    sign = 1 if next(part for part in parts if part) > 0 else -1
+    return tuple(sign * part // math.gcd(*whole) for part in whole)
 
 
 def _thermal(cells: _Cells, quantity: ThermalQuantity) -> ThermalValue:

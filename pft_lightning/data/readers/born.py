@@ -131,7 +131,7 @@ def _of_primitive(
     for cell in cells:
         if cell is None or len(cell) != len(born):
             continue
-        atoms = _find_atoms(primitive, cell)
+        atoms = find_atoms(primitive, cell)
         if atoms is not None:
             return born[atoms]
     if len(born) == len(primitive):
@@ -142,8 +142,12 @@ def _of_primitive(
     )
 
 
-def _find_atoms(primitive: PhonopyAtoms, cell: PhonopyAtoms) -> np.ndarray | None:
-    """Find the atoms of the primitive cell in a larger one that it tiles."""
+def find_atoms(primitive: PhonopyAtoms, cell: PhonopyAtoms) -> np.ndarray | None:
+    """Find the atoms of the primitive cell in one that it tiles, or in another of it.
+
+    Returns:
+        (n_primitive,), numbers of atoms of ``cell``; None where it is of others.
+    """
     inverse = np.linalg.inv(cell.cell)
     fractional = primitive.positions @ inverse
     difference = fractional[:, None] - cell.scaled_positions

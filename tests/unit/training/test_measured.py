@@ -34,6 +34,12 @@ from tests.conftest import (
 
 ERRORS = PropertyErrors(kind="mse", smearing=0.5)
 FREQUENCIES = "structure,q1,q2,q3,frequency,unit,branch,degeneracy,uncertainty"
+# Of rock salt: a dielectric tensor, and charges of both ions.
+BORN = """14.4
+2 0 0 0 2 0 0 0 2
+1 0 0 0 1 0 0 0 1
+-1 0 0 0 -1 0 0 0 -1
+"""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,9 @@ def measured(tmp_path_factory):
             ]
         )
     )
+    polar = ["LiF,0,0,0,11,THz,LO,,,1 0 0", "LiF,0,0,0,8,THz,TO,2,,1 0 0"]
+    (folder / "polar.csv").write_text("\n".join([f"{FREQUENCIES},direction", *polar]))
+    (folder / "LiF" / "BORN").write_text(BORN)
     head = "structure,temperature,{},unit"
     for quantity, unit, of_both in (
         ("heat_capacity", "J/K/g", (0.3, 1.3)),
@@ -91,6 +100,7 @@ def loss_of(model, batch) -> float:
 
 NAMES = [
     "LiF q=0,0,0",
+    "LiF q=0,0,0 along 1,0,0",
     "LiF q=1/3,2/3,0",
     "Si q=1/2,1/2,1/2",
     *(f"LiF {quantity}" for quantity in MEASURABLE[1:]),
@@ -215,7 +225,7 @@ def test_a_batch_of_several_quantities_has_a_mean_of_each(measured):
 
     whole = terms(work)
     assert {name: int(term.count) for name, term in whole.items()} == {
-        "frequencies": 3,
+        "frequencies": 4,
         **dict.fromkeys(MEASURABLE[1:], 1),
     }
     singles = [terms(half) for half in work.halves()]
