@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from spectral import check_property_gradient
 
 from pft_lightning.adaptation import Delta, LoRA, describe_weights
 from pft_lightning.backends.parametrized import is_adapted, merge
@@ -71,6 +72,7 @@ def check_adapted(model, adaptation) -> None:
     assert errors["rotation"] < 1e-10
     adapted = results(model, structures)
     assert difference(adapted, base)["hvp"] > 1e-3
+    check_property_gradient(model)
     for engine in ("forward_over_reverse", "reverse_over_reverse"):
         copied = results(copy.deepcopy(model), structures, engine)
         assert max(difference(copied, adapted).values()) < 1e-12
