@@ -13,6 +13,7 @@ from torch_geometric.data import Batch
 from pft_lightning import keys
 from pft_lightning.errors import ShapeError
 from pft_lightning.losses.terms import LossKind, TermSum, row_residuals, term_count
+from pft_lightning.physics.assignment import assign_by_overlap
 from pft_lightning.physics.vibrations import Spectrum
 
 
@@ -26,6 +27,9 @@ Property = Literal[
     "frequency_moments",
     "omega_max",
 ]
+
+# How modes of a potential are paired with those of force constants.
+Assignment = Literal["order", "overlap"]
 
 # Those that values are measured of.
 MEASURABLE: Final[tuple[Property, ...]] = (
@@ -71,12 +75,15 @@ class PropertyErrors:
         smearing: of densities of states, THz.
         kind: of the losses.
         huber_delta: where Huber losses turn linear, in the unit of the property.
+        assignment: of frequencies to those of the reference: in their order at each
+            q-point, or by the overlap of modes.
     """
 
     temperatures: tuple[float, ...] = (300.0,)
     smearing: float = 0.3
     kind: LossKind = "mae"
     huber_delta: float = 0.01
+    assignment: Assignment = "order"
 
     def loss(
         self, name: Property, model: Spectrum, reference: Spectrum
@@ -89,16 +96,19 @@ class PropertyErrors:
             reference: on the same q-points.
 
         Returns:
-            Scalar. ``frequencies``: THz, a mean over modes, compared in their order
-            at each q-point; ``free_energy``: kJ/mol of primitive cells; ``entropy``
-            and ``heat_capacity``: J/K/mol, means over temperatures; ``dos``: with
-            ``mae`` the share of modes that would have to move, from 0 to 1;
-            ``element_dos``: likewise, of the motion of each element, so that modes in
-            their places that move other atoms count; ``frequency_moments``: THz, a
-            mean over orders; ``omega_max``: THz.
+            Scalar. ``frequencies``: THz, a mean over modes, paired by ``assignment``;
+            ``free_energy``: kJ/mol of primitive cells; ``entropy`` and
+            ``heat_capacity``: J/K/mol, means over temperatures; ``dos``: with ``mae``
+            the share of modes that would have to move, from 0 to 1; ``element_dos``:
+            likewise, of the motion of each element, so that modes in their places that
+            move other atoms count; ``frequency_moments``: THz, a mean over orders;
+            ``omega_max``: THz.
         """
         if name == "frequencies":
-            difference = model.frequencies() - reference.frequencies()
+            frequencies = model.frequencies()
+            if self.assignment == "overlap":
+                frequencies = frequencies.gather(1, assign_by_overlap(model, reference))
+            difference = frequencies - reference.frequencies()
             per_mode = row_residuals(
                 difference.reshape(-1, 1), self.kind, self.huber_delta
             )

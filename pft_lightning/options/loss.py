@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pft_lightning.losses.elastic import CONSTANTS, ELASTIC_WEIGHTS, MODULI
+from pft_lightning.losses.properties import Assignment
 from pft_lightning.losses.terms import LossKind, Reduction
 from pft_lightning.option_types import (
     Added,
@@ -141,6 +142,9 @@ class Loss(Options):
     """Pairs of directions per structure and step."""
     temperatures: Temperatures = Field(default_factory=lambda: [300.0])
     """Temperatures of free energies, entropies and heat capacities."""
+    frequency_assignment: Assignment = "order"
+    """How modes are paired with those of force constants: in their order at each
+    q-point, or by the overlap of eigenvectors."""
     dos_smearing: Smearing = 0.3
     """Standard deviation of the Gaussian of each mode in densities of states."""
     property_share: PropertyShare = 1.0
@@ -187,6 +191,7 @@ class TrainedLoss(Loss):
     temperatures: Annotated[Temperatures, Added()] = Field(
         default_factory=lambda: [300.0]
     )
+    frequency_assignment: Annotated[Assignment, Added()] = "order"
     dos_smearing: Annotated[Smearing, Added()] = 0.3
     property_share: Annotated[PropertyShare, Added()] = 1.0
     n_property_probes: Annotated[Count, Added()] = 1

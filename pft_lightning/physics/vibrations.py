@@ -32,16 +32,20 @@ _DEGENERATE: Final = 1e-5
 
 
 class _Eigenvalues(Function):
-    """Ascending eigenvalues of Hermitian matrices, (n, m, m)."""
+    """Ascending eigenvalues of Hermitian matrices, (n, m, m), and vectors as columns.
+
+    Vectors have no gradient.
+    """
 
     @staticmethod
-    def forward(ctx: Any, matrices: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         values, vectors = torch.linalg.eigh(matrices)
         ctx.save_for_backward(values, vectors)
-        return values
+        ctx.mark_non_differentiable(vectors)
+        return values, vectors
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor, _: Any) -> torch.Tensor:  # type: ignore[override]
         values, vectors = ctx.saved_tensors
         shared = _mean_of_groups(gradient, values)
         return (vectors * shared[:, None]) @ vectors.mH
@@ -53,11 +57,23 @@ def _mean_of_groups(gradient: torch.Tensor, values: torch.Tensor) -> torch.Tenso
     What keeps the symmetry moves the members of a group alike, so nothing is lost;
     which vector belongs to which member is arbitrary.
     """
-    apart = values.diff(dim=1) > _DEGENERATE * values.abs().amax()
-    group = torch.nn.functional.pad(apart.cumsum(dim=1), (1, 0))
+    group = degenerate_groups(values)
     totals = torch.zeros_like(gradient).scatter_add(1, group, gradient)
     sizes = torch.zeros_like(gradient).scatter_add(1, group, torch.ones_like(gradient))
     return (totals / sizes.clamp(min=1)).gather(1, group)
+
+
+def degenerate_groups(values: torch.Tensor) -> torch.Tensor:
+    """Number the groups of degenerate modes in each row, from 0.
+
+    Args:
+        values: (n_q, m), ascending eigenvalues in any unit.
+
+    Returns:
+        (n_q, m), int64.
+    """
+    apart = values.diff(dim=1) > _DEGENERATE * values.abs().amax()
+    return torch.nn.functional.pad(apart.cumsum(dim=1), (1, 0))
 
 
 def squared_frequencies(matrices: torch.Tensor) -> torch.Tensor:
@@ -69,7 +85,7 @@ def squared_frequencies(matrices: torch.Tensor) -> torch.Tensor:
     Returns:
         (n_q, 3n), float64.
     """
-    values: torch.Tensor = _Eigenvalues.apply(matrices)
+    values: torch.Tensor = _Eigenvalues.apply(matrices)[0]
     return values * square_unit()
 
 
@@ -118,17 +134,25 @@ class Spectrum:
             the crystal come first.
         weights: (n_q, n_bands), of sums over modes per primitive cell: those of their
             q-points, which have the sum 1, or 0 for a crystal that moves as a whole.
+        modes: (n_q, 3n, n_bands), complex128, eigenvectors as columns, in the order of
+            the squares, without a gradient; None where they are not kept.
         by_element: gives densities of states (n_elements, n) at points (n,) with a
             smearing, see ``element_densities``; None where elements are not told apart.
     """
 
     squares: torch.Tensor
     weights: torch.Tensor
+    modes: torch.Tensor | None = None
     by_element: Callable[[torch.Tensor, float], torch.Tensor] | None = None
 
     @classmethod
     def of(
-        cls, matrices: torch.Tensor, weights: torch.Tensor, is_gamma: torch.Tensor
+        cls,
+        matrices: torch.Tensor,
+        weights: torch.Tensor,
+        is_gamma: torch.Tensor,
+        *,
+        keep_modes: bool = False,
     ) -> Spectrum:
         """Take the spectrum of dynamical matrices.
 
@@ -137,15 +161,22 @@ class Spectrum:
             weights: (n_q,), sum 1.
             is_gamma: (n_q,), bool; the three modes of which that are nearest to zero
                 are translations of the crystal and do not count.
+            keep_modes: keep eigenvectors.
         """
-        squares = squared_frequencies(matrices)
+        values, vectors = _Eigenvalues.apply(matrices)
+        squares = values * square_unit()
         nearest = squares.detach().abs().argsort(dim=1)[:, :3]
         counted = torch.ones_like(squares).scatter(1, nearest, 0.0)
         counted = torch.where(is_gamma[:, None], counted, 1.0)
         # Others keep their order among themselves, below zero too.
         order = counted.argsort(dim=1, stable=True)
+        modes = None
+        if keep_modes:
+            modes = vectors.gather(2, order[:, None, :].expand_as(vectors))
         return cls(
-            squares.gather(1, order), weights[:, None] * counted.gather(1, order)
+            squares.gather(1, order),
+            weights[:, None] * counted.gather(1, order),
+            modes,
         )
 
     def frequencies(self) -> torch.Tensor:

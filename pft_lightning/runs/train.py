@@ -230,6 +230,7 @@ def _other_losses(config: DictConfig) -> list[Callback]:
         smearing=loss.dos_smearing,
         kind=loss.kind.properties,
         huber_delta=loss.huber_delta,
+        assignment=loss.frequency_assignment,
     )
     probe = PropertyProbe(loss.n_property_probes, loss.property_share, config.seed)
     weights = {name: loss.phonon[name] for name in get_args(Property)}

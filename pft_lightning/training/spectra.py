@@ -117,7 +117,8 @@ def compare_spectra(
     elements = torch.from_numpy(kinds)
 
     def spectrum(matrices: torch.Tensor) -> Spectrum:
-        found = Spectrum.of(matrices, waves.weights, waves.is_gamma)
+        keep = errors.assignment == "overlap"
+        found = Spectrum.of(matrices, waves.weights, waves.is_gamma, keep_modes=keep)
         densities = partial(element_densities, matrices, waves.weights, elements)
         return replace(found, by_element=densities)
 

@@ -42,6 +42,7 @@ def test_killing_a_run_on_properties_leaves_no_trace(pft_train, tmp_path):
         tmp_path,
         *SCHEDULE,
         "loss.phonon.frequencies=10",
+        "loss.frequency_assignment=overlap",
         "loss.phonon.heat_capacity=1",
         "loss.property_share=0.7",
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import lightning
@@ -68,14 +69,19 @@ def test_rows_are_the_force_constants_of_the_potential(store):
     np.testing.assert_allclose(rows, full[own], atol=1e-12)
 
 
-def losses_of(model, batch, name) -> float:
-    return compare_spectra(model, batch, ERRORS, {name: 1.0}).losses[name]
+def losses_of(model, batch, name, errors) -> float:
+    return compare_spectra(model, batch, errors, {name: 1.0}).losses[name]
 
 
 @pytest.mark.parametrize("cell", ["supercell", "commensurate"])
 @pytest.mark.parametrize("crystal", ["LiF", "NaCl"])
-@pytest.mark.parametrize("name", PROPERTIES)
-def test_gradients_to_the_weights_are_central_differences(store, name, crystal, cell):
+@pytest.mark.parametrize(
+    ("name", "assignment"),
+    [*((name, "order") for name in PROPERTIES), ("frequencies", "overlap")],
+)
+def test_gradients_to_the_weights_are_central_differences(
+    store, name, assignment, crystal, cell
+):
     """Of the second pass along all directions; the crystals have degenerate modes.
 
     Those of NaCl are imaginary in part.
@@ -83,7 +89,8 @@ def test_gradients_to_the_weights_are_central_differences(store, name, crystal, 
     record = record_of(store, crystal, cell)
     batch = batch_of(record)
     model = PairPotential(CUTOFF, ELEMENTS)
-    found = compare_spectra(model, batch, ERRORS, {name: 1.0})
+    errors = replace(ERRORS, assignment=assignment)
+    found = compare_spectra(model, batch, errors, {name: 1.0})
     # Signs with all directions once: the sum over unit vectors is the mean over signs.
     n_atoms = record.n_atoms
     unit = np.eye(3 * n_atoms).reshape(n_atoms, 3, -1).transpose(0, 2, 1)
@@ -95,12 +102,12 @@ def test_gradients_to_the_weights_are_central_differences(store, name, crystal, 
     for weight, gradient in zip(weights, gradients, strict=True):
         assert torch.isfinite(gradient).all()
         direction = torch.linspace(0.5, 1, len(weight), dtype=torch.float64)
-        expected = difference(model, weight, direction, batch, name)
+        expected = difference(model, weight, direction, batch, name, errors)
         along = float((gradient * direction).sum())
         assert along == pytest.approx(expected, rel=1e-6, abs=1e-7 * found.losses[name])
 
 
-def difference(model, weight, direction, batch, name) -> float:
+def difference(model, weight, direction, batch, name, errors) -> float:
     """Central difference along a direction, of the fourth order in its step."""
 
     def of_step(step: float) -> float:
@@ -108,7 +115,7 @@ def difference(model, weight, direction, batch, name) -> float:
         for sign in (1, -1):
             with torch.no_grad():
                 weight.add_(direction, alpha=sign * step)
-            ends.append(losses_of(model, batch, name))
+            ends.append(losses_of(model, batch, name, errors))
             with torch.no_grad():
                 weight.sub_(direction, alpha=sign * step)
         return (ends[0] - ends[1]) / (2 * step)
@@ -183,7 +190,7 @@ def test_the_step_has_the_losses_and_the_gradient_of_halves(store):
     whole, halves = terms(work), [terms(half) for half in work.halves()]
     for name, value in whole.items():
         expected = sum(
-            losses_of(model, build_batch([batch[i]]), name) for i in range(3)
+            losses_of(model, build_batch([batch[i]]), name, ERRORS) for i in range(3)
         )
         np.testing.assert_allclose(float(value), expected, rtol=1e-12)
         np.testing.assert_allclose(
