@@ -90,7 +90,7 @@ def compare(
         row[curve_mae_of(name)] = float(np.abs(curves[0] - curves[1]).mean())
     row[DOS_ERROR] = dos_error(model, reference)
     row[SPECTRUM_W1] = spectrum_distance(
-        *_modes_of_mesh(model), *_modes_of_mesh(reference)
+        *modes_of_mesh(model), *modes_of_mesh(reference)
     )
     row[FREQUENCY_RATIO] = _mean_frequency(model) / _mean_frequency(reference)
     row |= _imaginary(model, reference, protocol.instability_threshold)
@@ -281,7 +281,7 @@ def _frequency_mae(
     return float(weights @ np.abs(model - reference).mean(axis=1))
 
 
-def _modes_of_mesh(properties: PhononProperties) -> tuple[np.ndarray, np.ndarray]:
+def modes_of_mesh(properties: PhononProperties) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies of all modes of the mesh, and the weights of their q-points."""
     frequencies = properties.mesh_frequencies
     return frequencies.ravel(), properties.mesh_weights.repeat(frequencies.shape[1])

@@ -10,6 +10,7 @@ from phonopy import Phonopy
 from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 from phonopy.phonon.band_structure import get_band_qpoints_by_seekpath
 
+from pft_lightning.evaluation.folder import ENTROPY, FREE_ENERGY, HEAT_CAPACITY
 from pft_lightning.evaluation.protocols import Protocol
 from pft_lightning.physics.force_constants import from_phonopy
 from pft_lightning.physics.interpolation import mesh_numbers as numbers_of_mesh
@@ -66,15 +67,6 @@ def compute_properties(
     temperatures = np.unique(
         [*np.arange(first, last + step / 2, step), protocol.temperature]
     )
-    phonon.run_thermal_properties(
-        temperatures=temperatures, cutoff_frequency=protocol.cutoff_frequency
-    )
-    # The same in phonopy 3 and 4: temperatures, free energy, entropy, heat capacity.
-    calculated = phonon.thermal_properties
-    assert calculated is not None
-    thermal = calculated.thermal_properties
-    assert thermal is not None
-    _, free_energy, entropy, heat_capacity = map(np.array, thermal)
     dos_frequencies, dos = _density_of_states(phonon, frequencies, protocol)
     commensurate = _commensurate_frequencies(phonon)
     return PhononProperties(
@@ -85,13 +77,33 @@ def compute_properties(
         dos_frequencies=dos_frequencies,
         dos=dos,
         temperatures=temperatures,
-        free_energy=free_energy,
-        entropy=entropy,
-        heat_capacity=heat_capacity,
+        **thermal_properties(phonon, temperatures, protocol),
         bands=_bands(phonon, protocol.band_points) if protocol.band_points else None,
         force_constants=from_phonopy(phonon)[0].compact,
         non_analytical=polar,
     )
+
+
+def thermal_properties(
+    phonon: Phonopy, temperatures: np.ndarray, protocol: Protocol
+) -> dict[str, np.ndarray]:
+    """Free energy, entropy and heat capacity by name, (n_temperatures,) each.
+
+    Args:
+        phonon: whose mesh has been run.
+        temperatures: (n_temperatures,), K, in any order.
+        protocol: which modes are left out.
+    """
+    phonon.run_thermal_properties(
+        temperatures=temperatures, cutoff_frequency=protocol.cutoff_frequency
+    )
+    # The same in phonopy 3 and 4: temperatures, free energy, entropy, heat capacity.
+    calculated = phonon.thermal_properties
+    assert calculated is not None
+    found = calculated.thermal_properties
+    assert found is not None
+    names = (FREE_ENERGY, ENTROPY, HEAT_CAPACITY)
+    return dict(zip(names, map(np.array, found[1:]), strict=True))
 
 
 def _sample(

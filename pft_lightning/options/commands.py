@@ -59,7 +59,8 @@ COMMANDS: dict[str, Command] = {
         purpose=(
             "Compare phonons, thermal properties and errors on upstream frames of "
             "potentials with DFT, with a report; or write the force constants of a "
-            "potential for phonopy; or compute and score thermal conductivities."
+            "potential for phonopy; or compute and score thermal conductivities; or "
+            "compare with measured values."
         ),
         examples=(
             (

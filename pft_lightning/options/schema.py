@@ -37,6 +37,7 @@ from pft_lightning.option_types import (
 from pft_lightning.options.blocks import block_of
 from pft_lightning.options.conductivity import ConductivityBlock
 from pft_lightning.options.loss import Loss, TrainedLoss
+from pft_lightning.options.measured import MeasuredBlock
 from pft_lightning.options.qha import QhaBlock
 from pft_lightning.options.soft_modes import SoftModeBlock
 from pft_lightning.preparation.distill import distill
@@ -232,6 +233,7 @@ class _Evaluation(Options):
         "elastic",
         "soft_modes",
         "qha",
+        "measured",
         "third_order",
     ] = "compare"
     """Compare with DFT phonons, alone or along mixes; or what the name says."""
@@ -249,12 +251,13 @@ class _Evaluation(Options):
     phonons: Paths
     """DFT phonons: file, folder, glob, store or list of them."""
     structures: Paths | None = None
-    """task=force_constants, conductivity, elastic, soft_modes, qha: crystals; file,
-    folder, glob or list of what ASE, phonopy or phono3py reads."""
+    """task=force_constants, conductivity, elastic, soft_modes, qha, measured: crystals;
+    file, folder, glob or list of what ASE, phonopy or phono3py reads."""
     force_constants: CrystalOptions
     conductivity: ConductivityBlock
     soft_modes: SoftModeBlock
     qha: QhaBlock
+    measured: MeasuredBlock
     reference: Path | None = None
     """task=conductivity: table of conductivities of DFT, mode by mode, to compare;
     task=elastic: table of bulk and shear moduli (JSON); task=soft_modes: crystals that

@@ -53,8 +53,8 @@ _MOST_ROWS: Final = 5000
 # What reports call their figures; other files beside them are somebody else's.
 _NAMES: Final = re.compile(
     r"gain_and_forgetting|trade_off|parity|error_histograms|softening|force_constants|"
-    r"material_\d+_.*_(bands|thermal|wells|expansion)|kappa_parity|srme|kappa_spectra|"
-    r"moduli_parity|moduli_errors|third_order_errors|third_order_parity"
+    r"material_\d+_.*_(bands|thermal|wells|expansion|measured)|kappa_parity|srme|kappa_spectra|"
+    r"moduli_parity|moduli_errors|measured_frequencies|third_order_errors|third_order_parity"
 )
 
 

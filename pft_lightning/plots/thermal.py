@@ -20,7 +20,7 @@ from pft_lightning.types import PhononProperties
 
 
 # Field -> name with unit.
-_PANELS = {
+PANELS = {
     FREE_ENERGY: "Free energy $F$ (kJ/mol)",
     ENTROPY: "Entropy $S$ (J/K/mol)",
     HEAT_CAPACITY: "Heat capacity $C_V$ (J/K/mol)",
@@ -41,7 +41,7 @@ def plot_thermal(
         title: above the axes.
     """
     figure = new_figure(9.0, 3.4)
-    for axes, (field, name) in zip(figure.subplots(1, 3), _PANELS.items(), strict=True):
+    for axes, (field, name) in zip(figure.subplots(1, 3), PANELS.items(), strict=True):
         if reference is not None:
             axes.plot(
                 reference.temperatures,

@@ -32,6 +32,7 @@ from pft_lightning.runs.conductivity import (
 from pft_lightning.runs.dashboard import dashboard, send
 from pft_lightning.runs.elastic import compute_elastic
 from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.measured import check_measured, compute_measured
 from pft_lightning.runs.qha import compute_qha
 from pft_lightning.runs.soft_modes import check_soft_modes, compute_soft_modes
 from pft_lightning.runs.start import begin
@@ -64,8 +65,8 @@ def evaluate(config: DictConfig) -> Found:
     if not (of_crystals or of_either) and config.get("structures") is not None:
         raise ConfigError(
             f"structures={config.structures}: crystals are what task=force_constants "
-            "and task=conductivity, elastic, soft_modes or qha take; add one, or give "
-            "phonons=PATH, of DFT phonons to compare with."
+            "and task=conductivity, elastic, soft_modes, qha or measured take; add "
+            "one, or give phonons=PATH, of DFT phonons to compare with."
         )
     check_protocol(config)
     not_needed = (
@@ -79,6 +80,7 @@ def evaluate(config: DictConfig) -> Found:
         _check_crystals(config)
     if of_either:
         check_soft_modes(config)
+    check_measured(config)
     check_conductivity(config)
     check_trade_off(config)
     folder = RunFolder(config.paths.run)
@@ -132,8 +134,8 @@ def _check_crystals(config: DictConfig) -> None:
         )
     if OmegaConf.is_missing(config, "phonons"):
         config.phonons = None
-    if config.task in ("conductivity", "elastic", "qha"):
-        compared = "compares no phonons: it computes potentials"
+    if config.task in ("conductivity", "elastic", "qha", "measured"):
+        compared = "compares no phonons of DFT: it computes potentials"
         refused: tuple[str, ...] = ("phonons", "upstream")
     else:
         compared = "compares nothing: it computes one potential"
@@ -178,6 +180,7 @@ _TASKS: Mapping[
     "elastic": (compute_elastic, Evaluate),
     "soft_modes": (compute_soft_modes, Evaluate),
     "qha": (compute_qha, Evaluate),
+    "measured": (compute_measured, Evaluate),
     "third_order": (compute_third_order, Evaluate),
 }
 

@@ -15,6 +15,7 @@ from phonopy.structure.atoms import PhonopyAtoms
 from pft_lightning.data.crystals import Crystal, check_bulk, list_crystals
 from pft_lightning.data.measured.charges import charges_of
 from pft_lightning.data.readers.content import count_atoms
+from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.readers.phonopy import make_phonopy
 from pft_lightning.data.records import StructureRecord, validate
 from pft_lightning.data.sources import Spec
@@ -28,6 +29,7 @@ from pft_lightning.physics.long_range import BornCharges
 
 # Leaves a crystal in the cell of its file.
 _AS_IT_IS = SupercellOptions(supercell_matrix=(1, 1, 1))
+_OPTIONS = PhononReadOptions()
 
 # Gives the unit cell of a crystal as a potential relaxes it.
 Relax = Callable[[Phonopy], Atoms]
@@ -220,7 +222,10 @@ def read_crystals(
 
 
 def find_crystals(
-    spec: Spec, wanted: Collection[str], option: str = "data.measured.structures"
+    spec: Spec,
+    wanted: Collection[str],
+    option: str = "data.measured.structures",
+    options: PhononReadOptions = _OPTIONS,
 ) -> tuple[dict[str, Crystal], list[tuple[str, str]]]:
     """Find the crystals that values name, without reading them.
 
@@ -228,6 +233,7 @@ def find_crystals(
         spec: as of ``read_crystals``.
         wanted: likewise.
         option: that gives the files, for messages.
+        options: units and tolerance of the symmetry search.
 
     Returns:
         By name; and (file, reason) of those that nobody names.
@@ -238,7 +244,7 @@ def find_crystals(
     found: dict[str, Crystal] = {}
     skipped: list[tuple[str, str]] = []
     others: set[str] = set()
-    for listed in list_crystals(spec, _AS_IT_IS):
+    for listed in list_crystals(spec, _AS_IT_IS, options):
         if listed.name not in wanted:
             reason = (
                 f"{listed.source}: no measured value names {listed.name!r}; it is left "

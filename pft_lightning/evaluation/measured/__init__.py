@@ -1,0 +1,1 @@
+"""Potentials beside what was measured of the modes of crystals."""
