@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -14,7 +16,7 @@ from pft_lightning.physics.measurement import (
     MeasuredFrequencies,
     Measurement,
 )
-from pft_lightning.physics.vibrations import Spectrum
+from pft_lightning.physics.vibrations import Spectrum, squared_frequencies
 
 
 def measured_loss(
@@ -96,10 +98,29 @@ def spectrum_of(
         if measured.added is not None:
             # A constant: gradients are those of the potential's own matrix.
             matrices = matrices + torch.from_numpy(measured.added)
+        if measured.blocks is not None:
+            return _spectrum_of_blocks(matrices, measured.blocks)
         return Spectrum.of(matrices, waves.weights, waves.is_gamma)
     mesh = measured.mesh
     dense = mesh.matrices(waves.force_constants(matrices))
     return Spectrum.of(dense, torch.from_numpy(mesh.weights), mesh.is_gamma)
+
+
+def _spectrum_of_blocks(
+    matrices: torch.Tensor, blocks: Sequence[np.ndarray]
+) -> Spectrum:
+    """Modes of each representation, ascending in each.
+
+    Args:
+        matrices: (1, 3n, 3n), eV/Å²/AMU, at Γ.
+        blocks: bases (3n, n_modes).
+    """
+    squares = []
+    for block in blocks:
+        basis = torch.from_numpy(block).to(matrices)
+        squares.append(squared_frequencies(basis.mH @ matrices @ basis))
+    found = torch.cat(squares, dim=1)
+    return Spectrum(found, torch.ones_like(found))
 
 
 def to_spectrum(measured: MeasuredDensity, model: Spectrum) -> Spectrum:

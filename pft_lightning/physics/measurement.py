@@ -23,6 +23,9 @@ class MeasuredFrequencies:
         uncertainties: (n,), THz, NaN where unknown; None where none is.
         added: (3 n_primitive, 3 n_primitive), eV/Å²/AMU, what long-range dipoles add to
             the dynamical matrix of a potential, which has none; None where nothing.
+        blocks: bases (3 n_primitive, n_modes) of representations; the modes of a
+            potential are then those of each, one after the other. None for all modes.
+        block_of: (n,), int64, the block of each value.
     """
 
     values: np.ndarray
@@ -32,11 +35,14 @@ class MeasuredFrequencies:
     labels: tuple[str, ...] = ()
     uncertainties: np.ndarray | None = None
     added: np.ndarray | None = None
+    blocks: tuple[np.ndarray, ...] | None = None
+    block_of: np.ndarray | None = None
 
     def assign(self, frequencies: np.ndarray, n_translations: int = 0) -> np.ndarray:
         """Say which modes of a potential are the measured ones.
 
-        By number where branches are known. Else in order: the modes are those, as many
+        By number where branches are known. Else in order, where representations are
+        known among the modes of each: the modes are those, as many
         as were measured and in ascending order, for which the absolute differences sum
         to the least; where all modes were measured, the n-th is the n-th.
 
@@ -56,10 +62,17 @@ class MeasuredFrequencies:
                 firsts + np.arange(len(firsts)) - np.repeat(starts, self.degeneracies)
             )
         values = self.values[self.expanded()]
-        order = np.argsort(values, kind="stable")
-        found = _match_in_order(values[order], frequencies[n_translations:])
-        modes = np.empty(len(order), dtype=np.int64)
-        modes[order] = found + n_translations
+        modes = np.empty(len(values), dtype=np.int64)
+        if self.blocks is None or self.block_of is None:
+            found = _nearest_in_order(values, frequencies[n_translations:])
+            modes[:] = found + n_translations
+            return modes
+        ends = np.cumsum([block.shape[1] for block in self.blocks])
+        for number, last in enumerate(ends):
+            of_block = np.flatnonzero(self.block_of[self.expanded()] == number)
+            first = last - self.blocks[number].shape[1]
+            found = _nearest_in_order(values[of_block], frequencies[first:last])
+            modes[of_block] = found + first
         return modes
 
     def expanded(self) -> np.ndarray:
@@ -121,6 +134,14 @@ def density_shares(points: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 Measurement = MeasuredFrequencies | MeasuredCurve | MeasuredDensity
+
+
+def _nearest_in_order(values: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """Numbers of modes, ascending, nearest to values in the order of these."""
+    order = np.argsort(values, kind="stable")
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = _match_in_order(values[order], modes)
+    return found
 
 
 def _match_in_order(values: np.ndarray, modes: np.ndarray) -> np.ndarray:

@@ -20,10 +20,11 @@ from pft_lightning.data.readers.phonopy import make_phonopy
 from pft_lightning.data.records import StructureRecord, validate
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.supercells import SupercellOptions
-from pft_lightning.errors import DataFormatError
+from pft_lightning.errors import DataFormatError, ShapeError
 from pft_lightning.physics.commensurate import wave_cell
 from pft_lightning.physics.force_constants import ForceConstants, translation_maps
 from pft_lightning.physics.interpolation import InterpolationMesh, mesh_numbers
+from pft_lightning.physics.irreps import irrep_bases
 from pft_lightning.physics.long_range import BornCharges
 
 
@@ -83,6 +84,23 @@ class MeasuredCrystal:
         )
         numbers = self.atomic_numbers[layout.primitive_index]
         return self._record(name, numbers, positions, cell, layout)
+
+    def irreps(self) -> dict[str, np.ndarray]:
+        """Bases of the modes at Γ by representation, see ``irrep_bases``.
+
+        Raises:
+            DataFormatError: phonopy's tables do not describe its symmetry.
+        """
+        found = self.to_phonopy(np.eye(3, dtype=np.int64)).primitive_symmetry
+        try:
+            return irrep_bases(
+                self.positions, self.cell, self.masses, found.dataset, self.symprec
+            )
+        except ShapeError as error:
+            raise DataFormatError(
+                f"{self.where}: its modes cannot be told apart by symmetry. {error} "
+                "Leave out the column irrep, or number the branches."
+            ) from error
 
     def long_range_matrix(self, direction: Sequence[int], asked: str) -> np.ndarray:
         """What long-range dipoles add to the dynamical matrix at Γ.

@@ -10,6 +10,7 @@ from math import lcm
 import numpy as np
 
 from pft_lightning.data.measured.crystals import MeasuredCrystal
+from pft_lightning.data.measured.representations import blocks_of
 from pft_lightning.data.measured.rows import (
     Density,
     Frequency,
@@ -146,6 +147,7 @@ def frequency_items(
             added=None
             if direction is None
             else crystal.long_range_matrix(direction, group[0].where),
+            **blocks_of(group, name, crystal),
         )
         yield MeasuredItem(crystal.at_q_point(q_point, name), "frequencies", measured)
 

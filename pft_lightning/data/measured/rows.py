@@ -40,6 +40,8 @@ class Frequency:
         branch: number of the mode, counted from 0 at the lowest, the translations at Γ
             included; None where it is not known.
         label: of the mode, as TA or T2g; empty without one.
+        irrep: irreducible representation that it is the mode of, in phonopy's name, as
+            T2g; empty where none is told.
         degeneracy: modes of this frequency, those that follow ``branch``.
         where: file and line, for messages.
     """
@@ -51,6 +53,7 @@ class Frequency:
     uncertainty: float | None
     branch: int | None
     label: str
+    irrep: str
     degeneracy: int
     where: str
 

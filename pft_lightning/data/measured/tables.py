@@ -3,11 +3,11 @@
 Frequencies have the columns ``structure``, ``q1``, ``q2``, ``q3`` (fractions of the
 reciprocal vectors of the primitive cell, as 1/2 or 0.5) and ``frequency``, and may have
 ``branch`` (number of the mode, 1 for the lowest, or a label), ``degeneracy``,
-``uncertainty``, ``unit`` and ``direction`` (of waves near Γ that split polar modes, as
-``1 0 0``, in the same fractions). Thermal properties have ``structure``,
-``temperature`` (K), ``unit`` and one of ``heat_capacity`` (at constant volume),
-``entropy`` and ``free_energy``, and may have ``uncertainty``. Columns ``source`` and
-``note`` are for their reader.
+``uncertainty``, ``unit`` and, at Γ, ``direction`` (of waves that split polar modes, as
+``1 0 0``, in the same fractions) or ``irrep`` (as ``T2g``). Thermal properties have
+``structure``, ``temperature`` (K), ``unit`` and one of ``heat_capacity`` (at constant
+volume), ``entropy`` and ``free_energy``, and may have ``uncertainty``. Columns
+``source`` and ``note`` are for their reader.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pft_lightning.data.measured.rows import (
 )
 from pft_lightning.errors import DataFormatError
 from pft_lightning.files import read_data
+from pft_lightning.physics.irreps import irrep_dimension
 from pft_lightning.units import FREQUENCY_UNITS, THERMAL_UNITS, FrequencyUnit
 
 
@@ -44,6 +45,7 @@ _MAY_HAVE_FREQUENCY: Final = (
     "branch",
     "degeneracy",
     "direction",
+    "irrep",
     "uncertainty",
     "unit",
     *_REMARKS,
@@ -248,8 +250,12 @@ def _frequency(cells: _Cells, frequency_unit: FrequencyUnit | None) -> Frequency
     value = factor * cells.number("frequency", expected, 0.0, MAX_FREQUENCY / factor)
     branch = cells.text("branch")
     numbered = branch.lstrip("+-").replace(".", "", 1).isdigit()
-    degeneracy = cells.count("degeneracy") if cells.text("degeneracy") else 1
     q_point = tuple(_component(cells, name) for name in _Q_POINT)
+    irrep = _irrep(cells, q_point, numbered=numbered) if cells.text("irrep") else ""
+    dimension = irrep_dimension(irrep) or 1
+    degeneracy = cells.count("degeneracy") if cells.text("degeneracy") else dimension
+    if irrep and degeneracy != dimension:
+        raise cells.fail("degeneracy", f"{dimension} of {irrep}, or nothing")
     return Frequency(
         structure=cells.name_of_structure(),
         q_point=q_point,
@@ -257,7 +263,8 @@ def _frequency(cells: _Cells, frequency_unit: FrequencyUnit | None) -> Frequency
         value=value,
         uncertainty=cells.uncertainty(factor),
         branch=cells.count("branch") - 1 if numbered else None,
-        label="" if numbered else branch,
+        label="" if numbered else branch or irrep,
+        irrep=irrep,
         degeneracy=degeneracy,
         where=cells.where,
     )
@@ -299,6 +306,19 @@ def _direction(cells: _Cells, q_point: tuple[Fraction, ...]) -> tuple[int, ...]:
     whole = [int(part * math.lcm(*(p.denominator for p in parts))) for part in parts]
     sign = 1 if next(part for part in parts if part) > 0 else -1
     return tuple(sign * part // math.gcd(*whole) for part in whole)
+
+
+def _irrep(cells: _Cells, q_point: tuple[Fraction, ...], *, numbered: bool) -> str:
+    """The name that phonopy has: T2g for F2g."""
+    if any(q_point) or cells.text("direction"):
+        raise cells.fail("irrep", "nothing at other points than Γ or with a direction")
+    if numbered:
+        raise cells.fail("irrep", "nothing beside the number of a branch")
+    name = cells.text("irrep")
+    name = f"T{name[1:]}" if name.startswith("F") else name
+    if irrep_dimension(name) is None:
+        raise cells.fail("irrep", "an irreducible representation, as A1g, Eu or T2g")
+    return name
 
 
 def _thermal(cells: _Cells, quantity: ThermalQuantity) -> ThermalValue:

@@ -63,6 +63,8 @@ def measured(tmp_path_factory):
     polar = ["LiF,0,0,0,11,THz,LO,,,1 0 0", "LiF,0,0,0,8,THz,TO,2,,1 0 0"]
     (folder / "polar.csv").write_text("\n".join([f"{FREQUENCIES},direction", *polar]))
     (folder / "LiF" / "BORN").write_text(BORN)
+    symmetry = [f"{FREQUENCIES},irrep", "Si,0,0,0,15,THz,,,,T2g"]
+    (folder / "symmetry.csv").write_text("\n".join(symmetry))
     head = "structure,temperature,{},unit"
     for quantity, unit, of_both in (
         ("heat_capacity", "J/K/g", (0.3, 1.3)),
@@ -102,6 +104,7 @@ NAMES = [
     "LiF q=0,0,0",
     "LiF q=0,0,0 along 1,0,0",
     "LiF q=1/3,2/3,0",
+    "Si q=0,0,0",
     "Si q=1/2,1/2,1/2",
     *(f"LiF {quantity}" for quantity in MEASURABLE[1:]),
 ]
@@ -225,7 +228,7 @@ def test_a_batch_of_several_quantities_has_a_mean_of_each(measured):
 
     whole = terms(work)
     assert {name: int(term.count) for name, term in whole.items()} == {
-        "frequencies": 4,
+        "frequencies": 5,
         **dict.fromkeys(MEASURABLE[1:], 1),
     }
     singles = [terms(half) for half in work.halves()]
