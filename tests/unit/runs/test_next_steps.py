@@ -48,6 +48,33 @@ def test_paths_come_through_shell_and_hydra_as_they_are():
     }
 
 
+def test_measured_values_are_read_as_in_the_run():
+    run = config(val=None)
+    run.data.upstream = None
+    run.data.measured = {
+        "train": "a.csv",
+        "val": None,
+        "structures": ["x.cif", "y"],
+        "relax": True,
+        "frequency_unit": "meV",
+        "max_order": 8,
+        "supercell_matrix": [2, 2, 2],
+        "min_length": 10.0,
+    }
+    ((name, command),) = next_commands(run, Path("better.model")).items()
+    assert name == "measured values before and after"
+    assert values(command) == {
+        "task": "measured",
+        "model.checkpoint": "better.model",
+        "measured.files": "a.csv",
+        "structures": ["x.cif", "y"],
+        "measured.frequency_unit": "meV",
+        "measured.supercell_matrix": [2, 2, 2],
+        "protocol": "mdr",
+        "compare.base.checkpoint": "a base's (old) [1].model",
+    }
+
+
 @pytest.mark.parametrize("change", [{"val": None}, {"adaptation": "MultiHead"}])
 def test_where_nothing_can_be_compared_no_command_is_given(change):
     """Nothing was kept back; heads of another number."""
