@@ -37,8 +37,9 @@ def changes(found: dict[str, float], before: dict[str, float]) -> dict[str, floa
 
 def spread(values: list[float]) -> tuple[float, float]:
     """Mean and its standard error; the latter is NaN of a single value."""
-    error = statistics.stdev(values) / len(values) ** 0.5 if values[1:] else float("nan")
-    return statistics.mean(values), error
+    if len(values) == 1:
+        return values[0], float("nan")
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
 
 
 def main() -> None:
@@ -68,7 +69,8 @@ def main() -> None:
                 if before is None or seed in before
             ]
             table[arm][f"change_to_{kind}_percent"] = {
-                name: spread([one[name] for one in each]) for name in (*METRICS, *FRAMES)
+                name: spread([one[name] for one in each])
+                for name in (*METRICS, *FRAMES)
             }
     for name in (*METRICS, *FRAMES):
         print(f"| {name} | {errors[BASE][name]:.4g}", end="")

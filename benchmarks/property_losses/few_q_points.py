@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--crystals", nargs="+", required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    columns = "structure q1 q2 q3 frequency unit degeneracy note".split()
+    columns = ["structure", "q1", "q2", "q3", "frequency", "unit", "degeneracy", "note"]
     with (arguments.out / "frequencies.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
