@@ -69,7 +69,8 @@ def plot_frequencies(
     computed = np.concatenate([pair[1] for pair in models.values()])
     room = _SLACK * measured.max()
     shown = computed[(computed > -room) & (computed < measured.max() + room)]
-    low = min([0.0, *shown])
+    # A little wider than the points, but that zero may be at the edge.
+    low = 1.05 * min([0.0, *shown])
     high = 1.05 * max([measured.max(), *shown])
     parity.axline((low, low), (high, high), color="black", linewidth=0.8)
     beside.axhline(0.0, color="black", linewidth=0.8)
