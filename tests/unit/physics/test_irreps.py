@@ -11,6 +11,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from phonopy.phonon.character_table import character_table
 from phonopy.physical_units import get_physical_units
 
 from pft_lightning.data.measured.source import MeasuredValues
@@ -19,7 +20,7 @@ from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import DataFormatError, ShapeError
 from pft_lightning.losses.measured import measured_modes, spectrum_of
 from pft_lightning.physics.dynamical_matrix import find_waves
-from pft_lightning.physics.irreps import irrep_bases
+from pft_lightning.physics.irreps import irrep_bases, irrep_dimension
 from tests.conftest import CUTOFF, phonon_of, true_potential
 
 
@@ -90,6 +91,13 @@ def test_frequencies_of_a_representation_are_those_phonopy_labels(group):
     for (square, name), (other, label) in zip(found, sorted(moved), strict=True):
         assert square == pytest.approx(other, abs=1e-7)
         assert name == label
+
+
+def test_names_tell_the_dimension_of_every_representation_of_phonopy():
+    for tables in character_table.values():
+        for table in tables:
+            for name, characters in table["character_table"].items():
+                assert irrep_dimension(name) == np.ravel(characters)[0], name
 
 
 def test_atoms_that_are_not_where_symmetry_says_are_refused():
