@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from ase.calculators.emt import EMT
 from phonopy import Phonopy
-from phonopy.physical_units import get_physical_units
 from phonopy.structure.atoms import PhonopyAtoms
 from scipy.stats import wasserstein_distance
 
@@ -136,30 +135,6 @@ def compare(out: str, *labels: str, files="modes.csv", **options):
         progress=False,
         **options,
     )
-
-
-def test_longitudinal_modes_of_a_direction_are_those_of_phonopy(inputs):
-    numbers = "1.3 0 0 0 1.3 0 0 0 1.3", "-1.3 0 0 0 -1.3 0 0 0 -1.3"
-    tensor = "2.5 0 0 0 2.5 0 0 0 2.5"
-    Path("LiF/BORN").write_text("\n".join(["14.4", tensor, *numbers]))
-    head, *_ = FREQUENCIES.splitlines()
-    lines = [f"LiF,0,0,0,{value},THz,,,,1 0 0" for value in (11, 8, 7.5)]
-    Path("modes.csv").write_text("\n".join([f"{head},direction", *lines]))
-    compare("out", structures="LiF/POSCAR")
-    rows = values_of(Path("out"))
-    assert {row["q_point"] for row in rows} == {"0,0,0 along 1,0,0"}
-    phonon = phonon_of("LiF", pft.load_model("true.pair", dtype="float64"))
-    units = get_physical_units()
-    phonon.nac_params = {
-        "born": np.array([1.3, -1.3])[:, None, None] * np.eye(3),
-        "dielectric": np.eye(3) * 2.5,
-        "factor": units.Hartree * units.Bohr,
-    }
-    phonon.run_qpoints([[0, 0, 0]], nac_q_direction=[1, 0, 0])
-    expected = phonon.qpoints.frequencies[0][:2:-1]
-    assert expected[0] > expected[1] + 1.0  # THz: it is split
-    computed = [float(row["computed_true"]) for row in rows]
-    np.testing.assert_allclose(computed, expected, rtol=ROUNDING)
 
 
 def test_an_evaluation_that_is_gone_on_with_computes_what_is_missing_only(inputs):
