@@ -1,8 +1,8 @@
-"""Frequencies at Γ, X and L of some rocksalt and diamond-like crystals, as a table.
+"""Frequencies of crystals at Γ and at the zone boundary, as a table.
 
-``python few_q_points.py PHONONS OUT --crystals Si MgO``: phonopy files ``NAME.yaml.xz``
-of PHONONS become ``OUT/frequencies.csv`` and ``OUT/NAME.vasp``; their force constants
-are not kept.
+``python few_q_points.py PHONONS OUT``: phonopy files ``NAME.yaml.xz`` of PHONONS become
+``OUT/frequencies.csv``, with the q-points of a 2 x 2 x 2 mesh that differ by symmetry,
+and ``OUT/NAME.vasp``, the primitive cells. Their force constants are not kept.
 """
 
 from __future__ import annotations
@@ -19,34 +19,31 @@ from phonopy import Phonopy
 import pft_lightning as pft
 
 
-# Of the primitive cell of a face-centred cubic lattice.
-Q_POINTS = {"Γ": "0 0 0", "X": "1/2 1/2 0", "L": "1/2 1/2 1/2"}
+COLUMNS = ("structure", "q1", "q2", "q3", "frequency", "unit", "degeneracy", "note")
 # THz; closer frequencies are those of one degenerate mode.
 SAME = 1e-3
 
 
 def rows(name: str, phonon: Phonopy) -> list[list[str | float]]:
-    """Lines of the table: translations at Γ are left out."""
+    """Lines of the table, without translations at Γ and q-points that are unstable."""
     found: list[list[str | float]] = []
-    for label, q_point in Q_POINTS.items():
-        components = q_point.split()
-        numbers = [to_number(component) for component in components]
-        phonon.run_qpoints([numbers])
-        frequencies = np.sort(phonon.qpoints.frequencies[0])
-        if label == "Γ":
-            frequencies = frequencies[3:]
-        groups = np.split(frequencies, np.flatnonzero(np.diff(frequencies) > SAME) + 1)
+    phonon.run_mesh([2, 2, 2], is_gamma_center=True)
+    mesh = phonon.mesh
+    for q_point, frequencies in zip(mesh.qpoints, mesh.frequencies, strict=True):
+        doubled = np.rint(2 * np.array(q_point)).astype(int) % 2
+        ascending = np.sort(frequencies)
+        if not doubled.any():
+            nearest = np.argsort(np.abs(ascending))[:3]
+            ascending = np.delete(ascending, nearest)
+        if not (ascending > 0).all():
+            continue
+        groups = np.split(ascending, np.flatnonzero(np.diff(ascending) > SAME) + 1)
+        where = [("0", "1/2")[component] for component in doubled]
         found += [
-            [name, *components, round(float(one.mean()), 4), "THz", len(one), label]
+            [name, *where, round(float(one.mean()), 4), "THz", len(one), "DFT"]
             for one in groups
         ]
     return found
-
-
-def to_number(text: str) -> float:
-    """A number, or one over another."""
-    above, _, below = text.partition("/")
-    return int(above) / int(below or 1)
 
 
 def main() -> None:
@@ -54,15 +51,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("phonons", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--crystals", nargs="+", required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    columns = ["structure", "q1", "q2", "q3", "frequency", "unit", "degeneracy", "note"]
     with (arguments.out / "frequencies.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(columns)
-        for name in arguments.crystals:
-            phonon = pft.read_phonopy(arguments.phonons / f"{name}.yaml.xz")
+        writer.writerow(COLUMNS)
+        for path in sorted(arguments.phonons.glob("*.yaml.xz")):
+            name = path.name.removesuffix(".yaml.xz")
+            phonon = pft.read_phonopy(path)
             phonon.produce_force_constants()
             phonon.symmetrize_force_constants()
             cell = phonon.primitive

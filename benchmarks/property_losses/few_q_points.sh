@@ -1,24 +1,37 @@
 #!/usr/bin/env bash
-# few_q_points.sh WORK: frequencies at Γ, X and L of four crystals are all that is learnt.
+# few_q_points.sh DATA WORK SEED: all that is learnt of phonons are frequencies of 60
+# crystals at Γ and the zone boundary. few_q_points.sh DATA WORK evaluates all seeds.
 set -euo pipefail
-work=$1
+data=$1 work=$2 seed=${3:-}
 here=$(cd "$(dirname "$0")" && pwd)
-example=$(python -c 'from importlib.resources import files; print(files("pft_lightning") / "example")')
-taught=(Si MgO NaF SiC) others=(C LiF NaCl)
-[ -e "$work/table" ] ||
-  python "$here/few_q_points.py" "$example/phonons/train" "$work/table" --crystals "${taught[@]}"
+[ -d "$work/phonons" ] || python "$here/pick.py" "$data/phonons/phonondb_pbesol" "$work/phonons"
+[ -e "$work/table" ] || python "$here/few_q_points.py" "$work/phonons/train" "$work/table"
+run="$work/frequencies_alone"
+if [ -n "$seed" ]; then
+  [ ! -e "$run/$seed/summary.json" ] || exit 0
+  exec pft-train model.checkpoint="$data/models/nequix-mp-1.pt" \
+    data.phonons.train="$work/phonons/watched" data.phonons.val="$work/phonons/watched" \
+    data.phonons.batch_size=1 data.mode=joint \
+    data.upstream.train="$data/efs/mptrj-train.xyz.xz" \
+    data.upstream.val="$data/efs/mptrj-val.xyz.xz" data.upstream.batch_size=4 \
+    data.measured.train="$work/table/frequencies.csv" \
+    data.measured.val="$work/table/frequencies.csv" \
+    data.measured.structures="$work/table" data.measured.batch_size=8 \
+    loss.phonon.hvp=0 loss.phonon.forces=0 loss.phonon.stress=0 \
+    loss.measured.frequencies="${WEIGHT:-30}" \
+    loss.upstream.energy=80 loss.upstream.forces=60 loss.upstream.stress=200 \
+    loss.reduction=structures optimizer.lr=7e-5 scheduler=cosine \
+    trainer.max_steps=80 trainer.max_epochs=-1 trainer.check_val_every_n_epoch=null \
+    trainer.val_check_interval=80 export=last seed="$seed" logger=none \
+    data.cache_dir="$work/cache" hydra.run.dir="$run/$seed"
+fi
 compared=()
-for seed in 0 1 2; do
-  run="$work/runs/$seed"
-  compared+=("compare.seed_$seed.checkpoint=$run/model.model")
-  [ -e "$run/summary.json" ] || pft-train experiment=measured seed=$seed export=last \
-    data.measured.train="$work/table/frequencies.csv" data.measured.val="$work/table/frequencies.csv" \
-    data.measured.structures="$work/table" trainer.val_check_interval=200 \
-    logger=none hydra.run.dir="$run"
+for model in "$run"/*/model.pt; do
+  compared+=("compare.seed_$(basename "$(dirname "$model")").checkpoint=$model")
 done
-for set in taught others; do
-  declare -n names=$set
-  files=$(printf "$example/phonons/train/%s.yaml.xz," "${names[@]}")
-  pft-evaluate model.checkpoint="$example/base.model" label=base phonons="[${files%,}]" \
-    "${compared[@]}" hydra.run.dir="$work/$set"
+mkdir -p "$work/phonons/taught"
+(cd "$work/phonons/taught" && find ../train -name '*.yaml.xz' | sort | head -n 16 | xargs ln -sft .)
+for set in taught val; do
+  pft-evaluate model.checkpoint="$data/models/nequix-mp-1.pt" label=base \
+    phonons="$work/phonons/$set" "${compared[@]}" hydra.run.dir="$run-$set"
 done
