@@ -69,7 +69,7 @@ def _measured_values(config: DictConfig) -> dict[str, object]:
         for field in fields(MeasuredReading)
         if source.get(field.name) != field.default
     }
-    relaxed = {"protocol": "mdr"} if source.get("relax") else {}
+    relaxed = {"protocol": "mdr_analytic"} if source.get("relax") else {}
     return {
         "measured.files": values,
         "structures": source.get("structures"),

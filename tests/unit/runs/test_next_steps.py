@@ -70,7 +70,7 @@ def test_measured_values_are_read_as_in_the_run():
         "structures": ["x.cif", "y"],
         "measured.frequency_unit": "meV",
         "measured.supercell_matrix": [2, 2, 2],
-        "protocol": "mdr",
+        "protocol": "mdr_analytic",
         "compare.base.checkpoint": "a base's (old) [1].model",
     }
 
