@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +25,7 @@ from pft_lightning.data.elastic_tables import (
     name_of,
     read_entries,
 )
+from pft_lightning.data.entries import Entries, elements_of
 from pft_lightning.data.readers.xyz import is_xyz, read_frames
 from pft_lightning.data.records import StructureRecord, check_array, to_data, validate
 from pft_lightning.data.sources import Spec, find_sources, skip_lines
@@ -68,7 +68,7 @@ class ElasticRecord:
     clamped: bool = False
 
 
-class ElasticCrystals:
+class ElasticCrystals(Entries[ElasticRecord]):
     """Crystals of tables (``elastic_tables``) and extended XYZ files.
 
     A frame has ``elastic_constants`` (36 numbers, GPa, stress by strain in Voigt order
@@ -103,29 +103,19 @@ class ElasticCrystals:
                 f"crystals or files can be used:\n{lines}"
             )
 
-    def __len__(self) -> int:
-        """Number of crystals."""
-        return len(self.names)
-
     def __repr__(self) -> str:
         """Say where the crystals come from and how many there are."""
         shown = ", ".join(str(path) for path in self._paths[:3])
         more = ", ..." if len(self._paths) > 3 else ""
         return f"ElasticCrystals({shown}{more}, {len(self)} crystals)"
 
-    @property
-    def n_edges(self) -> np.ndarray:
-        """(n_crystals,), int64: builds all graphs."""
-        edges = [self.data(i).num_edges for i in range(len(self))]
-        return np.array(edges, dtype=np.int64)
-
     def record(self, index: int) -> ElasticRecord:
         """Give one crystal."""
-        return self._records[index]
+        return self._entries[index]
 
     def data(self, index: int) -> Data:
         """Give one crystal as a graph in the neutral schema, float64."""
-        record = self._records[index]
+        record = self._entries[index]
         structure = record.structure
         graph = build_graph(
             structure.positions, structure.cell, structure.pbc, self.cutoff
@@ -141,32 +131,10 @@ class ElasticCrystals:
         data[keys.CLAMPED] = torch.tensor([record.clamped])
         return data
 
-    def subset(self, indices: Sequence[int]) -> ElasticCrystals:
-        """Give a view of some crystals, in the given order."""
-        view = copy.copy(self)
-        view._index([self._records[i] for i in indices])
-        return view
-
-    def select(self, allowed: Iterable[int]) -> tuple[ElasticCrystals, list[str]]:
-        """Keep the crystals whose elements are all allowed.
-
-        Args:
-            allowed: atomic numbers that the model knows.
-
-        Returns:
-            The view, and the names of the crystals that were left out.
-        """
-        permitted = set(allowed)
-        fits = [permitted >= set(elements) for elements in self.elements]
-        kept = [i for i, fit in enumerate(fits) if fit]
-        return self.subset(kept), [
-            name for name, fit in zip(self.names, fits, strict=True) if not fit
-        ]
-
     def summary(self) -> str:
         """Say how many crystals have what, and what was left out."""
-        n_constants = sum(record.constants is not None for record in self._records)
-        n_moduli = sum(record.moduli is not None for record in self._records)
+        n_constants = sum(record.constants is not None for record in self._entries)
+        n_moduli = sum(record.moduli is not None for record in self._entries)
         lines = [
             f"{len(self)} crystals, {n_constants} with elastic constants, {n_moduli} "
             "with moduli",
@@ -174,12 +142,10 @@ class ElasticCrystals:
         ]
         return "\n".join(lines)
 
-    def _index(self, records: list[ElasticRecord]) -> None:
-        self._records = records
-        self.names = [record.structure.name for record in records]
-        numbers = [record.structure.atomic_numbers for record in records]
-        self.elements = [tuple(sorted(set(one.tolist()))) for one in numbers]
-        self.n_atoms = np.array([len(one) for one in numbers], dtype=np.int64)
+    def _describe(self, entry: ElasticRecord) -> tuple[str, tuple[int, ...], int]:
+        structure = entry.structure
+        elements = elements_of(structure.atomic_numbers)
+        return structure.name, elements, structure.n_atoms
 
     def _scan(self) -> Iterator[ElasticRecord]:
         seen: dict[str, int] = {}  # how often each name has come

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +11,7 @@ import numpy as np
 from ase import Atoms
 from torch_geometric.data import Data
 
+from pft_lightning.data.entries import Entries
 from pft_lightning.data.readers.ase_database import SUFFIXES as DATABASE_SUFFIXES
 from pft_lightning.data.readers.ase_database import get_row, row_ids
 from pft_lightning.data.readers.options import reading
@@ -40,7 +40,20 @@ from pft_lightning.graphs import build_graph
 _MOST_BAD: Final = 10_000
 
 
-class UpstreamFrames:
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where a frame is, what is asked of it often, and itself if it is held."""
+
+    path: Path
+    row: int
+    name: str
+    elements: tuple[int, ...]
+    n_atoms: int
+    known: tuple[bool, ...]
+    held: StructureRecord | None
+
+
+class UpstreamFrames(Entries[_Frame]):
     """Frames of extended XYZ files and ASE databases.
 
     XYZ files (.xz, .gz and .bz2 too) are read once and held; rows of databases are
@@ -87,17 +100,12 @@ class UpstreamFrames:
             "max_stress": max_stress,
             "max_energy": max_energy,
         }
-        self._n_edges: np.ndarray | None = None
         found = find_sources(spec, kind="upstream")
         self._paths = found.paths
         self.skipped: list[tuple[str, str]] = list(found.skipped)
         self._remarks = Remarks()
         self._index(self._scan())
         self._check()
-
-    def __len__(self) -> int:
-        """Number of frames."""
-        return len(self.names)
 
     def __repr__(self) -> str:
         """Say where the frames come from and how many there are."""
@@ -106,25 +114,13 @@ class UpstreamFrames:
         return f"UpstreamFrames({shown}{more}, {len(self)} frames)"
 
     @property
-    def n_edges(self) -> np.ndarray:
-        """(n_frames,), int64: builds all graphs once to count their edges."""
-        if self._n_edges is None:
-            counts = []
-            for i in range(len(self)):
-                frame = self.record(i)
-                graph = build_graph(frame.positions, frame.cell, frame.pbc, self.cutoff)
-                counts.append(graph.n_edges)
-            self._n_edges = np.array(counts, dtype=np.int64)
-        return self._n_edges
-
-    @property
     def atomic_numbers(self) -> set[int]:
         """All elements that occur."""
         return {number for elements in self.elements for number in elements}
 
     def record(self, index: int) -> StructureRecord:
         """Give one frame, from memory or its database."""
-        frame = self._frames[index]
+        frame = self._entries[index]
         if frame.held is not None:
             return frame.held
         atoms = _database_frame(frame.path, frame.row)
@@ -135,29 +131,6 @@ class UpstreamFrames:
         record = self.record(index)
         graph = build_graph(record.positions, record.cell, record.pbc, self.cutoff)
         return to_data(record, graph)
-
-    def subset(self, indices: Sequence[int]) -> UpstreamFrames:
-        """Give a view of some frames, in the given order."""
-        view, chosen = copy.copy(self), list(indices)
-        view._index([self._frames[i] for i in chosen])
-        view._n_edges = None if self._n_edges is None else self._n_edges[chosen]
-        return view
-
-    def select(self, allowed: Iterable[int]) -> tuple[UpstreamFrames, list[str]]:
-        """Keep the frames whose elements are all allowed.
-
-        Args:
-            allowed: atomic numbers that the model knows.
-
-        Returns:
-            The view, and the names of the frames that were left out.
-        """
-        permitted = set(allowed)
-        fits = [permitted >= set(elements) for elements in self.elements]
-        kept = [i for i, fit in enumerate(fits) if fit]
-        return self.subset(kept), [
-            name for name, fit in zip(self.names, fits, strict=True) if not fit
-        ]
 
     def counts(self) -> dict[str, int]:
         """Number of frames that have an energy, forces and a stress."""
@@ -179,13 +152,12 @@ class UpstreamFrames:
         """Nothing was left out or noticed, and every frame has every target."""
         return not self.skipped and not self._remarks and bool(self.known.all())
 
-    def _index(self, frames: list[_Frame]) -> None:
-        """Lay out what is asked of many frames at once."""
-        self._frames = frames
-        self.names = [frame.name for frame in frames]
-        self.elements = [frame.elements for frame in frames]
-        self.n_atoms = np.array([frame.n_atoms for frame in frames], dtype=np.int64)
-        known = np.array([frame.known for frame in frames], dtype=bool)
+    def _describe(self, entry: _Frame) -> tuple[str, tuple[int, ...], int]:
+        return entry.name, entry.elements, entry.n_atoms
+
+    def _index(self, entries: list[_Frame]) -> None:
+        super()._index(entries)
+        known = np.array([frame.known for frame in entries], dtype=bool)
         self.known = known.reshape(-1, len(TARGETS))
 
     def _scan(self) -> list[_Frame]:
@@ -272,7 +244,7 @@ class UpstreamFrames:
             )
 
     def _present(self) -> str:
-        first = self._frames[0]
+        first = self._entries[0]
         atoms = next(atoms for row, atoms in _frames(first.path) if row == first.row)
         assert isinstance(atoms, Atoms)
         results = [] if atoms.calc is None else list(atoms.calc.results)
@@ -284,19 +256,6 @@ class UpstreamFrames:
             "data.upstream.energy_key and alike (pft-train), or upstream_keys.energy "
             "and alike (pft-evaluate)."
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Where a frame is, what is asked of it often, and itself if it is held."""
-
-    path: Path
-    row: int
-    name: str
-    elements: tuple[int, ...]
-    n_atoms: int
-    known: tuple[bool, ...]
-    held: StructureRecord | None
 
 
 def _frames(path: Path) -> Iterator[tuple[int, Atoms | DataFormatError]]:

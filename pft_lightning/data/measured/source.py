@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-import numpy as np
 from torch_geometric.data import Data
 
 from pft_lightning import keys
+from pft_lightning.data.entries import Entries, elements_of
 from pft_lightning.data.measured.crystals import (
     MeasuredCrystal,
     Relax,
@@ -33,7 +32,7 @@ from pft_lightning.graphs import build_graph
 from pft_lightning.units import FrequencyUnit
 
 
-class MeasuredValues:
+class MeasuredValues(Entries[MeasuredItem]):
     """Frequencies, densities of states and thermal properties of some crystals.
 
     An item is one quantity of a crystal, frequencies at one q-point only, with the cell
@@ -81,32 +80,22 @@ class MeasuredValues:
             lines = "\n".join(skip_lines(self.skipped, most=5)[1:])
             raise DataFormatError(f"{self._shown}: no value is left:\n{lines}")
 
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.names)
-
     def __repr__(self) -> str:
         """Say where the values come from and how many items there are."""
         return f"MeasuredValues({self._shown}, {len(self)} items)"
 
     @property
-    def n_edges(self) -> np.ndarray:
-        """(n_items,), int64: builds all graphs."""
-        edges = [self.data(i).num_edges for i in range(len(self))]
-        return np.array(edges, dtype=np.int64)
-
-    @property
     def quantities(self) -> list[str]:
         """What was measured, sorted."""
-        return sorted({item.quantity for item in self._items})
+        return sorted({item.quantity for item in self._entries})
 
     def item(self, index: int) -> MeasuredItem:
         """Give one item."""
-        return self._items[index]
+        return self._entries[index]
 
     def data(self, index: int) -> Data:
         """Give one item as a graph in the neutral schema, float64."""
-        item = self._items[index]
+        item = self._entries[index]
         record = item.record
         graph = build_graph(record.positions, record.cell, record.pbc, self.cutoff)
         data = to_data(record, graph)
@@ -114,44 +103,18 @@ class MeasuredValues:
         data[keys.QUANTITY] = item.quantity
         return data
 
-    def subset(self, indices: Sequence[int]) -> MeasuredValues:
-        """Give a view of some items, in the given order."""
-        view = copy.copy(self)
-        view._index([self._items[i] for i in indices])
-        return view
-
-    def select(self, allowed: Iterable[int]) -> tuple[MeasuredValues, list[str]]:
-        """Keep the items whose elements are all allowed.
-
-        Args:
-            allowed: atomic numbers that the model knows.
-
-        Returns:
-            The view, and the names of the items that were left out.
-        """
-        permitted = set(allowed)
-        fits = [permitted >= set(elements) for elements in self.elements]
-        kept = [i for i, fit in enumerate(fits) if fit]
-        return self.subset(kept), [
-            name for name, fit in zip(self.names, fits, strict=True) if not fit
-        ]
-
     def only(self, quantities: Collection[str]) -> MeasuredValues:
         """Keep some quantities."""
-        items = enumerate(self._items)
+        items = enumerate(self._entries)
         return self.subset([i for i, item in items if item.quantity in quantities])
 
     def summary(self) -> str:
         """Say how many items there are, and what was left out."""
         return "\n".join([f"{len(self)} items", *skip_lines(self.skipped)])
 
-    def _index(self, items: list[MeasuredItem]) -> None:
-        self._items = items
-        records = [item.record for item in items]
-        self.names = [record.name for record in records]
-        numbers = [record.atomic_numbers for record in records]
-        self.elements = [tuple(sorted(set(one.tolist()))) for one in numbers]
-        self.n_atoms = np.array([len(one) for one in numbers], dtype=np.int64)
+    def _describe(self, entry: MeasuredItem) -> tuple[str, tuple[int, ...], int]:
+        record = entry.record
+        return record.name, elements_of(record.atomic_numbers), record.n_atoms
 
     def _collect(
         self,
