@@ -2,7 +2,8 @@
 
 ``python compare.py WORK/evaluation/metrics.json --out FILE`` prints the table of
 README.md: means over seeds, changes against the base model, and, as mean and standard
-error over seeds, against the same seed trained on ``hvp`` alone.
+error over seeds, against the same seed trained on Hessian-vector products alone, as
+many steps (``hvp``) and as many products (``probes``).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ METRICS = (
     "dos_error",
 )
 FRAMES = ("energy_mae", "forces_mae")
-BASE, ALONE = "base", "hvp"
+BASE, ALONE = "base", ("hvp", "probes")
 
 
 def changes(found: dict[str, float], before: dict[str, float]) -> dict[str, float]:
@@ -62,11 +63,12 @@ def main() -> None:
     table: dict[str, Any] = {}
     for arm, seeds in arms.items():
         table[arm] = {"seeds": sorted(seeds)}
-        for kind, before in (("base", None), ("hvp", arms[ALONE])):
+        for kind in (BASE, *ALONE):
+            before = dict.fromkeys(seeds, errors[BASE]) if kind == BASE else arms[kind]
             each = [
-                changes(found, errors[BASE] if before is None else before[seed])
+                changes(found, before[seed])
                 for seed, found in seeds.items()
-                if before is None or seed in before
+                if seed in before
             ]
             table[arm][f"change_to_{kind}_percent"] = {
                 name: spread([one[name] for one in each])
@@ -76,8 +78,9 @@ def main() -> None:
         print(f"| {name} | {errors[BASE][name]:.4g}", end="")
         for row in table.values():
             mean, _ = row["change_to_base_percent"][name]
-            beside, error = row["change_to_hvp_percent"][name]
-            print(f" | {mean:+.1f} % ({beside:+.1f} ± {error:.1f})", end="")
+            beside = [row[f"change_to_{kind}_percent"][name] for kind in ALONE]
+            print(f" | {mean:+.1f} %", end="")
+            print("".join(f", {m:+.1f} ± {e:.1f}" for m, e in beside), end="")
         print(" |")
     written = {
         "command": "compare.py WORK/evaluation/metrics.json --out FILE",

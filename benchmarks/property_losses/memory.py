@@ -26,8 +26,12 @@ from pft_lightning.runs.folder import collect_versions
 
 WEIGHTS = {
     "none": {},
-    "frequencies": {"frequencies": 30.0},
-    "all": {"frequencies": 30.0, "entropy": 1.0, "heat_capacity": 4.0, "dos": 1.0},
+    "properties": {
+        "frequencies": 30.0,
+        "entropy": 1.0,
+        "heat_capacity": 4.0,
+        "dos": 1.0,
+    },
 }
 
 
