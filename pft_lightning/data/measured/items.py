@@ -241,7 +241,7 @@ def mode_items(
     """
     to_own = _to_primitive(modes, crystal)
     items: dict[tuple[Fraction, ...], MeasuredItem] = {}
-    left_out = 0
+    left_out, is_split = 0, False
     n_modes = 3 * crystal.n_atoms
     for values, frequencies in zip(modes.q_points, modes.frequencies, strict=True):
         fractions = [to_fraction(value, _WRITTEN) for value in to_own @ values]
@@ -252,6 +252,9 @@ def mode_items(
         q_point = min(q_point, tuple(-part % 1 for part in q_point))
         first = 0 if any(q_point) else 3
         if q_point in items or first == n_modes:
+            continue
+        if first and crystal.born is not None and not modes.on_mesh:
+            is_split = True
             continue
         nearest = np.argsort(np.abs(frequencies), kind="stable")
         kept = np.sort(frequencies[nearest[first:]])
@@ -264,13 +267,16 @@ def mode_items(
         )
         record = crystal.at_q_point(q_point, f"{crystal.name} q={shown(q_point)}")
         items[q_point] = MeasuredItem(record, "frequencies", measured)
-    if not left_out:
-        return list(items.values()), None
-    return list(items.values()), (
-        f"{modes.where}: {left_out} of {len(modes.q_points)} q-points need more than "
-        f"{options.max_order} primitive cells ({options.option}.max_order), and are "
-        "left out."
-    )
+    remarks = []
+    if left_out:
+        remarks.append(
+            f"{left_out} of {len(modes.q_points)} q-points need more than "
+            f"{options.max_order} primitive cells ({options.option}.max_order)"
+        )
+    if is_split:
+        remarks.append("Γ may have longitudinal modes: write it into a table (BORN)")
+    remark = f"{modes.where}: {'; '.join(remarks)}; left out." if remarks else None
+    return list(items.values()), remark
 
 
 def _to_primitive(modes: Modes, crystal: MeasuredCrystal) -> np.ndarray:

@@ -124,6 +124,7 @@ def _modes(content: Mapping[str, Any], path: Path, structure: str) -> Modes:
         np.array(q_points),
         np.array(frequencies),
         str(path),
+        on_mesh="mesh" in content,
     )
 
 

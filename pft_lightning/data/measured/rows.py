@@ -93,6 +93,8 @@ class Modes:
         q_points: (n_q, 3).
         frequencies: (n_q, 3 n_atoms), THz, ascending, imaginary ones negative.
         where: file, for messages.
+        on_mesh: of a mesh; else of a path, whose Γ may be approached along it, so that
+            dipoles split its modes.
     """
 
     structure: str
@@ -101,6 +103,7 @@ class Modes:
     q_points: np.ndarray
     frequencies: np.ndarray
     where: str
+    on_mesh: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)

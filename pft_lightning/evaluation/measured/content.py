@@ -76,16 +76,22 @@ class MeasuredContent:
         Raises:
             DataFormatError: a value cannot be one of this crystal.
         """
+        return self._at_q_points(crystal)[0]
+
+    def remarks(self) -> list[tuple[str, str]]:
+        """(file, remark) where q-points are left out."""
+        return self._at_q_points(self.crystal)[1]
+
+    def _at_q_points(
+        self, crystal: MeasuredCrystal
+    ) -> tuple[list[MeasuredItem], list[tuple[str, str]]]:
         rows = self.rows
         # The mesh is of thermal properties, which phonopy computes here.
         options = ItemOptions(
             self.reading.max_order, self.reading.supercell(), np.nan, OPTION
         )
         every = Uncertainties()
-        items, _ = items_at_q_points(
-            rows.frequencies, rows.modes, crystal, options, every
-        )
-        return items
+        return items_at_q_points(rows.frequencies, rows.modes, crystal, options, every)
 
     def thermal(
         self,

@@ -9,6 +9,7 @@ the protocol. How a folder is resumed, and processes share the work, is said in
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from pft_lightning.data.measured.rows import Density, MeasuredRows
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.readers.names import source_state
 from pft_lightning.data.settings import MeasuredReading
-from pft_lightning.data.sources import Spec
+from pft_lightning.data.sources import Spec, skip_lines
 from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.evaluation.folder import (
@@ -113,7 +114,11 @@ def evaluate_measured(
     """
     rows = read_measured(values, reading.frequency_unit, OPTION)
     options = options or PhononReadOptions()
-    crystals, _ = find_crystals(structures, rows.structures(), "structures", options)
+    crystals, unnamed = find_crystals(
+        structures, rows.structures(), "structures", options
+    )
+    if unnamed:
+        warnings.warn("\n".join(skip_lines(unnamed)), stacklevel=2)
     materials = [
         _material(crystal, rows.of(name), reading, options)
         for name, crystal in sorted(crystals.items())
@@ -143,7 +148,10 @@ def _material(
 def _read(
     crystal: Crystal, rows: MeasuredRows, reading: MeasuredReading
 ) -> MeasuredContent:
-    return MeasuredContent(read_crystal(crystal), rows, reading)
+    content = MeasuredContent(read_crystal(crystal), rows, reading)
+    for _, remark in content.remarks():
+        warnings.warn(remark, stacklevel=2)
+    return content
 
 
 @dataclass(frozen=True, eq=False)

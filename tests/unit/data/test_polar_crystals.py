@@ -195,3 +195,33 @@ def test_charges_beside_several_crystals_are_nobodys(folder):
     ase.io.write(folder / "LiF" / "other.cif", POLAR)
     with pytest.raises(DataFormatError, match="BORN: lies beside several crystals"):
         values_of(folder, "LiF,0,0,0,20,THz,,1 0 0")
+
+
+@pytest.mark.parametrize("born", [True, False])
+def test_a_path_does_not_say_what_its_longitudinal_modes_are(folder, born):
+    """Its Γ is left out where charges are known; that of a mesh has no direction."""
+    phonon = phonon_of(POLAR, true_potential(), 1)
+    if born:
+        phonon.nac_params = nac_params(phonon)
+    else:
+        (folder / "LiF" / "BORN").unlink()
+    phonon.run_band_structure([np.linspace([0, 0, 0], [0, 0, 0.5], 3)])
+    phonon.band_structure.write_yaml(filename=folder / "LiF" / "band.yaml")
+    phonon.run_mesh([1, 1, 2], is_gamma_center=True)
+    phonon.mesh.write_yaml(filename=folder / "LiF" / "mesh.yaml")
+    names = {}
+    for file in ("band.yaml", "mesh.yaml"):
+        found = MeasuredValues(
+            str(folder / "LiF" / file),
+            str(folder),
+            CUTOFF,
+            supercell=SupercellOptions(min_length=6.0),
+            mesh=20.0,
+        )
+        names[file] = found.names
+        said = any("longitudinal modes" in remark for _, remark in found.skipped)
+        assert said == (born and file == "band.yaml")
+    edge = "LiF q=0,0,1/2"
+    assert names["mesh.yaml"] == ["LiF q=0,0,0", edge]
+    assert ("LiF q=0,0,0" in names["band.yaml"]) != born
+    assert edge in names["band.yaml"]

@@ -265,3 +265,16 @@ def test_messages_name_the_options_of_this_command(inputs):
     Path("bare.csv").write_text("structure,q1,q2,q3,frequency\nLiF,0,0,0,8\n")
     with pytest.raises(DataFormatError, match=r"or give measured\.frequency_unit"):
         compare("out", files="bare.csv")
+
+
+def test_what_is_left_out_is_said(inputs):
+    """q-points that need large cells (odd fourteenths), and crystals without values."""
+    phonon = phonon_of("LiF", pft.load_model("true.pair"))
+    phonon.run_band_structure([np.linspace([0, 0, 0], [0.5, 0.5, 0], 8)])
+    phonon.band_structure.write_yaml(filename="LiF/band.yaml")
+    with pytest.warns(UserWarning, match="q-points need") as caught:
+        compare("out", files="LiF/band.yaml", structures=".")
+    said = "\n".join(str(warning.message) for warning in caught)
+    assert "3 of 8 q-points need more than 8 primitive cells" in said
+    assert "measured.max_order" in said
+    assert "no measured value names 'NaCl'" in said
