@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm.auto import tqdm
 
+from pft_lightning.training.balance import LossBalance
 from pft_lightning.training.validation import MONITOR
 
 
@@ -48,6 +49,7 @@ class RunProgress(ProgressBar):
         self._base: dict[str, float] = {}
         self._started = self._written = 0.0
         self._first = 0
+        self._tells_weights = False
 
     def disable(self) -> None:
         """Show nothing, as on all processes but the first."""
@@ -62,6 +64,8 @@ class RunProgress(ProgressBar):
     ) -> None:
         """Begin to count, at the step of the checkpoint in a resumed run."""
         self._first = trainer.global_step
+        balance = _balance(pl_module)
+        self._tells_weights = balance is not None and not balance.settled
         self._started = self._written = time.monotonic()
         if self._enabled:
             self._bar = tqdm(
@@ -82,9 +86,13 @@ class RunProgress(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Show the step and its losses."""
+        """Show the step and its losses, and once the weights that were found."""
         if self._bar is None:
             return
+        balance = _balance(pl_module)
+        if self._tells_weights and balance is not None and balance.settled:
+            self._tells_weights = False
+            self._print(f"weights of the loss, found: {balance.describe()}")
         is_shown = not self._bar.disable
         now = time.monotonic()
         # Reading a loss waits for the device: not more often than somebody can look.
@@ -188,6 +196,12 @@ class RunProgress(ProgressBar):
             if bar is not None:
                 bar.close()
         self._bar = self._validation = None
+
+
+def _balance(module: lightning.LightningModule) -> LossBalance | None:
+    """What finds weights of the loss, if any are to be found."""
+    balance = getattr(module, "balance", None)
+    return balance if isinstance(balance, LossBalance) and balance else None
 
 
 def _is_watched() -> bool:

@@ -102,7 +102,16 @@ def _probe() -> dict[str, Any]:
 
 
 def _loss() -> dict[str, Any]:
-    return {"pft": defaults_of(Loss)}
+    published = defaults_of(Loss)
+    balanced = {
+        **published,
+        "phonon": published["phonon"]
+        | {"forces": "auto", "stress": 0.0, "hvp": "auto"},
+        "upstream": dict.fromkeys(published["upstream"], "auto"),
+        # The form of the losses whose shares of the gradient are those of auto.
+        "kind": {**published["kind"], "hvp": "l2"},
+    }
+    return {"pft": published, "auto": balanced}
 
 
 def _optimizer() -> dict[str, Any]:

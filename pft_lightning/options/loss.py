@@ -29,6 +29,9 @@ Temperatures = Annotated[
     Words("temperatures above 0 in a list, e.g. [100,300], K"),
 ]
 Smearing = Annotated[float, Field(gt=0, allow_inf_nan=False), Unit("THz")]
+Balanced = Annotated[
+    AtLeastZero | Literal["auto"], Words("a number of at least 0, or auto")
+]
 PropertyShare = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -37,12 +40,13 @@ class PhononWeights(Options):
 
     energy: AtLeastZero = 0.0
     """Weight of energies, per eV/atom; only where the source has them."""
-    forces: AtLeastZero = 20.0
-    """Weight of forces, per eV/Å."""
+    forces: Balanced = 20.0
+    """Weight of forces, per eV/Å; auto as of hvp."""
     stress: AtLeastZero = 5.0
     """Weight of stresses, per eV/Å³."""
-    hvp: AtLeastZero = 100.0
-    """Weight of Hessian-vector products, per eV/Å²."""
+    hvp: Balanced = 100.0
+    """Weight of Hessian-vector products, per eV/Å²; auto sets itself in the first steps
+    so that the gradients of the terms have the shares of recipes that were measured."""
     third_order: AtLeastZero = 0.0
     """Weight of third derivatives along pairs of directions, per eV/Å³."""
     frequencies: AtLeastZero = 0.0
@@ -67,12 +71,12 @@ class PhononWeights(Options):
 class UpstreamWeights(Options):
     """Weights of the losses of upstream frames; those of arXiv:2601.07742."""
 
-    energy: AtLeastZero = 500.0
-    """Weight of energies, per eV/atom."""
-    forces: AtLeastZero = 200.0
-    """Weight of forces, per eV/Å."""
-    stress: AtLeastZero = 50.0
-    """Weight of stresses, per eV/Å³."""
+    energy: Balanced = 500.0
+    """Weight of energies, per eV/atom; auto as of loss.phonon.hvp."""
+    forces: Balanced = 200.0
+    """Weight of forces, per eV/Å; auto as well."""
+    stress: Balanced = 50.0
+    """Weight of stresses, per eV/Å³; auto as well."""
 
 
 class ElasticWeights(Options):

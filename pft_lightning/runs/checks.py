@@ -20,6 +20,7 @@ from pft_lightning.losses.properties import Property
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Train
 from pft_lightning.runs.kinds import KINDS, find_kind
+from pft_lightning.training.balance import LossBalance, loss_weights
 from pft_lightning.training.validation import METRICS
 
 
@@ -64,7 +65,23 @@ def check_train(config: DictConfig) -> DictConfig:
         )
     choose_cache(OmegaConf.select(config, "data.cache_dir"), "data.cache_dir")
     _check_accelerator(config.trainer.accelerator)
+    _check_balance(config)
     return config
+
+
+def _check_balance(config: DictConfig) -> None:
+    balance = LossBalance(loss_weights(config.loss))
+    if balance and config.get("mace_config"):
+        raise ConfigError(
+            "loss.phonon.*=auto: the loss of the frames is MACE's with mace_config, "
+            "and no other weights are found beside it. Give numbers."
+        )
+    if balance and config.loss.hvp_schedule != "constant":
+        raise ConfigError(
+            f"loss.hvp_schedule={config.loss.hvp_schedule}: weights that set "
+            "themselves (auto) follow no schedule. Give numbers, or "
+            "loss.hvp_schedule=constant."
+        )
 
 
 def _check_accelerator(name: str) -> None:

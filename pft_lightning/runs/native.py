@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -21,8 +21,13 @@ from pft_lightning.losses import ElasticTarget
 from pft_lightning.losses.elastic import ELASTIC_WEIGHTS
 from pft_lightning.losses.properties import Property
 from pft_lightning.runs.folder import RunFolder
+from pft_lightning.training.balance import AUTO, LossBalance, loss_weights
 from pft_lightning.training.instantiation import instantiate
-from pft_lightning.training.module import PhononFineTuning
+from pft_lightning.training.module import (
+    PAPER_PHONON_WEIGHTS,
+    PAPER_UPSTREAM_WEIGHTS,
+    PhononFineTuning,
+)
 from pft_lightning.training.replay import ReplayedSteps
 
 
@@ -124,11 +129,20 @@ def _without_others(of_terms: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in of_terms.items() if k not in _OTHERS}
 
 
+def _until_found(
+    weights: Mapping[str, Any], published: Mapping[str, float]
+) -> dict[str, float]:
+    """Put the published weights where ``auto`` stands; the balance replaces them."""
+    return {k: published[k] if v == AUTO else v for k, v in weights.items()}
+
+
 def loss_options(config: DictConfig) -> dict[str, Any]:
     """Arguments of ``PhononFineTuning`` that every kind of run takes from ``loss``."""
     loss = config.loss
     return {
-        "phonon_weights": _without_others(loss.phonon),
+        "phonon_weights": _until_found(
+            _without_others(loss.phonon), PAPER_PHONON_WEIGHTS
+        ),
         "kinds": _without_others(loss.kind),
         "elastic": ElasticTarget(
             # Runs of earlier versions have neither.
@@ -140,6 +154,7 @@ def loss_options(config: DictConfig) -> dict[str, Any]:
         "huber_delta": loss.huber_delta,
         "engine": config.engine,
         "validation_seed": config.seed,
+        "balance": LossBalance(loss_weights(loss)),
     }
 
 
@@ -167,7 +182,7 @@ def _wrap(config: DictConfig, *parts: str) -> PhononFineTuning:
         trust=config.model.get("trust", False),
     )
     # Another kind of run may have none.
-    upstream = dict(config.loss.upstream or {})
+    upstream = _until_found(config.loss.upstream or {}, PAPER_UPSTREAM_WEIGHTS)
     return PhononFineTuning(
         model,
         upstream_weights=upstream,

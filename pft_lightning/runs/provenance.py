@@ -84,6 +84,7 @@ def describe_run(
             "steps": step,
             "adaptation": recipe["adaptation"],
             "trainable": summary.get("trainable"),
+            "loss_weights": summary.get("loss_weights"),
         },
         "data": {
             "phonons": name_sources(config.data.phonons),

@@ -31,7 +31,9 @@ from pft_lightning.runs.folder import RunFolder, collect_versions
 from pft_lightning.runs.kinds import start_run
 from pft_lightning.runs.run import TrainingRun
 from pft_lightning.runs.tables import print_trainable
+from pft_lightning.training.balance import AUTO
 from pft_lightning.training.checkpoint_io import AtomicCheckpointIO
+from pft_lightning.training.hessian import PUBLISHED_WEIGHT
 from pft_lightning.training.instantiation import instantiate
 from pft_lightning.training.module import PhononFineTuning
 from pft_lightning.training.validation import MONITOR
@@ -94,6 +96,7 @@ def _train(
         weights_only=True,
     )
     _heed_sigterm(trainer)
+    found = module.balance.weights  # before another checkpoint brings its own
     after = _choose_weights(config, folder, trainer, module, datamodule)
     check_finite(after, "the trained weights")
     metrics = {
@@ -104,6 +107,7 @@ def _train(
         **metrics,
         "seed": config.seed,
         "trainable": module.trainable.summary(),
+        **({"loss_weights": found} if found else {}),
         "steps": trainer.global_step,
         "memory_splits": module.memory_splits,
         "counts": datamodule.counts,
@@ -200,7 +204,7 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
     loss = config.loss
     hessian_loss = HessianLoss(
         instantiate(config.probe, where="probe", trust=config.trust_config),
-        weight=loss.phonon.hvp,
+        weight=PUBLISHED_WEIGHT if loss.phonon.hvp == AUTO else loss.phonon.hvp,
         kind=loss.kind.hvp,
         huber_delta=loss.huber_delta,
         schedule=loss.hvp_schedule,

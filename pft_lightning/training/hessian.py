@@ -18,6 +18,7 @@ from pft_lightning.physics.probes import ColumnProbe, Draws, Probe
 
 
 Schedule = Literal["constant", "linear"]
+PUBLISHED_WEIGHT = 100.0  # arXiv:2601.07742
 
 
 def probe_batch(
@@ -88,7 +89,7 @@ class ProbeSchedule:
         self,
         probe: Probe | None = None,
         *,
-        weight: float = 100.0,
+        weight: float = PUBLISHED_WEIGHT,
         kind: LossKind = "mae",
         huber_delta: float = 0.01,
         schedule: Schedule = "constant",

@@ -27,6 +27,7 @@ from pft_lightning.losses import (
     mean_over_processes,
 )
 from pft_lightning.losses.terms import Reduction
+from pft_lightning.training.balance import LossBalance
 from pft_lightning.training.divergence import StopsAtDivergence
 from pft_lightning.training.elastic import elastic_constants_of
 from pft_lightning.training.optimizers import (
@@ -37,8 +38,16 @@ from pft_lightning.training.optimizers import (
     make_scheduler,
 )
 from pft_lightning.training.replay import ReplayedSteps
-from pft_lightning.training.requests import TargetSources, collect
-from pft_lightning.training.splitting import LocalStep, Work, differentiate, run_step
+from pft_lightning.training.requests import Requests, TargetSources, collect
+from pft_lightning.training.requirements import check_trainer
+from pft_lightning.training.splitting import (
+    Gradients,
+    LocalStep,
+    Work,
+    differentiate,
+    run_measured_step,
+    run_step,
+)
 from pft_lightning.training.validation import (
     METRICS,
     MONITOR,
@@ -104,6 +113,7 @@ class PhononFineTuning(StopsAtDivergence):
             on the device.
         validation_seed: Of the fixed tangents of the validation.
         replayed: Records the steps of a GPU and repeats them; none if left out.
+        balance: Finds weights of terms; those given hold until it has.
 
     Attributes:
         memory_splits: How often a batch, or a part of one, was split because it did not
@@ -127,6 +137,7 @@ class PhononFineTuning(StopsAtDivergence):
         engine: Engine | None = None,
         validation_seed: int = 0,
         replayed: ReplayedSteps | None = None,
+        balance: LossBalance | None = None,
     ) -> None:
         super().__init__()
         check_model(model)
@@ -159,6 +170,7 @@ class PhononFineTuning(StopsAtDivergence):
         self._engine = engine
         self._validation_seed = validation_seed
         self.replayed = replayed
+        self.balance = balance or LossBalance({})
         self._sums = torch.zeros(len(METRICS), 2, dtype=torch.float64)
         self._splits = 0
         self.memory_splits = 0
@@ -174,23 +186,7 @@ class PhononFineTuning(StopsAtDivergence):
             self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         if self.replayed is not None:
             self.replayed.check(self.trainer.strategy.root_device)
-        for loop in (
-            self.trainer.validate_loop,
-            self.trainer.fit_loop.epoch_loop.val_loop,
-        ):
-            if loop.inference_mode:
-                raise ConfigError(
-                    "Trainer(inference_mode=True) cannot validate: forces and "
-                    "Hessian-vector products need derivatives. Use "
-                    "Trainer(inference_mode=False)."
-                )
-        precision = str(self.trainer.precision)
-        if "16" in precision or "transformer" in precision:
-            raise ConfigError(
-                f"trainer.precision={precision}: half precision is not enough for "
-                "second derivatives (docs/speed.md has its errors), and MACE and "
-                "NequIP do not run in it. Use trainer.precision=32-true, or 64-true."
-            )
+        check_trainer(self.trainer)
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> torch.Tensor:
         """Weighted sum of all loss terms of the batches of one step."""
@@ -211,18 +207,25 @@ class PhononFineTuning(StopsAtDivergence):
                 "are 0. Set loss.phonon.*, loss.upstream.*, loss.elastic.* or "
                 "loss.measured.*, or use every_n_steps=1."
             )
-        step = run_step(
-            asked.work,
-            self._terms,
-            global_counts(asked.counts),
-            asked.weights,
-            [p for p in self.parameters() if p.requires_grad],
-            self.replayed or differentiate,
-        )
+        step = self._take(asked)
         if step.n_splits and not self._splits:
             warnings.warn(_SPLIT, stacklevel=2)
         self._splits += step.n_splits
         return self._log_step(step, batch)
+
+    def _take(self, asked: Requests) -> LocalStep:
+        """Take the gradient of a step; of each term, where weights are to be found."""
+        work, counts = asked.work, global_counts(asked.counts)
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if not (self.balance and self.balance.is_due(asked.weights)):
+            weights = self.balance.apply(asked.weights)
+            whole = self.replayed or differentiate
+            return run_step(work, self._terms, counts, weights, parameters, whole)
+
+        def weigh(gradients: Mapping[str, Gradients]) -> dict[str, float]:
+            return self.balance.weigh(asked.weights, gradients, parameters)
+
+        return run_measured_step(work, self._terms, counts, weigh, parameters)
 
     def _terms(
         self, counts: Mapping[str, torch.Tensor], work: Sequence[Work]
@@ -298,6 +301,8 @@ class PhononFineTuning(StopsAtDivergence):
         self.log(f"train/{source}_loss", values[0], batch_size=size, prog_bar=shown)
         for name, value in zip(step.terms, values[1:], strict=True):
             self.log(f"train/{name}", value, batch_size=size)
+        for name, weight in self.balance.weights.items():
+            self.log(f"train/weight_{name}", weight, batch_size=size)
         penalty = self.adaptation.penalty(self.model)
         if penalty is None:
             return step.loss
@@ -355,11 +360,8 @@ class PhononFineTuning(StopsAtDivergence):
 
     def configure_optimizers(self) -> Any:
         """Optimizer over the trainable parameters, and its schedule."""
-        groups = decay_groups(
-            self.model,
-            no_decay=self._no_decay,
-            weight_decay=self.adaptation.weight_decay,
-        )
+        decay = self.adaptation.weight_decay
+        groups = decay_groups(self.model, no_decay=self._no_decay, weight_decay=decay)
         if not groups:
             raise ConfigError("The model has no trainable parameter.")
         optimizer = make_optimizer(self._optimizer, groups)
@@ -379,6 +381,7 @@ class PhononFineTuning(StopsAtDivergence):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write what is trained only, where anything is not."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint["loss_balance"] = self.balance.state_dict()
         if any(not p.requires_grad for p in self.parameters()):
             reduce_checkpoint(checkpoint, self, repr(self.adaptation))
 
@@ -389,6 +392,7 @@ class PhononFineTuning(StopsAtDivergence):
             CheckpointError: It was trained from another one, or otherwise.
         """
         complete_checkpoint(checkpoint, self, repr(self.adaptation))
+        self.balance.load_state_dict(checkpoint.get("loss_balance", {}))
 
 
 def _paper_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

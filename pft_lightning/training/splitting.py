@@ -8,7 +8,7 @@ in the same collective operations, once per step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ from pft_lightning.losses import (
 
 # Of each parameter; None where nothing depends on it.
 Gradients = list[torch.Tensor | None]
+Terms = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +174,82 @@ def run_step(
     Raises:
         DeviceMemoryError: a single structure does not fit; names it.
     """
+
+    def take(
+        part: Sequence[Work], is_whole: bool
+    ) -> tuple[Terms, dict[str, Gradients]]:
+        by = take_whole if is_whole else differentiate
+        terms, gradients = by(part, counts, weights, evaluate, parameters)
+        return terms, {"": gradients}
+
+    terms, gradients, n_splits = _take_in_parts(work, take)
+    return _finish(terms, gradients[""], weights, parameters, n_splits)
+
+
+def run_measured_step(
+    work: Sequence[Work],
+    evaluate: Evaluate,
+    counts: Mapping[str, torch.Tensor],
+    weigh: Callable[[Mapping[str, Gradients]], Mapping[str, float]],
+    parameters: Sequence[torch.nn.Parameter],
+) -> LocalStep:
+    """Take the gradient of each term, and then that of their sum; see ``run_step``.
+
+    Args:
+        work: of all sources of the step.
+        evaluate: gives the terms of some of the work.
+        counts: that the sums of terms are divided by.
+        weigh: gives the weights of the terms, told their gradients on this process, in
+            the order of ``counts``, which is the same on all of them.
+        parameters: that are trained.
+
+    Raises:
+        DeviceMemoryError: a single structure does not fit; names it.
+    """
+
+    def take(
+        part: Sequence[Work], is_whole: bool
+    ) -> tuple[Terms, dict[str, Gradients]]:
+        found = evaluate(counts, part)
+        # A term of structures that have nothing to compare depends on no weight.
+        known = [name for name, term in found.items() if term.requires_grad]
+        gradients: dict[str, Gradients] = {
+            name: [None] * len(parameters) for name in found
+        }
+        for name in known:
+            gradients[name] = list(
+                torch.autograd.grad(
+                    found[name],
+                    parameters,
+                    retain_graph=name != known[-1],
+                    allow_unused=True,
+                )
+            )
+        return {name: term.detach() for name, term in found.items()}, gradients
+
+    terms, gradients, n_splits = _take_in_parts(work, take)
+    gradients = {name: gradients[name] for name in counts}
+    weights = weigh(gradients)
+    total: Gradients = [None] * len(parameters)
+    for name, of_term in gradients.items():
+        weighted = (None if g is None else weights[name] * g for g in of_term)
+        total = list(map(_add, total, weighted))
+    return _finish(terms, total, weights, parameters, n_splits)
+
+
+def _take_in_parts(
+    work: Sequence[Work],
+    take: Callable[[Sequence[Work], bool], tuple[Terms, dict[str, Gradients]]],
+) -> tuple[Terms, dict[str, Gradients], int]:
+    """Sum terms and gradients over parts that fit in memory; count the splits."""
     todo: list[Sequence[Work]] = [work]
-    terms: dict[str, torch.Tensor] = {}
-    gradients: Gradients = [None] * len(parameters)
+    terms: Terms = {}
+    gradients: dict[str, Gradients] = {}
     n_splits = 0
     while todo:
         part = todo.pop(0)
         try:
-            by = differentiate if n_splits else take_whole
-            found, new = by(part, counts, weights, evaluate, parameters)
+            found, new = take(part, n_splits == 0)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -189,13 +257,26 @@ def run_step(
         else:
             for name, term in found.items():
                 terms[name] = terms.get(name, 0) + term
-            gradients = list(map(_add, gradients, new))
+            for name, more in new.items():
+                known = gradients.get(name, [None] * len(more))
+                gradients[name] = list(map(_add, known, more))
             continue
         # Only here the traceback is gone, and with it the tensors that it kept alive.
-        found, new = {}, []
+        found, new = {}, {}
         free_memory()
         todo = [*smaller, *todo]
         n_splits += 1
+    return terms, gradients, n_splits
+
+
+def _finish(
+    terms: Terms,
+    gradients: Gradients,
+    weights: Mapping[str, float],
+    parameters: Sequence[torch.nn.Parameter],
+    n_splits: int,
+) -> LocalStep:
+    """Give the loss the gradient that is known."""
     used = [
         (parameter, gradient)
         for parameter, gradient in zip(parameters, gradients, strict=True)

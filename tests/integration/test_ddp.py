@@ -185,3 +185,25 @@ def test_one_structure_for_two_processes_counts_once(pft_train, world, tmp_path)
     assert summaries[0]["phonon/hvp_mae"]["before"] == pytest.approx(
         summaries[1]["phonon/hvp_mae"]["before"], rel=1e-12
     )
+
+
+@pytest.mark.parametrize("mode", ["alternate", "joint"])
+def test_two_processes_find_the_weights_of_one(pft_train, tmp_path, mode):
+    common = (
+        "loss=auto",
+        f"data.mode={mode}",
+        "trainer.max_steps=3",
+        "callbacks.ema=null",
+    )
+    sizes = ("data.phonons.batch_size=4", "data.upstream.batch_size=8")
+    run(pft_train(tmp_path / "one", *common, *capture(tmp_path / "one.pt"), *sizes))
+    run(pft_train(tmp_path / "two", *common, *capture(tmp_path / "two.pt"), *TWO))
+    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    assert len(expected) == len(found) == 3
+    check_same_steps(expected, found)
+    first, second = (
+        json.loads((tmp_path / name / "summary.json").read_text())["loss_weights"]
+        for name in ("one", "two")
+    )
+    assert len(first) == 5
+    assert second == pytest.approx(first, rel=1e-9)  # the same steps, other sums

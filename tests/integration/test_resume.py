@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -59,6 +60,16 @@ def test_killing_a_run_on_measured_values_leaves_no_trace(
         "data.measured.batch_size=2",
         "data.measured.relax=true",
     )
+
+
+def test_killing_a_run_that_finds_its_weights_leaves_no_trace(pft_train, tmp_path):
+    check_kills_leave_no_trace(pft_train, tmp_path, *SCHEDULE, "loss=auto")
+    first, second = (
+        json.loads((tmp_path / name / "summary.json").read_text())["loss_weights"]
+        for name in ("whole", "killed")
+    )
+    assert first == second
+    assert len(first) == 5
 
 
 def test_a_finished_run_can_be_made_longer_without_a_trace(pft_train, tmp_path):

@@ -64,8 +64,8 @@ class Gradients(lightning.Callback):
         )
 
 
-def train(world, *, probe=None, mode="joint", **options):
-    """Take three steps; give the gradients, the module and what was logged."""
+def train(world, *, probe=None, mode="joint", max_steps=3, **options):
+    """Take some steps; give the gradients, the module and what was logged."""
     model = Limited(CUTOFF, ELEMENTS)
     for name in ("max_structures", "where", "error"):
         setattr(model, name, options.pop(name, getattr(model, name)))
@@ -85,7 +85,7 @@ def train(world, *, probe=None, mode="joint", **options):
         enable_checkpointing=False,
         inference_mode=False,
         use_distributed_sampler=False,
-        max_steps=3,
+        max_steps=max_steps,
         accelerator="cpu",
         enable_progress_bar=False,
         enable_model_summary=False,
