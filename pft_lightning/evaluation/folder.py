@@ -8,7 +8,7 @@
 ``materials/<name>/``        force constants of a crystal, see ``phonopy_files``; or
                              conductivities by model, see ``conductivity.stages``
 ``forgetting/<label>.json``  errors of a model on upstream frames
-``leaderboard/``             conductivities by model, see ``conductivity.leaderboard``
+``leaderboard/``             for others, see ``conductivity.leaderboard``, ``ml_peg``
 ``report.html``              the page of ``plots.report``, with ``figures/*.png``
 ``command.txt``              the command, written by ``runs.folder``
 ===========================  ========================================================
@@ -39,6 +39,7 @@ SUMMARY_FILE: Final = "metrics.json"
 ROWS_FILE: Final = "per_material.csv"
 REPORT_FILE: Final = "report.html"
 COMMAND_FILE: Final = "command.txt"
+LEADERBOARD: Final = "leaderboard"
 
 # Label of DFT, which no model may have.
 REFERENCE: Final = "reference"
@@ -100,6 +101,13 @@ HEAT_CAPACITY_ERROR: Final = error_of(HEAT_CAPACITY)
 DOS_ERROR: Final = "dos_error"
 SPECTRUM_W1: Final = "spectrum_w1"
 
+# Along the band structure: of its highest, mean and lowest frequency, and of each.
+BANDS: Final = (
+    *("band_max_error_K", "band_mean_error_K"),
+    *("band_min_error_K", "band_mae_K"),
+)
+BAND_MIN_FREQUENCY: Final = "band_min_frequency"
+
 # Imaginary modes at commensurate q-points: of DFT, of a model, and found by both.
 REFERENCE_IMAGINARY: Final = reference_of("imaginary_modes")
 IMAGINARY: Final = "imaginary_modes"
@@ -123,15 +131,13 @@ N_PRODUCTS: Final = "hvps"
 SECONDS: Final = "seconds"
 
 ERRORS: Final = (
-    FORCE_CONSTANTS_MAE,
-    COMMENSURATE_FREQUENCY_MAE,
-    MESH_FREQUENCY_MAE,
-    MAX_FREQUENCY_ERROR,
-    MAX_FREQUENCY_ERROR_K,
+    *(FORCE_CONSTANTS_MAE, COMMENSURATE_FREQUENCY_MAE, MESH_FREQUENCY_MAE),
+    *(MAX_FREQUENCY_ERROR, MAX_FREQUENCY_ERROR_K),
     *map(error_of, THERMAL),
     *map(curve_mae_of, THERMAL),
     DOS_ERROR,
     SPECTRUM_W1,
+    *BANDS,
 )
 COST: Final = (VOLUME_RATIO, RELAX_STEPS, N_PRODUCTS, SECONDS)
 COLUMNS: Final = (
@@ -142,7 +148,7 @@ COLUMNS: Final = (
     *(REFERENCE_IMAGINARY, IMAGINARY, IMAGINARY_BOTH),
     *(
         column
-        for value in (MIN_FREQUENCY, MAX_FREQUENCY, *THERMAL)
+        for value in (MIN_FREQUENCY, BAND_MIN_FREQUENCY, MAX_FREQUENCY, *THERMAL)
         for column in (value, reference_of(value))
     ),
     *MOLECULAR,
@@ -165,22 +171,18 @@ FORGETTING: Final = tuple(map(mae_of, QUANTITIES))
 # Unit of a column, or of an error on upstream frames; "" for pure numbers.
 UNITS: Final[Mapping[str, str]] = {
     FORCE_CONSTANTS_MAE: "eV/Å²",
-    COMMENSURATE_FREQUENCY_MAE: "THz",
-    MESH_FREQUENCY_MAE: "THz",
-    SPECTRUM_W1: "THz",
-    MAX_FREQUENCY: "THz",
-    MIN_FREQUENCY: "THz",
-    MAX_FREQUENCY_ERROR: "THz",
+    **dict.fromkeys((COMMENSURATE_FREQUENCY_MAE, MESH_FREQUENCY_MAE), "THz"),
+    **dict.fromkeys((MIN_FREQUENCY, BAND_MIN_FREQUENCY, SPECTRUM_W1), "THz"),
+    **dict.fromkeys((MAX_FREQUENCY, MAX_FREQUENCY_ERROR), "THz"),
+    **dict.fromkeys((MAX_FREQUENCY_ERROR_K, *BANDS), "K"),
     MAX_FORCE: "eV/Å",
-    MAX_FREQUENCY_ERROR_K: "K",
     **{
         column: unit
         for value, unit in zip(THERMAL, ("J/K/mol", "kJ/mol", "J/K/mol"), strict=True)
         for column in (value, error_of(value), curve_mae_of(value))
     },
     FREQUENCY_MAE_CM1: "cm⁻¹",
-    ZERO_POINT_ENERGY: "eV",
-    ZERO_POINT_ENERGY_ERROR: "eV",
+    **dict.fromkeys((ZERO_POINT_ENERGY, ZERO_POINT_ENERGY_ERROR), "eV"),
     **dict.fromkeys((DOS_ERROR, FREQUENCY_RATIO, VOLUME_RATIO), ""),
     **dict(zip(FORGETTING, ("eV/atom", "eV/Å", "eV/Å³"), strict=True)),
 }

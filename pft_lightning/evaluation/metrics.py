@@ -7,9 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
-from phonopy.physical_units import get_physical_units
 
 from pft_lightning.errors import ShapeError
+from pft_lightning.evaluation.bands import (
+    BAND_STABILITY,
+    compare_bands,
+    find_stable,
+    kelvin_per_thz,
+)
 from pft_lightning.evaluation.folder import (
     COMMENSURATE_FREQUENCY_MAE,
     COST,
@@ -92,6 +97,7 @@ def compare(
     row[SPECTRUM_W1] = spectrum_distance(
         *modes_of_mesh(model), *modes_of_mesh(reference)
     )
+    row |= compare_bands(model.bands, reference.bands)
     row[FREQUENCY_RATIO] = _mean_frequency(model) / _mean_frequency(reference)
     row |= _imaginary(model, reference, protocol.instability_threshold)
     unstable = expected.pop(MODEL_UNSTABLE)
@@ -163,12 +169,6 @@ def spectrum_distance(
     )
 
 
-def kelvin_per_thz() -> float:
-    """Temperature whose energy kT is that of a mode of 1 THz."""
-    units = get_physical_units()
-    return float(units.THzToEv / units.KB)
-
-
 def summarise(rows: Iterable[Row], protocol: Protocol) -> dict[str, Any]:
     """Means and medians of one model over the materials that did not fail.
 
@@ -180,7 +180,7 @@ def summarise(rows: Iterable[Row], protocol: Protocol) -> dict[str, Any]:
         Per metric ``mean``, ``median`` and ``n``; under ``instability`` the counts,
         precision and recall of finding the materials that are unstable in DFT (None
         where there are none to divide by), under ``imaginary_modes`` those of the
-        modes.
+        modes, under ``band_stability`` as of ``bands.find_stable``.
     """
     done = [row for row in rows if row[STATUS] == OK]
     totals: dict[str, Any] = {}
@@ -203,6 +203,7 @@ def summarise(rows: Iterable[Row], protocol: Protocol) -> dict[str, Any]:
         "recall": counts["true_positive"] / unstable if unstable else None,
         "threshold": protocol.instability_threshold,
     }
+    totals[BAND_STABILITY] = find_stable(done, protocol.instability_threshold)
     totals[IMAGINARY] = find_agreement(
         {"model": row[IMAGINARY], "reference": theirs, "both": row[IMAGINARY_BOTH]}
         for row in done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from phonopy import Phonopy
@@ -41,6 +41,7 @@ def compute_properties(
     *,
     mesh: list[int] | None = None,
     mesh_symmetry: bool = True,
+    path: BandPath | None = None,
 ) -> PhononProperties:
     """Compute all that an evaluation compares, with phonopy.
 
@@ -51,6 +52,8 @@ def compute_properties(
             charges.
         mesh: numbers of q-points; those of the reference where two compare.
         mesh_symmetry: leave out q-points that symmetry gives.
+        path: of the band structure; that of the reference where two compare. None is
+            the cell's own.
 
     Source: phonopy (A. Togo, J. Phys. Soc. Jpn. 92, 012001, 2023).
     """
@@ -78,7 +81,11 @@ def compute_properties(
         dos=dos,
         temperatures=temperatures,
         **thermal_properties(phonon, temperatures, protocol),
-        bands=_bands(phonon, protocol.band_points) if protocol.band_points else None,
+        bands=(
+            _bands(phonon, path or find_path(phonon, protocol.band_points))
+            if protocol.band_points
+            else None
+        ),
         force_constants=from_phonopy(phonon)[0].compact,
         non_analytical=polar,
     )
@@ -174,19 +181,52 @@ def _density_of_states(
     return np.arange(first, first + len(dos)) * pitch, dos
 
 
-def _bands(phonon: Phonopy, points: int) -> BandStructure:
+class BandPath(NamedTuple):
+    """Segments of q-points between special points of the Brillouin zone.
+
+    Attributes:
+        qpoints: per segment (n_q, 3), fractional in the reciprocal primitive cell.
+        labels: of the ends, each once where the path goes on.
+        path_connections: per segment, whether the path goes on behind it.
+    """
+
+    qpoints: list[np.ndarray]
+    labels: list[str]
+    path_connections: list[bool]
+
+
+def find_path(phonon: Phonopy, points: int) -> BandPath:
+    """Path of a band structure, by seekpath.
+
+    Args:
+        phonon: gives the primitive cell.
+        points: of a segment of average length.
+    """
     with warnings.catch_warnings():
         # An angle near 90 degrees: either choice of axes gives a path.
         warnings.filterwarnings("ignore", ".*almost equal", module="seekpath")
-        paths, texts, connections = get_band_qpoints_by_seekpath(
+        qpoints, labels, connections = get_band_qpoints_by_seekpath(
             phonon.primitive, points, is_const_interval=True
         )
-    phonon.run_band_structure(paths, path_connections=connections, labels=texts)
+    return BandPath(qpoints, labels, connections)
+
+
+def path_of(phonon: Phonopy) -> BandPath | None:
+    """Path of a band structure that phonopy has computed; None where it has not."""
+    if (bands := phonon.band_structure) is None:
+        return None
+    return BandPath(bands.qpoints, bands.labels or [], bands.path_connections)
+
+
+def _bands(phonon: Phonopy, path: BandPath) -> BandStructure:
+    phonon.run_band_structure(
+        path.qpoints, path_connections=path.path_connections, labels=path.labels
+    )
     bands = phonon.band_structure
     assert bands is not None
     labels = []
-    remaining = list(texts)
-    for connected in connections:
+    remaining = list(path.labels)
+    for connected in path.path_connections:
         labels.append((remaining[0], remaining[1]))
         # The end of a segment is the start of the next where the path goes on.
         del remaining[: 1 if connected else 2]

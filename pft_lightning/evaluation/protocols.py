@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from ase import Atoms
@@ -21,13 +20,14 @@ from pydantic import Field
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.data.cells import PhononCells
-from pft_lightning.errors import ConfigError, PFTError, RelaxationError
+from pft_lightning.errors import ConfigError, RelaxationError
 from pft_lightning.evaluation.force_constants import (
     Method,
     Potential,
     compute_force_constants,
     in_float64,
 )
+from pft_lightning.evaluation.minimisation import run_optimiser, volume_problem
 from pft_lightning.option_types import (
     Angstrom,
     As,
@@ -58,6 +58,9 @@ Mesh = Annotated[
     ],
     Words("a length in Å of at most 1000, or three whole numbers up to 500 in a list"),
 ]
+Relaxed = Annotated[
+    bool | Literal["atoms"], Words("true (atoms and lattice), atoms or false")
+]
 _Temperatures = Annotated[
     list[AtLeastZero],
     Field(min_length=3, max_length=3),
@@ -75,13 +78,15 @@ class Protocol:
     Attributes:
         name: name of the protocol.
         relax: relax the unit cell with the model first (``FrechetCellFilter`` and
-            ``FIRE`` of ASE, symmetry kept by ``FixSymmetry``); otherwise the
-            reference's cell is taken as it is.
+            ``FIRE`` of ASE, symmetry kept by ``FixSymmetry``): true for atoms and
+            lattice, ``atoms`` in the reference's lattice; otherwise the reference's
+            cell is taken as it is.
         method: how force constants are computed: ``hvp`` (analytic),
             ``finite_displacement`` or ``full``.
         displacement: length of finite displacements, Å.
         fmax: largest force of a relaxation that has converged, eV/Å.
         max_steps: steps of a relaxation; one that needs more has failed.
+        keep_unconverged: go on with what ``max_steps`` have made of the cell instead.
         volume_limits: a relaxation whose volume leaves this range, relative to the
             reference, has exploded.
         mesh: the dense mesh of q-points: a length in Å, n_i = l |a*_i| as in VASP, or
@@ -102,17 +107,18 @@ class Protocol:
         band_points: q-points of a path segment of average length; 0 computes no band
             structure.
         instability_threshold: a material is unstable if a frequency of the dense mesh
-            is below minus this; THz.
+            (of the band structure, in scores along it) is below minus this; THz.
         non_analytical: put the non-analytical correction into the frequencies of both
             sides where the reference has Born charges.
     """
 
     name: Text = "dft_cell"
-    relax: bool = False
+    relax: Annotated[bool | Literal["atoms"], As(Relaxed)] = False
     method: Method = "hvp"
     displacement: Angstrom = 0.01
     fmax: EVPerAngstrom = 0.005
     max_steps: Count = 1000
+    keep_unconverged: bool = False
     volume_limits: Annotated[tuple[float, float], As(VolumeLimits)] = (0.5, 2.0)
     mesh: Annotated[float | tuple[int, int, int], As(Mesh)] = 100.0
     is_gamma_center: bool = True
@@ -163,12 +169,28 @@ class Protocol:
             )
 
 
+# What potentials are ranked by on ML-PEG 0.7 (``calc_phonons.py``): lattices of DFT,
+# phonopy's mesh as it comes, 300 K among its temperatures, frequencies along the path.
+ML_PEG = Protocol(
+    name="ml_peg",
+    relax="atoms",
+    method="finite_displacement",
+    keep_unconverged=True,
+    mesh=(20, 20, 20),
+    is_gamma_center=False,
+    temperatures=(0.0, 600.0, 75.0),
+    cutoff_frequency=0.0,
+    band_points=101,
+    instability_threshold=0.05,
+)
+
 _MDR = Protocol(name="mdr", relax=True, method="finite_displacement", mesh=(20, 20, 20))
 
 PROTOCOLS: dict[str, Protocol] = {
     "dft_cell": Protocol(),
     "mdr": _MDR,
     "mdr_analytic": dataclasses.replace(_MDR, name="mdr_analytic", method="hvp"),
+    "ml_peg": ML_PEG,
 }
 
 
@@ -258,7 +280,7 @@ def relax(
     Args:
         model: in float64, or an ASE calculator.
         reference: gives the unit cell.
-        protocol: how far.
+        protocol: how far, and whether the lattice stays.
         fixed_volume: whether only the shape of the lattice changes.
 
     Returns:
@@ -280,8 +302,12 @@ def relax(
     atoms.calc = calculator
     atoms.set_constraint(FixSymmetry(atoms, symprec=reference.symmetry.tolerance))
     problem = volume_problem(atoms, protocol.volume_limits)
-    cell = FrechetCellFilter(atoms, constant_volume=fixed_volume)
-    optimiser = FIRE(cell, logfile=None)
+    free = (
+        atoms
+        if protocol.relax == "atoms"
+        else FrechetCellFilter(atoms, constant_volume=fixed_volume)
+    )
+    optimiser = FIRE(free, logfile=None)
     return atoms, minimise(optimiser, protocol, problem)
 
 
@@ -299,79 +325,13 @@ def minimise(
         The number of steps.
 
     Raises:
-        RelaxationError: something ran away, or it did not converge in time.
+        RelaxationError: something ran away, or it did not converge in time and the
+            protocol does not keep that.
     """
-    if run_optimiser(optimiser, protocol.fmax, protocol.max_steps, problem):
+    converged = run_optimiser(optimiser, protocol.fmax, protocol.max_steps, problem)
+    if converged or protocol.keep_unconverged:
         return int(optimiser.nsteps)
     raise RelaxationError(
         f"the relaxation did not converge to fmax={protocol.fmax} eV/Å in "
         f"{protocol.max_steps} steps."
     )
-
-
-def run_optimiser(
-    optimiser: Optimizer,
-    fmax: float,
-    max_steps: int,
-    problem: Callable[[], str | None],
-) -> bool:
-    """Run an optimiser until forces are small or its steps are used up.
-
-    Args:
-        optimiser: of ASE.
-        fmax: largest force of a structure that has converged, eV/Å.
-        max_steps: most steps.
-        problem: says after each step what has run away; None where nothing has.
-
-    Returns:
-        Whether it converged.
-
-    Raises:
-        RelaxationError: something ran away.
-    """
-    with warnings.catch_warnings():
-        # scipy's matrix logarithm remarks on rounding when the cell has not moved.
-        warnings.filterwarnings("ignore", message="logm result may be inaccurate")
-        try:
-            for converged in optimiser.irun(fmax, max_steps):
-                if (reason := problem()) is not None:
-                    raise RelaxationError(
-                        f"the relaxation exploded: after {optimiser.nsteps} steps "
-                        f"{reason}."
-                    )
-                if converged:
-                    return True
-        except PFTError:
-            # Some of ours are ValueErrors too: an unknown element is no explosion.
-            raise
-        except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
-            # What numpy, scipy and neighbour lists raise over NaN and infinity.
-            raise RelaxationError(
-                f"the relaxation exploded after {optimiser.nsteps} steps "
-                f"({type(error).__name__}: {error})."
-            ) from error
-    return False
-
-
-def volume_problem(
-    atoms: Atoms, limits: tuple[float, float]
-) -> Callable[[], str | None]:
-    """Make what says whether the volume of a crystal has run away since.
-
-    Args:
-        atoms: that are relaxed.
-        limits: of the volume, relative to the present one.
-    """
-    volume = atoms.get_volume()
-    low, high = limits
-
-    def problem() -> str | None:
-        ratio = atoms.get_volume() / volume
-        if low < ratio < high:
-            return None
-        return (
-            f"the volume is {ratio:.3g} times the reference's; between {low} and "
-            f"{high} is expected"
-        )
-
-    return problem

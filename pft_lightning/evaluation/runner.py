@@ -19,10 +19,13 @@ import numpy as np
 from pft_lightning.data.molecules import Molecule
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
+from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.folder import (
     COLUMNS,
     ERROR,
+    LEADERBOARD,
     N_PRODUCTS,
+    NAME,
     OK,
     REFERENCE,
     RELAX_STEPS,
@@ -38,12 +41,14 @@ from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.evaluation.forgetting import evaluate_upstream
 from pft_lightning.evaluation.materials import Evaluator
 from pft_lightning.evaluation.metrics import compare, summarise
+from pft_lightning.evaluation.ml_peg import write_ml_peg
 from pft_lightning.evaluation.molecules import (
     compare_molecule,
     molecule_properties,
 )
-from pft_lightning.evaluation.properties import compute_properties
+from pft_lightning.evaluation.properties import compute_properties, path_of
 from pft_lightning.evaluation.protocols import (
+    ML_PEG,
     Protocol,
     compute_phonons,
     get_protocol,
@@ -107,7 +112,7 @@ def evaluate_phonons(
         models: from ``load_model``, ASE calculators, or several by label.
         phonons: file, folder, glob, store, list of them, or ``Phonopy`` objects with
             force constants, by name or in a list.
-        protocol: ``dft_cell``, ``mdr``, ``mdr_analytic`` or a ``Protocol``.
+        protocol: ``dft_cell``, ``mdr``, ``mdr_analytic``, ``ml_peg`` or a ``Protocol``.
         out: folder to write; None keeps everything in memory.
         upstream: frames with energies, forces and stresses, to measure forgetting.
         upstream_keys: names of "energy", "forces" and "stress" in their files.
@@ -253,6 +258,15 @@ class _Phonons(Evaluator[Protocol, _Read]):
         ]
         return summary
 
+    def write_totals(self, rows: list[Row], summary: Summary) -> None:
+        """Write table and summary, and what ML-PEG takes where its protocol is."""
+        folder, wanted = self.folder, self.task.protocol.name == ML_PEG.name
+        if folder is not None and wanted and processes.rank()[0] == 0:
+            done = sorted({row[NAME] for row in rows if row[STATUS] == OK})
+            properties = ((name, folder.read_properties(name)) for name in done)
+            write_ml_peg(folder.path / LEADERBOARD, properties)
+        super().write_totals(rows, summary)
+
 
 def _compare(
     model: Potential,
@@ -295,11 +309,16 @@ def _on_one_mesh(
     Relaxing can raise or lower the symmetry that spares q-points; then neither side
     uses it.
     """
-    mesh = [int(n) for n in reference.mesh.mesh_numbers]
-    properties = compute_properties(phonon, protocol, mesh=mesh)
+    compute = partial(
+        compute_properties,
+        protocol=protocol,
+        mesh=[int(n) for n in reference.mesh.mesh_numbers],
+        path=path_of(reference),
+    )
+    properties = compute(phonon)
     if np.array_equal(phonon.mesh.qpoints, reference.mesh.qpoints):
         return properties, against
     return (
-        compute_properties(phonon, protocol, mesh=mesh, mesh_symmetry=False),
-        compute_properties(reference, protocol, mesh=mesh, mesh_symmetry=False),
+        compute(phonon, mesh_symmetry=False),
+        compute(reference, mesh_symmetry=False),
     )

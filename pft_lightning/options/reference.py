@@ -206,6 +206,7 @@ _CHOICES = {
     ("protocol", "dft_cell"): "Phonons in the reference's own cell.",
     ("protocol", "mdr"): "Relaxed first, finite displacements (arXiv:2412.16551).",
     ("protocol", "mdr_analytic"): "The same with analytic force constants.",
+    ("protocol", "ml_peg"): "As ML-PEG 0.7 scores phonons, in lattices of DFT.",
     ("protocol", "matbench"): "Conductivities, relaxed loosely in one stage.",
     ("protocol", "k_srme"): "Conductivities, relaxed tightly in two stages.",
     ("compare", "none"): "No other potential; add compare.LABEL.checkpoint=FILE.",

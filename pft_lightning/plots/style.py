@@ -47,6 +47,19 @@ _NAMES: Final = {
     schema.curve_mae_of(schema.HEAT_CAPACITY): "$C_V(T)$ MAE",
     schema.DOS_ERROR: "DOS error",
     schema.SPECTRUM_W1: "spectrum distance $W_1$",
+    **{
+        name: f"{text} along the path"
+        for name, text in zip(
+            schema.BANDS,
+            (
+                f"{OMEGA_MAX} error",
+                r"$\omega_\mathrm{avg}$ error",
+                r"$\omega_\mathrm{min}$ error",
+                "frequency MAE",
+            ),
+            strict=True,
+        )
+    },
     schema.FREQUENCY_RATIO: "frequency ratio",
     schema.VOLUME_RATIO: "volume ratio",
     schema.MAX_FREQUENCY: OMEGA_MAX,

@@ -11,9 +11,11 @@ from rich.table import Table
 
 from pft_lightning.adaptation import TrainableSet
 from pft_lightning.evaluation import folder as schema
+from pft_lightning.evaluation.bands import BAND_STABILITY
 from pft_lightning.evaluation.conductivity import totals as scores
 from pft_lightning.evaluation.conductivity.runner import ConductivityEvaluation
 from pft_lightning.evaluation.crystals import CrystalPhonons
+from pft_lightning.evaluation.protocols import ML_PEG
 from pft_lightning.evaluation.trade_off import TradeOff, relative_change
 from pft_lightning.losses.properties import MEASURABLE, metric_of
 from pft_lightning.losses.properties import UNITS as PROPERTY_UNITS
@@ -32,6 +34,14 @@ _EVALUATION = {
     schema.HEAT_CAPACITY_ERROR: "C_V error",
     schema.DOS_ERROR: "DOS error",
     schema.SPECTRUM_W1: "spectrum distance W1",
+    **{
+        name: f"{text}, along the path"
+        for name, text in zip(
+            schema.BANDS,
+            ("ω_max error", "ω_avg error", "ω_min error", "frequency MAE"),
+            strict=True,
+        )
+    },
     schema.FREQUENCY_MAE_CM1: "vibrations MAE, molecules",
     schema.ZERO_POINT_ENERGY_ERROR: "zero-point energy error, molecules",
     schema.FREQUENCY_RATIO: "frequency ratio",
@@ -171,6 +181,7 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
         report: Page with the figures.
     """
     models, protocol = summary["models"], summary["protocol"]
+    ranked = protocol["name"] == ML_PEG.name
     table = Table(title=f"Protocol {protocol['name']}: mean (median) over materials")
     table.add_column("metric")
     table.add_column("unit")
@@ -181,11 +192,16 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
             continue
         if name in schema.MOLECULAR and not any(t[name]["n"] for t in models.values()):
             continue
+        if name in schema.BANDS and not ranked:
+            continue
         cells = [mean_and_median_text(totals[name]) for totals in models.values()]
         table.add_row(text, schema.UNITS[name], *cells)
     for name in ("precision", "recall"):
         values = [totals["instability"][name] for totals in models.values()]
         table.add_row(f"instability {name}", "", *(_number(v) for v in values))
+    if ranked:
+        found = [totals[BAND_STABILITY]["f1"] for totals in models.values()]
+        table.add_row("stability on the path, F1", "", *map(_number, found))
     for name in schema.FORGETTING:
         errors = [summary["forgetting"].get(label, {}) for label in models]
         if any(name in e for e in errors):
@@ -200,6 +216,9 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
     print_failures(console, summary)
     console.print(f"Evaluation: {folder}", highlight=False, soft_wrap=True)
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+    if ranked:
+        files = folder / schema.LEADERBOARD
+        console.print(f"For ML-PEG: {files}", highlight=False, soft_wrap=True)
 
 
 def _print_trade_off(console: Console, trade_off: TradeOff) -> None:

@@ -14,7 +14,7 @@ from pft_lightning.backends.calculator import Calculator
 from pft_lightning.evaluation.conductivity.cells import space_group
 from pft_lightning.evaluation.conductivity.protocol import ConductivityProtocol
 from pft_lightning.evaluation.force_constants import Potential
-from pft_lightning.evaluation.protocols import run_optimiser, volume_problem
+from pft_lightning.evaluation.minimisation import run_optimiser, volume_problem
 
 
 @dataclass(frozen=True, slots=True, eq=False)

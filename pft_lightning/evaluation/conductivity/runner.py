@@ -52,6 +52,7 @@ from pft_lightning.evaluation.failures import describe
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.evaluation.folder import (
     ERROR,
+    LEADERBOARD,
     MODEL,
     OK,
     SECONDS,
@@ -185,7 +186,7 @@ class _Conductivities(Evaluator[ConductivityProtocol, _Read]):
     @property
     def leaderboard(self) -> dict[str, Path]:
         """Files that the leaderboard takes, by the label of the model."""
-        place = self.folder.path / "leaderboard"
+        place = self.folder.path / LEADERBOARD
         return {label: place / f"{label}.json.gz" for label in self.task.models}
 
     def keys_of(self, material: Material[ConductivityCells]) -> dict[str, str]:
@@ -245,7 +246,7 @@ class _Conductivities(Evaluator[ConductivityProtocol, _Read]):
                 chosen = [row for row in rows if row[MODEL] == label]
                 write_leaderboard(file, chosen, self.folder)
             # Tables of potentials that this evaluation does not have are not its own.
-            for other in (self.folder.path / "leaderboard").glob("*.json.gz"):
+            for other in (self.folder.path / LEADERBOARD).glob("*.json.gz"):
                 if other not in self.leaderboard.values():
                     other.unlink()
         super().write_totals(rows, summary)

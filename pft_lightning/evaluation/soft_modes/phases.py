@@ -18,7 +18,8 @@ from pft_lightning.backends.calculator import Calculator
 from pft_lightning.data.supercells import SupercellOptions, build_supercell
 from pft_lightning.errors import DataFormatError, DivergenceError, RelaxationError
 from pft_lightning.evaluation.force_constants import Potential, compute_force_constants
-from pft_lightning.evaluation.protocols import Protocol, minimise, volume_problem
+from pft_lightning.evaluation.minimisation import volume_problem
+from pft_lightning.evaluation.protocols import Protocol, minimise
 from pft_lightning.evaluation.soft_modes.directions import Direction, find_directions
 from pft_lightning.evaluation.soft_modes.modes import (
     SoftMode,

@@ -1,0 +1,82 @@
+"""The files that ML-PEG 0.7 makes of phonons and takes its scores from.
+
+Per material ``<name>_band_structure.npz`` and ``<name>_dos.npz`` (pickles, whatever
+their names say), and ``<name>_thermal_properties.json``. A folder per model and ``DFT``
+belong into ``ml_peg/calcs/bulk_crystal/phonons/outputs``.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from pft_lightning.evaluation.folder import REFERENCE, THERMAL
+from pft_lightning.files import make_folder, write_atomically
+from pft_lightning.types import BandStructure, PhononProperties
+
+
+# Name of the folder of reference values.
+DFT: Final = "DFT"
+
+# Whose third is read as that of 300 K.
+TEMPERATURES: Final = (0.0, 75.0, 150.0, 300.0, 600.0)
+
+
+def write_ml_peg(
+    folder: Path, materials: Iterable[tuple[str, Mapping[str, PhononProperties]]]
+) -> None:
+    """Write one folder per model, and one of DFT.
+
+    Materials without bands, or without these temperatures, are left out.
+
+    Args:
+        folder: to write into.
+        materials: name, and properties by the label of the model.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    for name, properties in materials:
+        for label, one in properties.items():
+            # A molecule has no bands, and temperatures may be others.
+            if one.bands is None or not {*TEMPERATURES} <= {*one.temperatures}:
+                continue
+            place = folder / (DFT if label == REFERENCE else label)
+            make_folder(place)
+            for file, content in _contents(name, one, one.bands).items():
+                write_atomically(place / file, partial(_write, content))
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def _contents(
+    name: str, properties: PhononProperties, bands: BandStructure
+) -> dict[str, bytes]:
+    """Files of a material by name."""
+    return {
+        f"{name}_band_structure.npz": pickle.dumps(
+            {"distances": bands.distances, "frequencies": bands.frequencies}
+        ),
+        f"{name}_dos.npz": pickle.dumps(
+            {
+                "frequency_points": properties.dos_frequencies,
+                "total_dos": properties.dos,
+            }
+        ),
+        f"{name}_thermal_properties.json": json.dumps(_thermal(properties)).encode(),
+    }
+
+
+def _thermal(properties: PhononProperties) -> dict[str, list[float]]:
+    known = properties.temperatures.tolist()
+    at = [known.index(temperature) for temperature in TEMPERATURES]
+    return {
+        "temperatures": list(TEMPERATURES),
+        **{name: getattr(properties, name)[at].tolist() for name in THERMAL},
+    }
