@@ -25,5 +25,8 @@ def main(config: DictConfig) -> None:
     keep_freed_memory()
     summary = train(config, overrides)
     if "model" in summary:  # in the first process
-        result = RunFolder(config.paths.run).path / summary["model"]
-        print_before_after(summary, result, next_commands(config, result))
+        folder = RunFolder(config.paths.run)
+        result = folder.path / summary["model"]
+        # As it was completed: a run may have frames of its own.
+        commands = next_commands(folder.read_config(), result)
+        print_before_after(summary, result, commands)

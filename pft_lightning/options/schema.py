@@ -24,6 +24,7 @@ from pft_lightning.option_types import (
     EVPerAtom,
     EVPerCubicAngstrom,
     NAtoms,
+    Natural,
     Nodes,
     Options,
     Path,
@@ -114,6 +115,15 @@ class ExportedModel(Model):
     """Precision to convert to; null: as stored."""
 
 
+class Replay(Options):
+    """Frames that a run makes and its base model labels, against forgetting."""
+
+    n_frames: Natural = 0
+    """Frames of crystals like those of data.phonons.train, with other elements of the
+    model in the places of theirs, labelled by the base model. Four fifths join
+    data.upstream.train; the others are data.upstream.val unless that is given."""
+
+
 class Folder(Options):
     """Where a command writes."""
 
@@ -146,6 +156,7 @@ class Train(Options):
     model: Model
     adaptation: dict[str, Any]
     data: dict[str, Any]
+    replay: Replay
     probe: dict[str, Any]
     loss: Loss
     optimizer: dict[str, Any]

@@ -21,6 +21,7 @@ from pft_lightning.losses import ElasticTarget
 from pft_lightning.losses.elastic import ELASTIC_WEIGHTS
 from pft_lightning.losses.properties import Property
 from pft_lightning.runs.folder import RunFolder
+from pft_lightning.runs.replay import add_replay, write_replay
 from pft_lightning.training.balance import AUTO, LossBalance, loss_weights
 from pft_lightning.training.instantiation import instantiate
 from pft_lightning.training.module import (
@@ -50,6 +51,9 @@ class NativeRun:
     ) -> None:
         self.config = config
         self.folder = RunFolder(folder)
+        self.rank = rank
+        if config.replay.n_frames:
+            add_replay(config.data.upstream, self.folder.path)
 
     def check_resumable(self) -> None:
         """Compare configuration, base model and checkpoint with those of the folder."""
@@ -64,7 +68,7 @@ class NativeRun:
         return _wrap(self.config, "adaptation", "optimizer", "scheduler")
 
     def build_datamodule(self, model: EnergyModel) -> PhononDataModule:
-        """Phonons and frames."""
+        """Phonons and frames, those of ``replay`` too."""
         datamodule: PhononDataModule = instantiate(
             self.config.data,
             where="data",
@@ -73,6 +77,8 @@ class NativeRun:
             atomic_numbers=model.atomic_numbers,
         )
         datamodule.use_relaxation(partial(_relax, model))
+        if self.config.replay.n_frames and self.rank == 0:
+            write_replay(self.config, self.folder.path, model, datamodule)
         return datamodule
 
 

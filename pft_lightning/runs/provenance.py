@@ -32,7 +32,10 @@ FORMAT = "pft_lightning.provenance"
 _VERSION = 1
 _PAPER = "https://arxiv.org/abs/2601.07742"
 # Parts of a configuration that make the recipe of a card; none of them names a file.
-_RECIPE = ("model", "adaptation", "probe", "loss", "optimizer", "scheduler", "trainer")
+_RECIPE = (
+    *("model", "adaptation", "replay", "probe", "loss"),
+    *("optimizer", "scheduler", "trainer"),
+)
 _LOCAL = ("checkpoint", "default_root_dir")
 # What a card that is made of the content of a file may end in.
 _OF_OTHERS = (
