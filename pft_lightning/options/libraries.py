@@ -39,8 +39,10 @@ class _Arguments(Options):
 class AdamW(_Arguments):
     """AdamW (arXiv:1711.05101)."""
 
-    lr: Positive = 1e-4
-    """Learning rate."""
+    lr: Annotated[Positive | Literal["auto"], Words("a number above 0, or auto")] = (
+        "auto"
+    )
+    """Learning rate; auto is that of the adaptation (1e-4 for all weights)."""
     weight_decay: AtLeastZero = 1e-3
     """Share of a weight that each step takes away, times the learning rate."""
 

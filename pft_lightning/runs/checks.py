@@ -18,6 +18,7 @@ from pft_lightning.data.store import choose_cache
 from pft_lightning.errors import ConfigError, DivergenceError
 from pft_lightning.losses.properties import Property
 from pft_lightning.options.check import check_options
+from pft_lightning.options.presets import with_rate
 from pft_lightning.options.schema import Train
 from pft_lightning.runs.kinds import KINDS, find_kind
 from pft_lightning.training.balance import LossBalance, loss_weights
@@ -49,6 +50,9 @@ def check_trust(config: DictConfig, overrides: Sequence[str]) -> None:
 def check_train(config: DictConfig) -> DictConfig:
     """Check the options of ``pft-train``, see ``check_options``.
 
+    Returns:
+        A copy with the learning rate of the adaptation where none was given.
+
     Raises:
         ConfigError: One of them, or a combination, cannot be.
     """
@@ -66,7 +70,7 @@ def check_train(config: DictConfig) -> DictConfig:
     choose_cache(OmegaConf.select(config, "data.cache_dir"), "data.cache_dir")
     _check_accelerator(config.trainer.accelerator)
     _check_balance(config)
-    return config
+    return with_rate(config)
 
 
 def _check_balance(config: DictConfig) -> None:

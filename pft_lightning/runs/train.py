@@ -23,6 +23,7 @@ from pft_lightning.callbacks.property_loss import PropertyLoss
 from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
 from pft_lightning.json_files import write_json
 from pft_lightning.losses.properties import MEASURABLE, Property, PropertyErrors
+from pft_lightning.options.presets import asks_for_rate
 from pft_lightning.physics.pair_probes import PairProbe
 from pft_lightning.physics.property_probes import PropertyProbe
 from pft_lightning.runs.checks import check_finite, check_monitors, check_train
@@ -60,7 +61,13 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         PFTError: Anything in the configuration or the data that cannot be used.
     """
+    without_rate = asks_for_rate(config)
     config = check_train(config)
+    if without_rate and not config.mace_config and _rank() == 0:
+        print(
+            f"optimizer.lr={config.optimizer.lr:g}, which goes with the adaptation: "
+            "none was given."
+        )
     folder = RunFolder(config.paths.run)
     with folder.locked():
         return _train(config, overrides, folder)
@@ -126,11 +133,15 @@ def _start(
     config: DictConfig, overrides: Sequence[str], folder: RunFolder
 ) -> TrainingRun:
     """Prepare the run, in a folder that holds no other one."""
-    # Lightning finds it when it is imported: before there is a trainer.
-    rank = getattr(rank_zero_only, "rank", 0)
+    rank = _rank()
     if rank == 0:
         folder.check_unused(resume=config.resume)
     return start_run(config, overrides, folder.path, rank)
+
+
+def _rank() -> int:
+    # Lightning finds it when it is imported: before there is a trainer.
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _record_start(

@@ -39,7 +39,7 @@ from pft_lightning.training.optimizers import (
 )
 from pft_lightning.training.replay import ReplayedSteps
 from pft_lightning.training.requests import Requests, TargetSources, collect
-from pft_lightning.training.requirements import check_trainer
+from pft_lightning.training.requirements import check_differentiates
 from pft_lightning.training.splitting import (
     Gradients,
     LocalStep,
@@ -186,7 +186,7 @@ class PhononFineTuning(StopsAtDivergence):
             self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         if self.replayed is not None:
             self.replayed.check(self.trainer.strategy.root_device)
-        check_trainer(self.trainer)
+        check_differentiates(self.trainer)
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> torch.Tensor:
         """Weighted sum of all loss terms of the batches of one step."""

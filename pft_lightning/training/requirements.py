@@ -7,7 +7,7 @@ import lightning
 from pft_lightning.errors import ConfigError
 
 
-def check_trainer(trainer: lightning.Trainer) -> None:
+def check_differentiates(trainer: lightning.Trainer) -> None:
     """Refuse settings under which derivatives cannot be taken, before the first step.
 
     Raises:
