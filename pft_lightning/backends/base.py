@@ -118,6 +118,11 @@ class EnergyModel(torch.nn.Module, ABC):
             f'atoms.calc = pft.Calculator(pft.load_model("{name}"))\n```'
         )
 
+    @property
+    def training_data(self) -> tuple[str, ...]:
+        """Names of the data that the model was trained on, where its file has them."""
+        return ()
+
     def remark_on(self, path: Path) -> str | None:
         """What one who saves the model must know of the file, if anything."""
         return None

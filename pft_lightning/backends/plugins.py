@@ -35,6 +35,7 @@ class Backend:
         package: that brings it.
         foundation_names: how names of its published models start, in lower case; its
             module has ``find_foundation_model(name)``.
+        functionals: of the labels of these models, by how their names start.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Backend:
     recognise: Callable[[FileContent], bool] | None = None
     package: str = "pft_lightning"
     foundation_names: tuple[str, ...] = ()
+    functionals: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_plugin(self) -> bool:

@@ -85,6 +85,14 @@ BACKENDS: dict[str, Backend] = {
             kind="MACE model",
             recognise=_is_mace,
             foundation_names=("",),
+            # Those with several heads are of several; the heads' names tell.
+            functionals=(
+                ("small", "PBE(+U)"),
+                ("medium", "PBE(+U)"),
+                ("large", "PBE(+U)"),
+                ("mace-matpes-pbe", "PBE"),
+                ("mace-matpes-r2scan", "r2SCAN"),
+            ),
         ),
         Backend(
             name="sevennet",
@@ -95,6 +103,14 @@ BACKENDS: dict[str, Backend] = {
             kind="SevenNet checkpoint",
             recognise=_is_sevennet,
             foundation_names=("7net", "sevennet"),
+            functionals=(
+                ("7net-0", "PBE(+U)"),
+                ("7net-l3i5", "PBE(+U)"),
+                ("7net-omat", "PBE(+U)"),
+                ("sevennet-0", "PBE(+U)"),
+                ("sevennet-l3i5", "PBE(+U)"),
+                ("sevennet-omat", "PBE(+U)"),
+            ),
         ),
         Backend(
             name="nequix",
@@ -234,6 +250,18 @@ def find_model_file(path: str | Path, backend: str | None = None) -> Path:
         )
     found: Path = import_backend(entry.name).find_foundation_model(str(path))
     return found
+
+
+def functional_of_foundation_model(name: str) -> str | None:
+    """The functional that a foundation model of this name was trained on, if known.
+
+    Args:
+        name: such as ``7net-0``.
+    """
+    entry = _publisher(name, None)
+    known = () if entry is None else entry.functionals
+    found = (functional for start, functional in known if name.startswith(start))
+    return next(found, None)
 
 
 def _publisher(name: str, backend: str | None) -> Backend | None:

@@ -131,6 +131,15 @@ class Folder(Options):
     """Everything that is written goes below this folder; set by hydra.run.dir."""
 
 
+class Functionals(Options):
+    """Exchange-correlation functionals, where files and names do not say them."""
+
+    model: str | None = None
+    """Of the labels of the base model, e.g. PBE; null: what its file or name says."""
+    phonons: str | None = None
+    """Of the force constants, e.g. PBEsol; null: what files and names say."""
+
+
 class Train(Options):
     """``pft-train``."""
 
@@ -153,6 +162,7 @@ class Train(Options):
     export: Literal["best", "last"] = "best"
     """Weights written at the end; the best are those of callbacks.best.monitor."""
     paths: Folder
+    functional: Functionals
     model: Model
     adaptation: dict[str, Any]
     data: dict[str, Any]

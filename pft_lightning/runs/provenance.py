@@ -43,7 +43,13 @@ _OF_OTHERS = (
     *(jinja2.TemplateError, OmegaConfBaseException),
 )
 # What a card asks for and not every file has.
-_UNKNOWN: dict[str, Any] = {"data": {}, "run": None, "base_model": None, "mix": None}
+_UNKNOWN: dict[str, Any] = {
+    "data": {},
+    "run": None,
+    "base_model": None,
+    "functionals": None,
+    "mix": None,
+}
 
 
 def describe_run(
@@ -80,6 +86,7 @@ def describe_run(
         metrics = {k: {"before": v, "after": None} for k, v in before.items()}
     return {
         "base_model": dict(base_model),
+        "functionals": summary.get("functionals"),
         "run": {
             "folder": folder.path.name,
             "checkpoint": checkpoint.name,

@@ -29,6 +29,11 @@ from pft_lightning.physics.property_probes import PropertyProbe
 from pft_lightning.runs.checks import check_finite, check_monitors, check_train
 from pft_lightning.runs.dashboard import open_experiment
 from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.functionals import (
+    as_summary,
+    find_functionals,
+    warn_of_difference,
+)
 from pft_lightning.runs.kinds import start_run
 from pft_lightning.runs.run import TrainingRun
 from pft_lightning.runs.tables import print_trainable
@@ -83,6 +88,8 @@ def _train(
         run.check_resumable()
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module = run.build_module()
+    functionals = find_functionals(config, module.model)
+    warn_of_difference(functionals)
     datamodule = run.build_datamodule(module.model)
     if trainer.is_global_zero:
         run.record()
@@ -115,6 +122,7 @@ def _train(
         "seed": config.seed,
         "trainable": module.trainable.summary(),
         **({"loss_weights": found} if found else {}),
+        **({"functionals": as_summary(functionals)} if functionals else {}),
         "steps": trainer.global_step,
         "memory_splits": module.memory_splits,
         "counts": datamodule.counts,

@@ -133,6 +133,15 @@ class NequixModel(EnergyModel):
             "```"
         )
 
+    @property
+    def training_data(self) -> tuple[str, ...]:
+        """See ``EnergyModel.training_data``; without folders of other machines."""
+        told = self.config.get("train_path") or ()
+        paths = [told] if isinstance(told, str) else told
+        return tuple(
+            dict.fromkeys("/".join(Path(str(path)).parts[-2:]) for path in paths)
+        )
+
     def save(self, path: str | Path) -> None:
         """Write a file for Nequix's own loaders, which go by its ending.
 

@@ -57,6 +57,7 @@ _OWN = (
     "mace",
     "model.head",
     "model.trust",
+    "functional",
     "data.phonons",
     "data.mode",
     "data.upstream_per_phonon",

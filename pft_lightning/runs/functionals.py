@@ -1,0 +1,215 @@
+"""Exchange-correlation functionals behind a base model and behind force constants.
+
+Hardly any file says it: phonopy's do not, and most models do not. What does say it is
+read: options, the INCAR beside a calculation, the model card that an export wrote, the
+data that a model file names, the names of foundation models, heads and files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+from omegaconf import DictConfig, OmegaConf
+
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.registry import functional_of_foundation_model
+from pft_lightning.data.sources import find_sources
+from pft_lightning.errors import DataFormatError
+from pft_lightning.json_files import find_json
+from pft_lightning.runs.provenance import FORMAT, provenance_path
+
+
+# Words of names; the words before them are longer.
+_WORDS = {
+    "pbesol": "PBEsol", "revpbe": "revPBE", "rpbe": "RPBE", "pbe": "PBE",
+    "r2scan": "r2SCAN", "rscan": "rSCAN", "scan": "SCAN", "lda": "LDA",
+    "hse06": "HSE06", "hse": "HSE06", "b3lyp": "B3LYP", "wb97m": "ωB97M",
+}  # fmt: skip
+# Data sets with Materials Project's choice of U (arXiv:2302.14231, 2410.12771).
+_DATA_SETS = dict.fromkeys(("mptrj", "salex", "omat", "omat24"), "PBE(+U)")
+# Values of GGA and METAGGA in an INCAR (vasp.at/wiki/GGA, /METAGGA).
+_GGA = {
+    "PE": "PBE", "PS": "PBEsol", "RE": "revPBE", "RP": "RPBE", "91": "PW91",
+    "CA": "LDA", "AM": "AM05",
+}  # fmt: skip
+_METAGGA = {"SCAN": "SCAN", "RSCAN": "rSCAN", "R2SCAN": "r2SCAN"}
+_TAG = re.compile(r"^\s*(GGA|METAGGA)\s*=\s*(\w+)", re.MULTILINE | re.IGNORECASE)
+_MOST_FILES, _MOST_BYTES = 50, 100_000
+
+_WARNING = (
+    "Functionals differ: the base model is of {model} ({model_from}), the force "
+    "constants are of {phonons} ({phonons_from}). Curvature of another functional is "
+    "taught at cells that the potential does not relax to. Frequencies at these cells "
+    "gain, but third order can bend: after such a training conductivities of MgO were "
+    "closer to DFT and those of LiF further from it (docs/train.md). Evaluate at cells "
+    "as the potential relaxes them, too, and conductivities before you rely on them. "
+    "functional.model and functional.phonons say it otherwise."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Functional:
+    """A functional, and what says it.
+
+    Attributes:
+        name: such as PBE.
+        stated_by: an option, a file or a name, without where it is.
+    """
+
+    name: str
+    stated_by: str
+
+
+def find_functionals(config: DictConfig, model: EnergyModel) -> dict[str, Functional]:
+    """Functionals of a training, as far as anything says them.
+
+    Args:
+        config: of the training.
+        model: as loaded.
+
+    Returns:
+        ``model``, of the base model, and ``phonons``, of the force constants; what
+        nothing says is left out.
+    """
+    found = {
+        "model": _stated(config, "model") or _of_model(config.model, model),
+        "phonons": _stated(config, "phonons")
+        or _of_phonons(OmegaConf.select(config, "data.phonons.train")),
+    }
+    return {what: functional for what, functional in found.items() if functional}
+
+
+def warn_of_difference(found: Mapping[str, Functional]) -> None:
+    """Warn once, on the first process, where two functionals are known and differ.
+
+    Args:
+        found: from ``find_functionals``.
+    """
+    if len(found) < 2:
+        return
+    model, phonons = found["model"], found["phonons"]
+    if _plain(model.name) != _plain(phonons.name):
+        rank_zero_warn(
+            _WARNING.format(
+                model=model.name,
+                model_from=model.stated_by,
+                phonons=phonons.name,
+                phonons_from=phonons.stated_by,
+            )
+        )
+
+
+def as_summary(found: Mapping[str, Functional]) -> dict[str, Any]:
+    """What ``summary.json`` and model cards keep."""
+    return {what: asdict(functional) for what, functional in found.items()}
+
+
+def _plain(name: str) -> str:
+    """For comparison: without Hubbard's U, which some elements have and others not."""
+    without = name.lower().replace("(+u)", "").replace("+u", "")
+    return re.sub(r"[^a-zω0-9]", "", without)
+
+
+def _stated(config: DictConfig, what: str) -> Functional | None:
+    name = OmegaConf.select(config, f"functional.{what}")
+    return Functional(str(name), f"functional.{what}") if name else None
+
+
+def _of_model(options: DictConfig, model: EnergyModel) -> Functional | None:
+    checkpoint = options.checkpoint
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    if path.is_file() and (told := _of_card(path)):
+        return Functional(told, f"model card {provenance_path(path).name}")
+    if model.head and (name := _in_name(model.head)):
+        return Functional(name, f"head {model.head}")
+    for data in model.training_data:
+        if name := _of_data_set(data):
+            return Functional(name, f"{path.name}: trained on {data}")
+    if path.is_file():
+        name = _in_name(path.name)
+        return Functional(name, f"name of {path.name}") if name else None
+    name = functional_of_foundation_model(checkpoint)
+    return Functional(name, f"foundation model {checkpoint}") if name else None
+
+
+def _of_card(path: Path) -> str | None:
+    """Of the base model of what an export wrote; the force constants' may differ."""
+    content = find_json(provenance_path(path)) or {}
+    told = content.get("functionals")
+    if content.get("format") != FORMAT or not isinstance(told, dict):
+        return None
+    model = told.get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _of_data_set(name: str) -> str | None:
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    found = (_DATA_SETS.get(word) for word in words)
+    return next(filter(None, found), None)
+
+
+def _of_phonons(spec: Any) -> Functional | None:
+    """Of all files, if nothing contradicts it."""
+    if spec is None:
+        return None
+    listed = [spec] if isinstance(spec, str) else [str(entry) for entry in spec]
+    beside = _beside(listed)
+    if beside is not None:
+        return beside
+    stated = [_in_path(entry) for entry in listed]
+    names = {functional and functional.name for functional in stated}
+    return stated[0] if len(names) == 1 else None
+
+
+def _beside(spec: list[str]) -> Functional | None:
+    try:
+        paths = find_sources(spec).paths
+    except DataFormatError:
+        return None  # is said where they are read
+    folders = dict.fromkeys(p if p.is_dir() else p.parent for p in paths)
+    files = (folder / "INCAR" for folder in folders)
+    found = {
+        name: path
+        for path in islice(filter(Path.is_file, files), _MOST_FILES)
+        if (name := _of_incar(path)) is not None
+    }
+    if len(found) != 1:
+        return None
+    ((name, path),) = found.items()
+    return Functional(name, f"{path.parent.name}/{path.name}")
+
+
+def _of_incar(path: Path) -> str | None:
+    """What its tags say; without them it is the POTCAR's, which is not read."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES).decode(errors="replace")
+    except OSError:
+        return None
+    tags = {tag.upper(): value.upper() for tag, value in _TAG.findall(text)}
+    if "METAGGA" in tags:
+        return _METAGGA.get(tags["METAGGA"])
+    return _GGA.get(tags.get("GGA", ""))
+
+
+def _in_path(path: str) -> Functional | None:
+    """By the last part of a path whose name has the word of a functional."""
+    for part in reversed(Path(path).parts):
+        if name := _in_name(part):
+            return Functional(name, f"name of {part}")
+    return None
+
+
+def _in_name(name: str) -> str | None:
+    words: Iterable[str] = re.split(r"[^a-z0-9]+", name.lower())
+    found = {_WORDS[word] for word in words if word in _WORDS}
+    return found.pop() if len(found) == 1 else None

@@ -1,0 +1,116 @@
+"""Functionals behind a base model and behind force constants."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from pft_lightning.json_files import write_json
+from pft_lightning.runs.functionals import find_functionals, warn_of_difference
+
+
+def found(checkpoint, phonons, *, head=None, data=(), model=None, phonon=None):
+    config = OmegaConf.create(
+        {
+            "functional": {"model": model, "phonons": phonon},
+            "model": {"checkpoint": str(checkpoint)},
+            "data": {"phonons": {"train": phonons}},
+        }
+    )
+    return find_functionals(config, SimpleNamespace(head=head, training_data=data))
+
+
+@pytest.fixture
+def phonons(world, tmp_path):
+    """One file in a folder whose name says nothing."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    source = sorted(world.phonons_train.iterdir())[0]
+    shutil.copy(source, folder / source.name)
+    return folder
+
+
+def test_options_say_it_and_win(phonons) -> None:
+    said = found("7net-0", str(phonons), model="r2SCAN", phonon="PBEsol")
+    assert [said[what].name for what in ("model", "phonons")] == ["r2SCAN", "PBEsol"]
+    assert said["model"].stated_by == "functional.model"
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "data", "functional"),
+    [
+        ("7net-0", None, (), "PBE(+U)"),
+        ("medium-omat-0", None, (), "PBE(+U)"),
+        ("mace-matpes-r2scan-0", None, (), "r2SCAN"),
+        ("mh-1", "matpes_r2scan", (), "r2SCAN"),
+        ("mh-1", "omol", (), None),
+        ("7net-mf-0", "R2SCAN", (), "r2SCAN"),
+        ("base.pt", None, ("data/mptrj-gga-ggapu",), "PBE(+U)"),
+        ("base.pt", None, ("mine",), None),
+    ],
+)
+def test_models_say_it_by_name_head_or_training_data(
+    phonons, name, head, data, functional
+) -> None:
+    told = found(name, None, head=head, data=data).get("model")
+    assert (told and told.name) == functional
+
+
+def test_a_model_card_says_it(phonons, tmp_path) -> None:
+    model = tmp_path / "tuned.pt"
+    model.write_bytes(b"x")
+    assert "model" not in found(model, None)
+    card = {
+        "format": "pft_lightning.provenance",
+        "functionals": {"model": {"name": "PBE", "stated_by": "somebody"}},
+    }
+    write_json(tmp_path / "tuned.pt.json", card)
+    assert found(model, None)["model"].name == "PBE"
+
+
+@pytest.mark.parametrize(
+    ("text", "functional"),
+    [
+        ("ENCUT = 520\n GGA = PS ! solids\n", "PBEsol"),
+        ("gga=pe\n", "PBE"),
+        ("GGA = PE\nMETAGGA = R2SCAN\n", "r2SCAN"),
+        ("#GGA = PS\n", None),
+        ("GGA = XX\n", None),
+    ],
+)
+def test_an_incar_beside_the_force_constants_says_it(phonons, text, functional) -> None:
+    (phonons / "INCAR").write_text(text)
+    told = found("base.pt", str(phonons)).get("phonons")
+    assert (told and told.name) == functional
+    assert told is None or told.stated_by == "set/INCAR"
+
+
+def test_names_say_it_where_they_agree(phonons, tmp_path) -> None:
+    one, other = tmp_path / "phonondb_pbesol", tmp_path / "Si-pbe"
+    for folder in (one, other):
+        shutil.copytree(phonons, folder / "train")
+    assert "phonons" not in found("base.pt", str(phonons))
+    said = found("base.pt", str(one / "train"))["phonons"]
+    assert said.name == "PBEsol"
+    assert said.stated_by == "name of phonondb_pbesol"  # cards are handed on
+    assert found("base.pt", [str(other / "train")])["phonons"].name == "PBE"
+    assert "phonons" not in found("base.pt", [str(one), str(other)])
+    assert "phonons" not in found("base.pt", [str(one), str(phonons)])
+
+
+def test_a_difference_is_named_with_what_says_it(phonons) -> None:
+    with pytest.warns(
+        UserWarning, match=r"of PBE\(\+U\) \(foundation model 7net-0\), "
+    ):
+        warn_of_difference(found("7net-0", None, phonon="PBEsol"))
+
+
+@pytest.mark.parametrize("phonon", ["PBE", "pbe+U", None])
+def test_nothing_is_said_where_they_agree_or_one_is_unknown(phonon) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_difference(found("7net-0", None, phonon=phonon))
