@@ -28,7 +28,7 @@ from pft_lightning.evaluation.folder import EvaluationFolder, reference_of
 from pft_lightning.files import replacing, write_atomically
 from pft_lightning.plots.band_svg import BandDrawing
 from pft_lightning.plots.finished import FinishedEvaluation, number
-from pft_lightning.plots.style import OMEGA_MAX, QUANTITIES
+from pft_lightning.plots.style import OMEGA_AVG, OMEGA_MAX, OMEGA_MIN, QUANTITIES
 from pft_lightning.plots.words import KINDS, Statement, count_materials, in_order
 
 
@@ -292,6 +292,8 @@ _UNIT_AFTER: Final = re.compile(r" \([^()]*\)$")
 # The formulas of QUANTITIES, which are the project's own and hold nothing to escape.
 _FORMULAS: Final = {
     OMEGA_MAX: Markup("<i>ω</i><sub>max</sub>"),
+    OMEGA_AVG: Markup("<i>ω</i><sub>avg</sub>"),
+    OMEGA_MIN: Markup("<i>ω</i><sub>min</sub>"),
     "$C_V(T)$": Markup("<i>C<sub>V</sub></i>(<i>T</i>)"),
     "$S(T)$": Markup("<i>S</i>(<i>T</i>)"),
     "$F(T)$": Markup("<i>F</i>(<i>T</i>)"),

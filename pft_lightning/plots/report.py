@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation import folder as schema
+from pft_lightning.evaluation.bands import BAND_STABILITY
 from pft_lightning.evaluation.folder import FORGETTING, REFERENCE, reference_of
 from pft_lightning.evaluation.trade_off import GAIN, relative_change
 from pft_lightning.files import make_folder
@@ -112,6 +113,7 @@ def write_report(
         forgetting=forgetting,
         traded=_traded(evaluation.summary),
         instability=_counts(evaluation.summary, "instability"),
+        stability=_counts(evaluation.summary, BAND_STABILITY),
         imaginary_modes=_counts(evaluation.summary, schema.IMAGINARY),
         damaged=damaged,
         materials=materials,

@@ -32,6 +32,8 @@ _SPREAD: Final = 0.28
 _LONGEST_NAME: Final = 36
 
 OMEGA_MAX: Final = r"$\omega_\mathrm{max}$"
+OMEGA_AVG: Final = r"$\omega_\mathrm{avg}$"
+OMEGA_MIN: Final = r"$\omega_\mathrm{min}$"
 
 _NAMES: Final = {
     schema.MESH_FREQUENCY_MAE: "frequency MAE",
@@ -53,8 +55,8 @@ _NAMES: Final = {
             schema.BANDS,
             (
                 f"{OMEGA_MAX} error",
-                r"$\omega_\mathrm{avg}$ error",
-                r"$\omega_\mathrm{min}$ error",
+                f"{OMEGA_AVG} error",
+                f"{OMEGA_MIN} error",
                 "frequency MAE",
             ),
             strict=True,

@@ -19,6 +19,7 @@ from pft_lightning.evaluation.folder import BANDS
 from pft_lightning.evaluation.ml_peg import TEMPERATURES
 from pft_lightning.evaluation.properties import compute_properties
 from pft_lightning.evaluation.protocols import ML_PEG, Protocol, relax
+from pft_lightning.plots.report import write_report
 
 from .conftest import einstein, make_phonon
 
@@ -131,3 +132,15 @@ def test_both_follow_the_path_of_the_reference(potential):
     # Distances are those of the model's own lattice.
     assert evaluation.rows[0]["volume_ratio"] != 1.0
     assert model.distances[0][-1] != reference.distances[0][-1]
+
+
+def test_a_report_says_the_f1_of_stable_materials(potential, tmp_path):
+    stable = make_phonon("hcp")
+    stable.force_constants = pft.force_constants(potential, stable)
+    pft.evaluate_phonons(
+        potential, {"mp-1": stable}, protocol=FAST, out=tmp_path, progress=False
+    )
+    page = write_report(tmp_path).read_text()
+    assert "F1 of the stable ones: model 1." in page
+    assert "<i>ω</i><sub>avg</sub> error along the path (K)" in page
+    assert "mathrm" not in page  # every formula of a table is written as HTML
