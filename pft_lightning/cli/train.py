@@ -27,6 +27,6 @@ def main(config: DictConfig) -> None:
     if "model" in summary:  # in the first process
         folder = RunFolder(config.paths.run)
         result = folder.path / summary["model"]
-        # As it was completed: a run may have frames of its own.
-        commands = next_commands(folder.read_config(), result)
-        print_before_after(summary, result, commands)
+        # The folder knows the frames that the run made.
+        told = folder.read_config() if config.replay.n_frames else config
+        print_before_after(summary, result, next_commands(told, result))

@@ -120,8 +120,9 @@ class Replay(Options):
 
     n_frames: Natural = 0
     """Frames of crystals like those of data.phonons.train, with other elements of the
-    model in the places of theirs, labelled by the base model. Four fifths join
-    data.upstream.train; the others are data.upstream.val unless that is given."""
+    model in the places of some or all of theirs, labelled by the base model. Four
+    fifths join data.upstream.train; the others are data.upstream.val unless that is
+    given."""
 
 
 class Folder(Options):
