@@ -95,8 +95,9 @@ class LossBalance:
 
     @property
     def settled(self) -> bool:
-        """Whether each weight that is to be found rests on ``FIRST`` measurements."""
-        return all(self._n_measured(term) >= FIRST for term in (*self._auto, HVP))
+        """Whether all terms have had their first steps, with a reference or without."""
+        steps = [n_steps for _, _, n_steps in self._found.values()]
+        return HVP in self._found and min(steps) >= FIRST
 
     @property
     def weights(self) -> dict[str, float]:
@@ -185,9 +186,6 @@ class LossBalance:
             term: (float(square), int(n_measured), int(n_steps))
             for term, (square, n_measured, n_steps) in state_dict.items()
         }
-
-    def _n_measured(self, term: str) -> int:
-        return self._found.get(term, (0.0, 0, 0))[1]
 
     def _norm(self, term: str) -> float | None:
         square, n_measured, _ = self._found.get(term, (0.0, 0, 0))

@@ -70,6 +70,15 @@ def test_terms_without_a_reference_keep_the_weight_given() -> None:
     assert balance.apply({"upstream_stress": 50.0}) == {"upstream_stress": 50.0}
 
 
+def test_terms_without_a_reference_keep_no_one_waiting() -> None:
+    # Frames without stresses, and a training that has no frames at all.
+    without_stress = measured(EVERYTHING, {**NORMS, "upstream_stress": 0.0}, FIRST)
+    assert without_stress.settled
+    assert "upstream_stress" not in without_stress.weights
+    assert measured(EVERYTHING, {HVP: 0.4}, FIRST).settled
+    assert not measured(EVERYTHING, {HVP: 0.4}, FIRST - 1).settled
+
+
 def test_weights_follow_a_training_slowly_once_they_are_settled() -> None:
     balance = measured(EVERYTHING, times=100)
     assert balance.settled
