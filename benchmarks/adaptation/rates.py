@@ -1,6 +1,6 @@
 """Errors before and after the trainings of ``rates.sh``: a table, and one JSON file.
 
-    python rates.py WORK/rates OUT.json
+Usage: ``python rates.py WORK/rates OUT.json``.
 """
 
 from __future__ import annotations
