@@ -85,3 +85,20 @@ def test_in_a_terminal_one_line_changes(compose, tmp_path, capsys, monkeypatch):
     assert not steps_of(captured.out)
     # Nothing of Lightning's own bar.
     assert "Epoch" not in captured.out + captured.err
+
+
+def test_the_weights_that_a_run_finds_are_said_once(compose, tmp_path, capsys):
+    options = (*SHOWN, "loss=auto", "data.mode=joint")
+    summary = train(compose(tmp_path, *options, "trainer.max_steps=9"))
+    output = capsys.readouterr().out
+    (found,) = re.findall(r"^weights of the loss, found: (.*)$", output, re.M)
+    assert len(found.split()) == len(summary["loss_weights"]) == 5
+    train(compose(tmp_path, *options, "resume=true", "trainer.max_steps=12"))
+    assert "weights of the loss" not in capsys.readouterr().out
+
+
+def test_a_rate_that_was_not_given_is_said_and_kept(compose, tmp_path, capsys):
+    train(compose(tmp_path, "trainer.max_steps=1", "adaptation=delta"))
+    assert "optimizer.lr=0.0001, which goes with" in capsys.readouterr().out
+    config = (tmp_path / "config.yaml").read_text()
+    assert re.search(r"^optimizer:\n(  .*\n)*  lr: 0\.0001$", config, re.M)
