@@ -60,6 +60,14 @@ _TABLE: Final = (
 _SAID: Final = (*GAIN, schema.DOS_ERROR, schema.SPECTRUM_W1, *schema.MOLECULAR)
 
 
+# Name on the page -> part of the totals.
+_COUNTED: Final = {
+    "instability": "instability",
+    "stability": BAND_STABILITY,
+    "imaginary_modes": schema.IMAGINARY,
+}
+
+
 def write_report(
     folder: str | Path,
     *,
@@ -112,9 +120,7 @@ def write_report(
         totals=totals,
         forgetting=forgetting,
         traded=_traded(evaluation.summary),
-        instability=_counts(evaluation.summary, "instability"),
-        stability=_counts(evaluation.summary, BAND_STABILITY),
-        imaginary_modes=_counts(evaluation.summary, schema.IMAGINARY),
+        **{name: _counts(evaluation.summary, key) for name, key in _COUNTED.items()},
         damaged=damaged,
         materials=materials,
         rows=evaluation.rows_worst_first(),
