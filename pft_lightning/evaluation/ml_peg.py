@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation.folder import REFERENCE, THERMAL
 from pft_lightning.files import make_folder, write_atomically
 from pft_lightning.types import BandStructure, PhononProperties
@@ -22,8 +23,27 @@ from pft_lightning.types import BandStructure, PhononProperties
 # Name of the folder of reference values.
 DFT: Final = "DFT"
 
+_BANDS: Final = "_band_structure.npz"
+_DOS: Final = "_dos.npz"
+_THERMAL: Final = "_thermal_properties.json"
+_ENDINGS: Final = (_BANDS, _DOS, _THERMAL)
+
 # Whose third is read as that of 300 K.
 TEMPERATURES: Final = (0.0, 75.0, 150.0, 300.0, 600.0)
+
+
+def check_labels(labels: Iterable[str]) -> None:
+    """Refuse a label whose files would lie among those of DFT.
+
+    Raises:
+        ConfigError: names it.
+    """
+    for label in labels:
+        if label.casefold() == DFT.casefold():
+            raise ConfigError(
+                f"a model is labelled {label!r}, and ML-PEG keeps its reference in a "
+                f"folder {DFT}. Give the model another label (label=, compare.LABEL)."
+            )
 
 
 def write_ml_peg(
@@ -31,7 +51,8 @@ def write_ml_peg(
 ) -> None:
     """Write one folder per model, and one of DFT.
 
-    Materials without bands, or without these temperatures, are left out.
+    Materials without bands, or without these temperatures, are left out. Files of
+    earlier calls are taken away, so that none is of a model or material that is gone.
 
     Args:
         folder: to write into.
@@ -40,6 +61,9 @@ def write_ml_peg(
     Raises:
         StorageError: the disk is full, or the folder cannot be written.
     """
+    for ending in _ENDINGS:
+        for old in folder.glob(f"*/*{ending}"):
+            old.unlink()
     for name, properties in materials:
         for label, one in properties.items():
             # A molecule has no bands, and temperatures may be others.
@@ -60,16 +84,16 @@ def _contents(
 ) -> dict[str, bytes]:
     """Files of a material by name."""
     return {
-        f"{name}_band_structure.npz": pickle.dumps(
+        f"{name}{_BANDS}": pickle.dumps(
             {"distances": bands.distances, "frequencies": bands.frequencies}
         ),
-        f"{name}_dos.npz": pickle.dumps(
+        f"{name}{_DOS}": pickle.dumps(
             {
                 "frequency_points": properties.dos_frequencies,
                 "total_dos": properties.dos,
             }
         ),
-        f"{name}_thermal_properties.json": json.dumps(_thermal(properties)).encode(),
+        f"{name}{_THERMAL}": json.dumps(_thermal(properties)).encode(),
     }
 
 

@@ -41,7 +41,7 @@ from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.evaluation.forgetting import evaluate_upstream
 from pft_lightning.evaluation.materials import Evaluator
 from pft_lightning.evaluation.metrics import compare, summarise
-from pft_lightning.evaluation.ml_peg import write_ml_peg
+from pft_lightning.evaluation.ml_peg import check_labels, write_ml_peg
 from pft_lightning.evaluation.molecules import (
     compare_molecule,
     molecule_properties,
@@ -133,6 +133,8 @@ def evaluate_phonons(
         make_task(models, get_protocol(protocol), max_atoms, engine),
         None if out is None else EvaluationFolder(out),
     )
+    if work.writes_ml_peg:
+        check_labels(work.task.models)
     records = work.compute_all(list_materials(phonons, options), progress=progress)
     if upstream is not None:
         work.measure_forgetting(upstream, upstream_keys, upstream_limits, progress)
@@ -166,6 +168,11 @@ class _Phonons(Evaluator[Protocol, _Read]):
 
     what = "phonons"
     columns = COLUMNS
+
+    @property
+    def writes_ml_peg(self) -> bool:
+        """Whether the protocol is that of ML-PEG, which takes files of it."""
+        return self.task.protocol.name == ML_PEG.name
 
     def read(self, material: Material[Reference]) -> _Read:
         """Read a material, and compute the properties of DFT."""
@@ -260,8 +267,8 @@ class _Phonons(Evaluator[Protocol, _Read]):
 
     def write_totals(self, rows: list[Row], summary: Summary) -> None:
         """Write table and summary, and what ML-PEG takes where its protocol is."""
-        folder, wanted = self.folder, self.task.protocol.name == ML_PEG.name
-        if folder is not None and wanted and processes.rank()[0] == 0:
+        folder = self.folder
+        if folder is not None and self.writes_ml_peg and processes.rank()[0] == 0:
             done = sorted({row[NAME] for row in rows if row[STATUS] == OK})
             properties = ((name, folder.read_properties(name)) for name in done)
             write_ml_peg(folder.path / LEADERBOARD, properties)

@@ -73,6 +73,16 @@ def test_two_processes_have_the_third_order_and_elastic_terms_of_one(
     assert after == pytest.approx(before, rel=1e-9)  # the same steps, other sums
 
 
+def check_two_processes(pft_train, tmp_path, common) -> None:
+    """Three steps of one process, and of two with half of the batch each."""
+    sizes = ("data.phonons.batch_size=4", "data.upstream.batch_size=8")
+    run(pft_train(tmp_path / "one", *common, *capture(tmp_path / "one.pt"), *sizes))
+    run(pft_train(tmp_path / "two", *common, *capture(tmp_path / "two.pt"), *TWO))
+    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    assert len(expected) == len(found) == 3
+    check_same_steps(expected, found)
+
+
 def test_two_processes_have_the_properties_of_one(pft_train, tmp_path):
     """Half of the structures are computed: a process may have none in its half."""
     common = (
@@ -83,12 +93,7 @@ def test_two_processes_have_the_properties_of_one(pft_train, tmp_path):
         "trainer.max_steps=3",
         "callbacks.ema=null",
     )
-    sizes = ("data.phonons.batch_size=4", "data.upstream.batch_size=8")
-    run(pft_train(tmp_path / "one", *common, *capture(tmp_path / "one.pt"), *sizes))
-    run(pft_train(tmp_path / "two", *common, *capture(tmp_path / "two.pt"), *TWO))
-    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
-    assert len(expected) == len(found) == 3
-    check_same_steps(expected, found)
+    check_two_processes(pft_train, tmp_path, common)
 
 
 def test_two_processes_have_the_measured_terms_of_one(
@@ -195,12 +200,7 @@ def test_two_processes_find_the_weights_of_one(pft_train, tmp_path, mode):
         "trainer.max_steps=3",
         "callbacks.ema=null",
     )
-    sizes = ("data.phonons.batch_size=4", "data.upstream.batch_size=8")
-    run(pft_train(tmp_path / "one", *common, *capture(tmp_path / "one.pt"), *sizes))
-    run(pft_train(tmp_path / "two", *common, *capture(tmp_path / "two.pt"), *TWO))
-    expected, found = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
-    assert len(expected) == len(found) == 3
-    check_same_steps(expected, found)
+    check_two_processes(pft_train, tmp_path, common)
     first, second = (
         json.loads((tmp_path / name / "summary.json").read_text())["loss_weights"]
         for name in ("one", "two")

@@ -13,7 +13,7 @@ import pytest
 from phonopy.phonon.band_structure import get_band_qpoints_by_seekpath
 
 import pft_lightning as pft
-from pft_lightning.errors import ShapeError
+from pft_lightning.errors import ConfigError, ShapeError
 from pft_lightning.evaluation.bands import compare_bands, find_stable, kelvin_per_thz
 from pft_lightning.evaluation.folder import BANDS
 from pft_lightning.evaluation.ml_peg import TEMPERATURES
@@ -111,6 +111,26 @@ def test_files_are_those_that_ml_peg_reads(softened, potential, tmp_path):
     assert at == 3  # what it takes for 300 K
     for name in ("entropy", "free_energy", "heat_capacity"):
         assert abs(ours[1][name][at] - theirs[1][name][at]) == row[f"{name}_error"]
+
+
+def test_a_model_takes_no_place_of_dft(softened, potential, tmp_path):
+    with pytest.raises(ConfigError, match=r"'dft'.*another label"):
+        pft.evaluate_phonons(
+            {"dft": potential}, {"mp-1": softened}, protocol=FAST, out=tmp_path
+        )
+
+
+def test_files_of_a_model_that_is_gone_do_not_stay(softened, potential, tmp_path):
+    for label in ("before", "after"):
+        pft.evaluate_phonons(
+            {label: potential},
+            {"mp-1": softened},
+            protocol=FAST,
+            out=tmp_path,
+            progress=False,
+        )
+    left = {file.parent.name for file in (tmp_path / "leaderboard").glob("*/*")}
+    assert left == {"DFT", "after"}
 
 
 def test_both_follow_the_path_of_the_reference(potential):
