@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from pydantic import Field
 
+from pft_lightning.callbacks.stopping import StoppedTogether
 from pft_lightning.errors import ConfigError
 from pft_lightning.option_types import As, Unit
 from pft_lightning.option_types import Path as FilePath
@@ -52,10 +53,7 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save after all that the previous step has caused."""
-        # A checkpoint from here has counted a batch as ready that a resumed run takes
-        # again; Lightning would then validate every n batches one batch too early.
-        total = trainer.fit_loop.epoch_loop.batch_progress.total
-        total.ready = total.completed + 1
+        _count_batches(trainer)
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
 
@@ -89,12 +87,16 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Save when SIGTERM ends a training between two steps.
 
-        Where several processes train, not all of them may get here, and none could
-        save; in a validation the weights are the average.
+        Of several processes all are to get here, since none could save alone; in a
+        validation the weights are the average.
         """
-        if (
+        if trainer.state.stage != RunningStage.TRAINING:
+            return
+        if isinstance(exception, StoppedTogether):
+            _count_batches(trainer)
+            self._save(trainer)
+        elif (
             isinstance(exception, SIGTERMException)
-            and trainer.state.stage == RunningStage.TRAINING
             and trainer.world_size == 1
             and not trainer.is_last_batch
         ):
@@ -107,3 +109,10 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step != self._saved_step:
             self._saved_step = trainer.global_step
             trainer.save_checkpoint(self.path, weights_only=False)
+
+
+def _count_batches(trainer: lightning.Trainer) -> None:
+    # A checkpoint before a step has counted a batch as ready that a resumed run takes
+    # again; Lightning would then validate every n batches one batch too early.
+    total = trainer.fit_loop.epoch_loop.batch_progress.total
+    total.ready = total.completed + 1

@@ -141,8 +141,7 @@ ERRORS: Final = (
 )
 COST: Final = (VOLUME_RATIO, RELAX_STEPS, N_PRODUCTS, SECONDS)
 COLUMNS: Final = (
-    *(NAME, FORMULA, N_ATOMS, N_PRIMITIVE, MODEL),
-    *(STATUS, ERROR),
+    *(NAME, FORMULA, N_ATOMS, N_PRIMITIVE, MODEL, STATUS, ERROR),
     *ERRORS,
     *(FREQUENCY_RATIO, REFERENCE_UNSTABLE, MODEL_UNSTABLE),
     *(REFERENCE_IMAGINARY, IMAGINARY, IMAGINARY_BOTH),
@@ -158,8 +157,7 @@ COLUMNS: Final = (
 
 # Columns where there is no reference.
 CRYSTAL_COLUMNS: Final = (
-    *(NAME, FORMULA, N_ATOMS, N_PRIMITIVE, MODEL),
-    *(STATUS, ERROR),
+    *(NAME, FORMULA, N_ATOMS, N_PRIMITIVE, MODEL, STATUS, ERROR),
     *(MODEL_UNSTABLE, MIN_FREQUENCY, MAX_FREQUENCY, *THERMAL),
     *(MAX_FORCE, *COST),
 )
@@ -241,6 +239,7 @@ class Summary(TypedDict):
         failures: of materials and models.
         trade_off: gain against forgetting, as of ``trade_off.TradeOff``; absent where
             the models are no mixes.
+        functionals: as of ``runs.functionals``; absent where nothing says them.
     """
 
     protocol: dict[str, Any]
@@ -250,6 +249,7 @@ class Summary(TypedDict):
     forgetting: dict[str, dict[str, Any]]
     failures: list[Failure]
     trade_off: NotRequired[Any]
+    functionals: NotRequired[Any]
 
 
 class EvaluationFolder:

@@ -100,6 +100,7 @@ def evaluate_phonons(
     max_atoms: int = 256,
     engine: Engine | None = None,
     versions: Mapping[str, str] | None = None,
+    functionals: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Compare phonons and thermal properties of models with DFT.
@@ -122,6 +123,7 @@ def evaluate_phonons(
         max_atoms: Atoms of one pass; what bounds memory.
         engine: of Hessian-vector products; None chooses by device.
         versions: to note in the summary.
+        functionals: to note in the summary, as of ``folder.Summary``.
         progress: Show progress bars.
 
     Raises:
@@ -140,6 +142,8 @@ def evaluate_phonons(
         work.measure_forgetting(upstream, upstream_keys, upstream_limits, progress)
     rows = work.rows_of(records)
     summary = work.summarise(rows, records, versions)
+    if functionals:
+        summary["functionals"] = functionals
     work.write_totals(rows, summary)
     path = None if work.folder is None else work.folder.path
     return Evaluation(work.task.protocol, rows, summary, work.properties, path)

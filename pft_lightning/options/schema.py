@@ -136,9 +136,9 @@ class Functionals(Options):
     """Exchange-correlation functionals, where files and names do not say them."""
 
     model: str | None = None
-    """Of the labels of the base model, e.g. PBE; null: what its file or name says."""
+    """Of the labels of the (base) model: PBE, r2SCAN; null: what file and name say."""
     phonons: str | None = None
-    """Of the force constants, e.g. PBEsol; null: what files and names say."""
+    """Of DFT's force constants: PBEsol and the like; null: what files and names say."""
 
 
 class Train(Options):
@@ -272,6 +272,7 @@ class _Evaluation(Options):
     """An ASE calculator in place of model.checkpoint: module:factory."""
     phonons: Paths
     """DFT phonons: file, folder, glob, store or list of them."""
+    functional: Functionals
     structures: Paths | None = None
     """task=force_constants, conductivity, elastic, soft_modes, qha, measured: crystals;
     file, folder, glob or list of what ASE, phonopy or phono3py reads."""

@@ -174,6 +174,25 @@ def say_softness(label: str, ratios: np.ndarray) -> Iterator[Statement]:
     yield Statement("note", f"Frequencies of {label} are on average {how}")
 
 
+def say_functionals(functionals: Mapping[str, Any]) -> Iterator[Statement]:
+    """Say which models are of another functional than what they are compared with.
+
+    Args:
+        functionals: as of ``runs.functionals.compare_functionals``.
+    """
+    labels = functionals.get("differ") or ()
+    if not labels:
+        return
+    models = " and ".join(
+        f"{label} of {functionals['models'][label]['name']}" for label in labels
+    )
+    text = (
+        f"Functionals differ: {models}, DFT of {functionals['phonons']['name']}; a "
+        "part of the errors is the functional's"
+    )
+    yield Statement("note", text)
+
+
 def say_trade_off(trade_off: Mapping[str, Any]) -> Statement:
     """Say where the knee of the curve lies, and what it costs.
 

@@ -1,4 +1,4 @@
-"""Exchange-correlation functionals behind a base model and behind force constants.
+"""Exchange-correlation functionals behind potentials and behind force constants.
 
 Hardly any file says it: phonopy's do not, and most models do not. What does say it is
 read: options, the INCAR beside a calculation, the model card that an export wrote, the
@@ -21,6 +21,7 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.registry import functional_of_foundation_model
 from pft_lightning.data.sources import find_sources
 from pft_lightning.errors import DataFormatError
+from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.json_files import find_json
 from pft_lightning.runs.provenance import FORMAT, provenance_path
 
@@ -40,6 +41,8 @@ _GGA = {
 }  # fmt: skip
 _METAGGA = {"SCAN": "SCAN", "RSCAN": "rSCAN", "R2SCAN": "r2SCAN"}
 _TAG = re.compile(r"^\s*(GGA|METAGGA)\s*=\s*(\w+)", re.MULTILINE | re.IGNORECASE)
+# What has a functional: options, and keys of summaries.
+MODEL, PHONONS = "model", "phonons"
 _MOST_FILES, _MOST_BYTES = 50, 100_000
 
 _WARNING = (
@@ -50,6 +53,13 @@ _WARNING = (
     "closer to DFT and those of LiF further from it (docs/train.md). Evaluate at cells "
     "as the potential relaxes them, too, and conductivities before you rely on them. "
     "functional.model and functional.phonons say it otherwise."
+)
+_WARNING_OF_COMPARISON = (
+    "Functionals differ: {models}, and what is compared with is of {phonons} "
+    "({phonons_from}). A part of the errors is the functional's and no failure of the "
+    "potential, most of it at cells that the potential does not relax to; compare at "
+    "cells as it relaxes them, too (protocol=mdr). functional.model and "
+    "functional.phonons say it otherwise."
 )
 
 
@@ -78,11 +88,56 @@ def find_functionals(config: DictConfig, model: EnergyModel) -> dict[str, Functi
         nothing says is left out.
     """
     found = {
-        "model": _stated(config, "model") or _of_model(config.model, model),
-        "phonons": _stated(config, "phonons")
+        MODEL: _stated(config, MODEL) or _of_model(config.model.checkpoint, model),
+        PHONONS: _stated(config, PHONONS)
         or _of_phonons(OmegaConf.select(config, "data.phonons.train")),
     }
     return {what: functional for what, functional in found.items() if functional}
+
+
+def compare_functionals(
+    config: DictConfig, potentials: Mapping[str, Potential]
+) -> dict[str, Any]:
+    """Find the functionals of an evaluation, and warn where a potential's differs.
+
+    Of a fine-tuned potential it is that of its base model, as model cards keep it.
+
+    Args:
+        config: of ``pft-evaluate``, as checked.
+        potentials: by label, as loaded. Calculators and those whose file nothing is
+            known of have none.
+
+    Returns:
+        ``phonons``, what is compared with, and ``models`` by label, each with ``name``
+        and ``stated_by``; empty where one of the two is not known.
+    """
+    phonons = _stated(config, PHONONS) or _of_phonons(
+        config.reference if config.phonons is None else config.phonons
+    )
+    models = {
+        label: found
+        for label, potential in potentials.items()
+        if isinstance(potential, EnergyModel)
+        and (found := _of_compared(config, label, potential))
+    }
+    if phonons is None or not models:
+        return {}
+    other = {
+        label: found
+        for label, found in models.items()
+        if _plain(found.name) != _plain(phonons.name)
+    }
+    if other:
+        named = ", ".join(
+            f"{label} is of {found.name} ({found.stated_by})"
+            for label, found in other.items()
+        )
+        rank_zero_warn(
+            _WARNING_OF_COMPARISON.format(
+                models=named, phonons=phonons.name, phonons_from=phonons.stated_by
+            )
+        )
+    return {PHONONS: asdict(phonons), "models": as_summary(models), "differ": [*other]}
 
 
 def warn_of_difference(found: Mapping[str, Functional]) -> None:
@@ -93,7 +148,7 @@ def warn_of_difference(found: Mapping[str, Functional]) -> None:
     """
     if len(found) < 2:
         return
-    model, phonons = found["model"], found["phonons"]
+    model, phonons = found[MODEL], found[PHONONS]
     if _plain(model.name) != _plain(phonons.name):
         rank_zero_warn(
             _WARNING.format(
@@ -121,8 +176,18 @@ def _stated(config: DictConfig, what: str) -> Functional | None:
     return Functional(str(name), f"functional.{what}") if name else None
 
 
-def _of_model(options: DictConfig, model: EnergyModel) -> Functional | None:
-    checkpoint = options.checkpoint
+def _of_compared(
+    config: DictConfig, label: str, model: EnergyModel
+) -> Functional | None:
+    """Of one of the potentials of an evaluation; mixes are of their base model's."""
+    if label in config.compare:
+        return _of_model(config.compare[label].get("checkpoint"), model)
+    return _stated(config, MODEL) or _of_model(
+        config.base or config.model.checkpoint, model
+    )
+
+
+def _of_model(checkpoint: str | None, model: EnergyModel) -> Functional | None:
     if checkpoint is None:
         return None
     path = Path(checkpoint)

@@ -13,6 +13,7 @@ from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.evaluation.potentials import load_potentials
 from pft_lightning.runs.folder import RunFolder, collect_versions
+from pft_lightning.runs.functionals import compare_functionals
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,11 +24,13 @@ class Start:
         values: of the configuration, as plain values.
         potentials: by label, on the device of this process.
         common: keywords of every evaluation.
+        functionals: of potentials and of what they are compared with.
     """
 
     values: Any
     potentials: Mapping[str, Potential]
     common: dict[str, Any]
+    functionals: dict[str, Any]
 
 
 def begin(
@@ -58,4 +61,5 @@ def begin(
         "versions": collect_versions(),
         "progress": config.progress,
     }
-    return Start(values, potentials, common)
+    functionals = compare_functionals(config, potentials)
+    return Start(values, potentials, common, functionals)

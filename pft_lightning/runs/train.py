@@ -20,6 +20,7 @@ from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.measured_loss import MeasuredLoss
 from pft_lightning.callbacks.progress import RunProgress
 from pft_lightning.callbacks.property_loss import PropertyLoss
+from pft_lightning.callbacks.stopping import StopTogether
 from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
 from pft_lightning.json_files import write_json
 from pft_lightning.losses.properties import MEASURABLE, Property, PropertyErrors
@@ -215,6 +216,7 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
         for name, callback in config.callbacks.items()
         if callback and (config.logger or name not in _NEED_LOGGER)
     ]
+    chosen.append(StopTogether())
     wanted = config.trainer.get("enable_progress_bar") is not False
     if wanted and not any(isinstance(callback, ProgressBar) for callback in chosen):
         chosen.append(RunProgress())

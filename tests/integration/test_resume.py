@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from killing import SCHEDULE, check_kills_leave_no_trace, finish, weights
+from two_processes import TWO
 
 
 def test_a_killed_and_resumed_run_ends_with_the_same_bits(pft_train, tmp_path):
@@ -154,13 +156,37 @@ def test_a_run_that_is_told_to_stop_saves_what_it_has_and_says_how_to_go_on(
         "+callbacks.stop._target_=pft_test_plugins.TerminateAfterStep",
         "+callbacks.stop.step=17",
     )
+    check_stopped(process, run, step=17)
+    finish(pft_train(run, *schedule, "resume=true"))
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(run)[name]), name
+
+
+@pytest.mark.parametrize(
+    ("ranks", "times"), [((0, 1), 2), ((1,), 1)], ids=["both", "one"]
+)
+def test_two_processes_that_are_told_to_stop_do_so_after_the_same_step(
+    pft_train, tmp_path, ranks, times
+):
+    run = tmp_path / "stopped"
+    schedule = (*SCHEDULE, *TWO, "callbacks.last.every_n_steps=1000")
+    process = pft_train(
+        run,
+        *schedule,
+        "trust_config=true",
+        "+callbacks.stop._target_=pft_test_plugins.TerminateAfterStep",
+        f"+callbacks.stop={{step: 7, ranks: {[*ranks]}, times: {times}}}",
+    )
+    check_stopped(process, run, step=7)
+    finish(pft_train(run, *schedule, "resume=true"))
+
+
+def check_stopped(process, run: Path, *, step: int) -> None:
+    """A run saved its last step, and said how to go on."""
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 143, output
     assert "stopped by SIGTERM: the same command with resume=true goes on" in output
     assert "Traceback" not in output
     last = run / "checkpoints" / "last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] == 17
+    assert torch.load(last, weights_only=True)["global_step"] == step
     assert not list(run.glob("model.*"))
-    finish(pft_train(run, *schedule, "resume=true"))
-    for name, value in weights(tmp_path / "whole").items():
-        assert torch.equal(value, weights(run)[name]), name

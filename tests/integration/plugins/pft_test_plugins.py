@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 
 import lightning
 import torch
@@ -62,14 +63,21 @@ class KillInValidation(Callback):
 
 
 class TerminateAfterStep(Callback):
-    """Send this process SIGTERM in the middle of a step, as a cluster does."""
+    """Send processes SIGTERM in the middle of a step, as a cluster does.
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    Args:
+        step: that is the last one.
+        ranks: of the processes that are told.
+        times: how often; launchers hand on what their processes get, too.
+    """
+
+    def __init__(self, step: int, ranks: Sequence[int] = (0,), times: int = 1) -> None:
+        self.step, self.ranks, self.times = step, ranks, times
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        if trainer.global_step == self.step - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if trainer.global_step == self.step - 1 and trainer.global_rank in self.ranks:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGTERM)
 
 
 class SpoilStep(Callback):

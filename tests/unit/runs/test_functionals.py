@@ -5,12 +5,19 @@ from __future__ import annotations
 import shutil
 import warnings
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+from ase.calculators.calculator import BaseCalculator
 from omegaconf import OmegaConf
 
+from pft_lightning.backends.base import EnergyModel
 from pft_lightning.json_files import write_json
-from pft_lightning.runs.functionals import find_functionals, warn_of_difference
+from pft_lightning.runs.functionals import (
+    compare_functionals,
+    find_functionals,
+    warn_of_difference,
+)
 
 
 def found(checkpoint, phonons, *, head=None, data=(), model=None, phonon=None):
@@ -115,3 +122,53 @@ def test_nothing_is_said_where_they_agree_or_one_is_unknown(phonon) -> None:
         warnings.simplefilter("always")
         warn_of_difference(found("7net-0", None, phonon=phonon))
     assert not said
+
+
+def compared(phonons, *, head="PBE", reference=None, **stated):
+    """Functionals of an evaluation of one file beside one that names its own."""
+    config = OmegaConf.create(
+        {
+            "functional": {"model": None, "phonons": None, **stated},
+            "label": "tuned",
+            "model": {"checkpoint": "tuned.pt"},
+            "base": None,
+            "compare": {
+                "foundation": {"checkpoint": "7net-0"},
+                "other": {"calculator": "mine:make"},
+            },
+            "phonons": phonons,
+            "reference": reference,
+        }
+    )
+    models = {
+        "foundation": Mock(spec=EnergyModel, head=None, training_data=()),
+        "other": Mock(spec=BaseCalculator),
+        "tuned": Mock(spec=EnergyModel, head=head, training_data=()),
+    }
+    return compare_functionals(config, models)
+
+
+def test_an_evaluation_names_the_potentials_of_another_functional(tmp_path) -> None:
+    with pytest.warns(
+        UserWarning,
+        match=r"foundation is of PBE\(\+U\) \(foundation model 7net-0\), and what",
+    ):
+        said = compared(str(tmp_path / "val-pbesol"), head="pbesol_head")
+    assert said["differ"] == ["foundation"]
+    assert said["phonons"]["name"] == said["models"]["tuned"]["name"] == "PBEsol"
+    assert "other" not in said["models"]  # a calculator says nothing
+
+
+def test_an_evaluation_takes_the_functional_of_its_reference(tmp_path) -> None:
+    table = str(tmp_path / "kappas_phononDB_PBE_noNAC.json.gz")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert compared(None, reference=table)["differ"] == []
+        assert compared("mine", head=None) == {}
+    assert not caught
+
+
+def test_an_option_says_the_functional_of_an_evaluated_potential(tmp_path) -> None:
+    with pytest.warns(UserWarning, match=r"tuned is of LDA \(functional.model\)"):
+        said = compared(str(tmp_path / "PBE"), model="LDA")
+    assert said["differ"] == ["tuned"]
