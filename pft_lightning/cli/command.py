@@ -53,6 +53,14 @@ _PATHS = re.compile(
 )
 
 
+# What gloo and NCCL say of a process that is gone.
+_LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "remote process exited",
+)
+
+
 class Terminated(SystemExit):
     """SIGTERM, as an exception: what is open is closed on the way out."""
 
@@ -160,6 +168,15 @@ def _stops(after_stop: str) -> Iterator[None]:
         if isinstance(stop, (Terminated, SIGTERMException)):
             _exit("stopped by SIGTERM", after_stop, 128 + signal.SIGTERM)
         raise
+    except RuntimeError as error:
+        if shows_tracebacks() or not any(text in str(error) for text in _LOST_PEER):
+            raise
+        _exit(
+            "error: another process of this run has ended (killed, or out of memory), "
+            "and this one cannot go on alone",
+            after_stop,
+            1,
+        )
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

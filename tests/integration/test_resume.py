@@ -153,7 +153,7 @@ def test_a_run_that_is_told_to_stop_saves_what_it_has_and_says_how_to_go_on(
         run,
         *schedule,
         "trust_config=true",
-        "+callbacks.stop._target_=pft_test_plugins.TerminateAfterStep",
+        "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
         "+callbacks.stop.step=17",
     )
     check_stopped(process, run, step=17)
@@ -174,11 +174,29 @@ def test_two_processes_that_are_told_to_stop_do_so_after_the_same_step(
         run,
         *schedule,
         "trust_config=true",
-        "+callbacks.stop._target_=pft_test_plugins.TerminateAfterStep",
+        "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
         f"+callbacks.stop={{step: 7, ranks: {[*ranks]}, times: {times}}}",
     )
     check_stopped(process, run, step=7)
     finish(pft_train(run, *schedule, "resume=true"))
+
+
+def test_a_process_that_is_left_alone_says_so_and_how_to_go_on(pft_train, tmp_path):
+    schedule = (*SCHEDULE, *TWO)
+    process = pft_train(
+        tmp_path,
+        *schedule,
+        "trust_config=true",
+        "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
+        "+callbacks.stop={step: 7, ranks: [1], name: SIGKILL}",
+    )
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    assert "another process of this run has ended" in output
+    assert "the same command with resume=true goes on" in output
+    assert "Traceback" not in output
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 6
 
 
 def check_stopped(process, run: Path, *, step: int) -> None:

@@ -62,22 +62,30 @@ class KillInValidation(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class TerminateAfterStep(Callback):
-    """Send processes SIGTERM in the middle of a step, as a cluster does.
+class SignalInStep(Callback):
+    """Send processes a signal in the middle of a step, as a cluster does.
 
     Args:
         step: that is the last one.
         ranks: of the processes that are told.
         times: how often; launchers hand on what their processes get, too.
+        name: of the signal.
     """
 
-    def __init__(self, step: int, ranks: Sequence[int] = (0,), times: int = 1) -> None:
+    def __init__(
+        self,
+        step: int,
+        ranks: Sequence[int] = (0,),
+        times: int = 1,
+        name: str = "SIGTERM",
+    ) -> None:
         self.step, self.ranks, self.times = step, ranks, times
+        self.signal = signal.Signals[name]
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
         if trainer.global_step == self.step - 1 and trainer.global_rank in self.ranks:
             for _ in range(self.times):
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), self.signal)
 
 
 class SpoilStep(Callback):
