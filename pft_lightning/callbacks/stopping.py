@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 from types import FrameType
 from typing import Any
@@ -59,6 +60,31 @@ class StopTogether(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             self._heed(trainer)
 
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """End the others where one is gone and this one is left alone."""
+        if isinstance(exception, RuntimeError):
+            processes = self._processes(trainer)
+            for process in processes:
+                process.kill()
+            processes.clear()
+
+    @staticmethod
+    def _processes(trainer: lightning.Trainer) -> list[subprocess.Popen[Any]]:
+        """Those that this one has launched.
+
+        Lightning looks at them every five seconds, and kills this process where one has
+        ended otherwise than with status 0. Taken out of the list, they let it finish.
+        """
+        found: list[subprocess.Popen[Any]] = getattr(
+            trainer.strategy.launcher, "procs", []
+        )
+        return found
+
     def _listen(self, trainer: lightning.Trainer) -> None:
         # Lightning puts the handlers back that were there before.
         if (
@@ -75,4 +101,5 @@ class StopTogether(Callback):
             return
         told = torch.tensor(float(self._is_told), device=trainer.strategy.root_device)
         if trainer.strategy.reduce(told, reduce_op="sum") > 0:
+            self._processes(trainer).clear()
             raise StoppedTogether

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 import hydra
+import torch.distributed as dist
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from lightning.pytorch.utilities import rank_zero_only
@@ -57,6 +58,7 @@ _PATHS = re.compile(
 _LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
+    "Broken pipe",
     "remote process exited",
 )
 
@@ -169,11 +171,13 @@ def _stops(after_stop: str) -> Iterator[None]:
             _exit("stopped by SIGTERM", after_stop, 128 + signal.SIGTERM)
         raise
     except RuntimeError as error:
-        if shows_tracebacks() or not any(text in str(error) for text in _LOST_PEER):
+        is_lost = dist.is_available() and dist.is_initialized()
+        is_lost &= any(text in str(error) for text in _LOST_PEER)
+        if shows_tracebacks() or not is_lost:
             raise
         _exit(
-            "error: another process of this run has ended (killed, or out of memory), "
-            "and this one cannot go on alone",
+            "error: another process of this run has ended (killed, or out of memory) "
+            "or cannot be reached, and this one cannot go on alone",
             after_stop,
             1,
         )
@@ -183,8 +187,8 @@ def _stops(after_stop: str) -> Iterator[None]:
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:
-    # While it trains, Lightning has a handler of its own, which ends with a whole step
-    # and calls this one too.
+    # While it trains, Lightning or StopTogether has a handler of its own, which ends
+    # with a whole step; Lightning's calls this one too.
     if signal.getsignal(signal_number) is _terminate:
         raise Terminated
 
