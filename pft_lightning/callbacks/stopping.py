@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
-import threading
 from types import FrameType
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
@@ -24,24 +21,24 @@ class StopTogether(Callback):
 
     A scheduler sends SIGTERM to every process, or to one. Lightning's handler then
     exchanges tensors in the middle of whatever the process computes, and the processes
-    wait for each other for ever; this one takes a note, which the next step, or the
-    end of a validation, compares.
+    wait for each other for ever; this one takes a note, which is compared before the
+    next step, and by ``heed``.
     """
 
     def __init__(self) -> None:
         self._is_told = False
 
-    def on_train_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    def setup(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        stage: str,
     ) -> None:
-        """Take the place of Lightning's handler, which it has just installed."""
-        self._listen(trainer)
-
-    def on_validation_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """See ``on_train_start``."""
-        self._listen(trainer)
+        """Take the place of Lightning's handler, which is about to be installed."""
+        if trainer.world_size > 1:
+            # Put there later, it would miss a signal while loaders are built.
+            connector: Any = trainer._signal_connector
+            connector._sigterm_notifier_fn = self._note
 
     def on_train_batch_start(
         self,
@@ -51,14 +48,7 @@ class StopTogether(Callback):
         batch_idx: int,
     ) -> None:
         """Stop before a step."""
-        self._heed(trainer)
-
-    def on_validation_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Stop after a validation that is not one of a training, which goes on."""
-        if trainer.state.fn != TrainerFn.FITTING:
-            self._heed(trainer)
+        self.heed(trainer)
 
     def on_exception(
         self,
@@ -85,21 +75,22 @@ class StopTogether(Callback):
         )
         return found
 
-    def _listen(self, trainer: lightning.Trainer) -> None:
-        # Lightning puts the handlers back that were there before.
-        if (
-            trainer.world_size > 1
-            and threading.current_thread() is threading.main_thread()
-        ):
-            signal.signal(signal.SIGTERM, self._note)
-
     def _note(self, signal_number: int, frame: FrameType | None) -> None:
         self._is_told = True
 
-    def _heed(self, trainer: lightning.Trainer) -> None:
+    def heed(self, trainer: lightning.Trainer) -> None:
+        """Stop all processes if one of them was told to; all have to call it.
+
+        Args:
+            trainer: of the callback.
+
+        Raises:
+            StoppedTogether: one of several processes has had SIGTERM.
+        """
         if trainer.world_size == 1:
             return
         told = torch.tensor(float(self._is_told), device=trainer.strategy.root_device)
-        if trainer.strategy.reduce(told, reduce_op="sum") > 0:
+        torch.distributed.all_reduce(told)
+        if told > 0:
             self._processes(trainer).clear()
             raise StoppedTogether

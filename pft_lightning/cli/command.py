@@ -175,12 +175,13 @@ def _stops(after_stop: str) -> Iterator[None]:
         is_lost &= any(text in str(error) for text in _LOST_PEER)
         if shows_tracebacks() or not is_lost:
             raise
-        _exit(
+        # Each of them says it: the first may be the one that is gone.
+        print(
             "error: another process of this run has ended (killed, or out of memory) "
-            "or cannot be reached, and this one cannot go on alone",
-            after_stop,
-            1,
+            f"or cannot be reached, and this one cannot go on alone: {after_stop}",
+            file=sys.stderr,
         )
+        sys.exit(1)
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

@@ -318,6 +318,9 @@ def _heed_sigterm(trainer: lightning.Trainer) -> None:
     # Lightning leaves the last batch of its loops without looking.
     if trainer.received_sigterm:
         raise SIGTERMException
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StopTogether):
+            callback.heed(trainer)
 
 
 def _is_better(

@@ -163,10 +163,12 @@ def test_a_run_that_is_told_to_stop_saves_what_it_has_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize(
-    ("ranks", "times"), [((0, 1), 2), ((1,), 1)], ids=["both", "one"]
+    ("ranks", "times", "step"),
+    [((0, 1), 2, 7), ((1,), 1, 7), ((1,), 1, 34)],
+    ids=["both", "one", "last step"],
 )
 def test_two_processes_that_are_told_to_stop_do_so_after_the_same_step(
-    pft_train, tmp_path, ranks, times
+    pft_train, tmp_path, ranks, times, step
 ):
     run = tmp_path / "stopped"
     schedule = (*SCHEDULE, *TWO, "callbacks.last.every_n_steps=1000")
@@ -175,10 +177,42 @@ def test_two_processes_that_are_told_to_stop_do_so_after_the_same_step(
         *schedule,
         "trust_config=true",
         "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
-        f"+callbacks.stop={{step: 7, ranks: {[*ranks]}, times: {times}}}",
+        f"+callbacks.stop={{step: {step}, ranks: {[*ranks]}, times: {times}}}",
     )
-    check_stopped(process, run, step=7)
+    check_stopped(process, run, step=step)
     finish(pft_train(run, *schedule, "resume=true"))
+
+
+def test_two_processes_that_are_told_to_stop_before_the_first_step_do_so(
+    pft_train, tmp_path
+):
+    run = tmp_path / "stopped"
+    process = pft_train(
+        run,
+        *SCHEDULE,
+        *TWO,
+        "trust_config=true",
+        "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
+        "+callbacks.stop={step: 0, ranks: [1]}",
+    )
+    check_told(process)
+    assert not (run / "checkpoints" / "last.ckpt").exists()
+    finish(pft_train(run, *SCHEDULE, *TWO, "resume=true"))
+
+
+def test_a_process_whose_first_one_is_gone_says_so(pft_train, tmp_path):
+    process = pft_train(
+        tmp_path / "run",
+        *SCHEDULE,
+        *TWO,
+        "trust_config=true",
+        "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
+        "+callbacks.stop={step: 7, ranks: [0], name: SIGKILL}",
+    )
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, output
+    assert "another process of this run has ended" in output
+    assert "Traceback" not in output
 
 
 def test_a_process_that_is_left_alone_says_so_and_how_to_go_on(pft_train, tmp_path):
@@ -205,12 +239,17 @@ def test_a_process_that_is_left_alone_says_so_and_how_to_go_on(pft_train, tmp_pa
     assert torch.load(last, weights_only=True)["global_step"] == 6
 
 
-def check_stopped(process, run: Path, *, step: int) -> None:
-    """A run saved its last step, and said how to go on."""
+def check_told(process) -> None:
+    """A run that had SIGTERM ended with its status, and said how to go on."""
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 143, output
     assert "stopped by SIGTERM: the same command with resume=true goes on" in output
     assert "Traceback" not in output
+
+
+def check_stopped(process, run: Path, *, step: int) -> None:
+    """A run saved its last step, and said how to go on."""
+    check_told(process)
     last = run / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == step
     assert not list(run.glob("model.*"))

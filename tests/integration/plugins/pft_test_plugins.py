@@ -66,7 +66,7 @@ class SignalInStep(Callback):
     """Send processes a signal in the middle of a step, as a cluster does.
 
     Args:
-        step: that is the last one.
+        step: that is the last one; 0 is before the first.
         ranks: of the processes that are told.
         times: how often; launchers hand on what their processes get, too.
         name: of the signal.
@@ -82,8 +82,16 @@ class SignalInStep(Callback):
         self.step, self.ranks, self.times = step, ranks, times
         self.signal = signal.Signals[name]
 
+    def on_train_start(self, trainer, pl_module) -> None:
+        if self.step == 0:
+            self._tell(trainer)
+
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        if trainer.global_step == self.step - 1 and trainer.global_rank in self.ranks:
+        if trainer.global_step == self.step - 1:
+            self._tell(trainer)
+
+    def _tell(self, trainer) -> None:
+        if trainer.global_rank in self.ranks:
             for _ in range(self.times):
                 os.kill(os.getpid(), self.signal)
 
