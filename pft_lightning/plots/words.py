@@ -183,8 +183,11 @@ def say_functionals(functionals: Mapping[str, Any]) -> Iterator[Statement]:
     labels = functionals.get("differ") or ()
     if not labels:
         return
-    models = " and ".join(
-        f"{label} of {functionals['models'][label]['name']}" for label in labels
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(functionals["models"][label]["name"], []).append(label)
+    models = ", ".join(
+        f"{' and '.join(group)} of {name}" for name, group in groups.items()
     )
     text = (
         f"Functionals differ: {models}, DFT of {functionals['phonons']['name']}; a "

@@ -23,6 +23,7 @@ from pft_lightning.data.sources import find_sources
 from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.json_files import find_json
+from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.provenance import FORMAT, provenance_path
 
 
@@ -40,6 +41,9 @@ _GGA = {
     "CA": "LDA", "AM": "AM05",
 }  # fmt: skip
 _METAGGA = {"SCAN": "SCAN", "RSCAN": "rSCAN", "R2SCAN": "r2SCAN"}
+# Tasks of pft-evaluate that compare with no DFT, and those with a protocol of cells.
+_WITHOUT_DFT = ("force_constants", "measured")
+_OF_PHONONS = ("compare", "trade_off")
 _TAG = re.compile(r"^\s*(GGA|METAGGA)\s*=\s*(\w+)", re.MULTILINE | re.IGNORECASE)
 # What has a functional: options, and keys of summaries.
 MODEL, PHONONS = "model", "phonons"
@@ -57,10 +61,10 @@ _WARNING = (
 _WARNING_OF_COMPARISON = (
     "Functionals differ: {models}, and what is compared with is of {phonons} "
     "({phonons_from}). A part of the errors is the functional's and no failure of the "
-    "potential, most of it at cells that the potential does not relax to; compare at "
-    "cells as it relaxes them, too (protocol=mdr). functional.model and "
-    "functional.phonons say it otherwise."
+    "potential, most of it at cells that the potential does not relax to{remedy}. "
+    "functional.model and functional.phonons say it otherwise."
 )
+_REMEDY = "; compare at cells as it relaxes them, too (protocol=mdr)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ def compare_functionals(
         if isinstance(potential, EnergyModel)
         and (found := _of_compared(config, label, potential))
     }
-    if phonons is None or not models:
+    if phonons is None or not models or config.task in _WITHOUT_DFT:
         return {}
     other = {
         label: found
@@ -128,13 +132,13 @@ def compare_functionals(
         if _plain(found.name) != _plain(phonons.name)
     }
     if other:
-        named = ", ".join(
-            f"{label} is of {found.name} ({found.stated_by})"
-            for label, found in other.items()
-        )
+        relaxes = config.task not in _OF_PHONONS or config.protocol.relax
         rank_zero_warn(
             _WARNING_OF_COMPARISON.format(
-                models=named, phonons=phonons.name, phonons_from=phonons.stated_by
+                models=_name_groups(other),
+                phonons=phonons.name,
+                phonons_from=phonons.stated_by,
+                remedy="" if relaxes else _REMEDY,
             )
         )
     return {PHONONS: asdict(phonons), "models": as_summary(models), "differ": [*other]}
@@ -171,6 +175,18 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-zω0-9]", "", without)
 
 
+def _name_groups(found: Mapping[str, Functional]) -> str:
+    """Labels with their functional, those that share one together, as mixes do."""
+    groups: dict[Functional, list[str]] = {}
+    for label, functional in found.items():
+        groups.setdefault(functional, []).append(label)
+    return ", ".join(
+        f"{' and '.join(labels)} {'is' if len(labels) == 1 else 'are'} of "
+        f"{functional.name} ({functional.stated_by})"
+        for functional, labels in groups.items()
+    )
+
+
 def _stated(config: DictConfig, what: str) -> Functional | None:
     name = OmegaConf.select(config, f"functional.{what}")
     return Functional(str(name), f"functional.{what}") if name else None
@@ -182,17 +198,18 @@ def _of_compared(
     """Of one of the potentials of an evaluation; mixes are of their base model's."""
     if label in config.compare:
         return _of_model(config.compare[label].get("checkpoint"), model)
-    return _stated(config, MODEL) or _of_model(
-        config.base or config.model.checkpoint, model
-    )
+    told = _stated(config, MODEL)
+    if told is None and config.run is not None:
+        told = _of_run(RunFolder(config.run))
+    return told or _of_model(config.base or config.model.checkpoint, model)
 
 
 def _of_model(checkpoint: str | None, model: EnergyModel) -> Functional | None:
     if checkpoint is None:
         return None
     path = Path(checkpoint)
-    if path.is_file() and (told := _of_card(path)):
-        return Functional(told, f"model card {provenance_path(path).name}")
+    if path.is_file() and (told := _of_export(path)):
+        return told
     if model.head and (name := _in_name(model.head)):
         return Functional(name, f"head {model.head}")
     for data in model.training_data:
@@ -205,13 +222,28 @@ def _of_model(checkpoint: str | None, model: EnergyModel) -> Functional | None:
     return Functional(name, f"foundation model {checkpoint}") if name else None
 
 
-def _of_card(path: Path) -> str | None:
-    """Of the base model of what an export wrote; the force constants' may differ."""
-    content = find_json(provenance_path(path)) or {}
-    told = content.get("functionals")
-    if content.get("format") != FORMAT or not isinstance(told, dict):
+def _of_export(path: Path) -> Functional | None:
+    """Of the base model of what an export or a run wrote, by what lies beside it."""
+    card = provenance_path(path)
+    content = find_json(card) or {}
+    if content.get("format") == FORMAT and (name := _of_base(content)):
+        return Functional(name, f"model card {card.name}")
+    return _of_run(RunFolder(path.parent), path.name)
+
+
+def _of_run(run: RunFolder, model: str | None = None) -> Functional | None:
+    """Of the base model of a training, if it wrote the file that is asked for."""
+    content = find_json(run.summary) or {}
+    name = _of_base(content)
+    if name is None or (model is not None and content.get("model") != model):
         return None
-    model = told.get("model")
+    return Functional(name, f"{run.path.name}/{run.summary.name}")
+
+
+def _of_base(content: Mapping[str, Any]) -> str | None:
+    """Of the base model; the force constants' may differ."""
+    told = content.get("functionals")
+    model = told.get("model") if isinstance(told, dict) else None
     name = model.get("name") if isinstance(model, dict) else None
     return name if isinstance(name, str) else None
 

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from pft_lightning.plots.report import write_report
-from pft_lightning.plots.words import compare, say_softness, say_trade_off, say_unstable
+from pft_lightning.plots.words import (
+    compare,
+    say_functionals,
+    say_softness,
+    say_trade_off,
+    say_unstable,
+)
 
 from .conftest import LABELS, failed_row, row_of, write_evaluation
 from .page import Page
@@ -146,6 +152,15 @@ def test_softness_and_stability_are_said_as_counted():
     assert "m misses 2 of the 5 materials" in unstable.text
     assert "calls 0 of the 7 stable ones" in unstable.text
     assert not list(say_unstable("m", {"true_positive": 3, "true_negative": 7}))
+
+
+def test_functionals_that_differ_are_said_with_the_models_that_share_them():
+    models = {"a": {"name": "PBE"}, "b": {"name": "PBE"}, "c": {"name": "PBEsol"}}
+    found = {"phonons": {"name": "PBEsol"}, "models": models, "differ": ["a", "b"]}
+    (said,) = say_functionals(found)
+    assert said.text.startswith("Functionals differ: a and b of PBE, DFT of PBEsol; a")
+    assert not list(say_functionals({**found, "differ": []}))
+    assert not list(say_functionals({}))
 
 
 def test_the_knee_is_said_with_what_it_gains_and_costs():

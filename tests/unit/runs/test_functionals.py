@@ -124,13 +124,26 @@ def test_nothing_is_said_where_they_agree_or_one_is_unknown(phonon) -> None:
     assert not said
 
 
-def compared(phonons, *, head="PBE", reference=None, **stated):
+def compared(
+    phonons,
+    *,
+    head="PBE",
+    reference=None,
+    task="compare",
+    relax=False,
+    run=None,
+    checkpoint="tuned.pt",
+    **stated,
+):
     """Functionals of an evaluation of one file beside one that names its own."""
     config = OmegaConf.create(
         {
+            "task": task,
+            "protocol": {"relax": relax},
+            "run": run,
             "functional": {"model": None, "phonons": None, **stated},
             "label": "tuned",
-            "model": {"checkpoint": "tuned.pt"},
+            "model": {"checkpoint": str(checkpoint)},
             "base": None,
             "compare": {
                 "foundation": {"checkpoint": "7net-0"},
@@ -172,3 +185,48 @@ def test_an_option_says_the_functional_of_an_evaluated_potential(tmp_path) -> No
     with pytest.warns(UserWarning, match=r"tuned is of LDA \(functional.model\)"):
         said = compared(str(tmp_path / "PBE"), model="LDA")
     assert said["differ"] == ["tuned"]
+
+
+@pytest.mark.parametrize(
+    ("task", "relax", "advised"),
+    [
+        ("compare", False, True),
+        ("trade_off", False, True),
+        ("compare", True, False),
+        ("conductivity", False, False),
+    ],
+)
+def test_relaxed_cells_are_advised_where_that_can_be_done(
+    tmp_path, task, relax, advised
+) -> None:
+    with pytest.warns(UserWarning, match="Functionals differ") as said:
+        compared(str(tmp_path / "PBE"), model="LDA", task=task, relax=relax)
+    assert ("protocol=mdr" in str(said[0].message)) == advised
+
+
+@pytest.mark.parametrize("task", ["force_constants", "measured"])
+def test_nothing_is_said_where_no_dft_is_compared_with(tmp_path, task) -> None:
+    assert compared(str(tmp_path / "PBE"), model="LDA", task=task) == {}
+
+
+def test_the_summary_of_a_run_says_the_functional_of_what_it_wrote(tmp_path) -> None:
+    summary = {"model": "model.pt", "functionals": {"model": {"name": "r2SCAN"}}}
+    write_json(tmp_path / "summary.json", summary)
+    for name in ("model.pt", "other.pt"):
+        (tmp_path / name).write_bytes(b"x")
+    dft = str(tmp_path / "PBE")
+    stated_by = f"{tmp_path.name}/summary.json"
+    for given in ({"checkpoint": tmp_path / "model.pt"}, {"run": str(tmp_path)}):
+        with pytest.warns(UserWarning, match=f"tuned is of r2SCAN .{stated_by}."):
+            compared(dft, head=None, **given)
+    assert (
+        "tuned"
+        not in compared(dft, head=None, checkpoint=tmp_path / "other.pt")["models"]
+    )
+
+
+def test_potentials_of_one_functional_are_named_together(tmp_path) -> None:
+    both = r"foundation and tuned are of PBE\(\+U\) \(foundation model 7net-0\), and"
+    with pytest.warns(UserWarning, match=both):
+        found = compared(str(tmp_path / "val-pbesol"), head=None, checkpoint="7net-0")
+    assert found["differ"] == ["foundation", "tuned"]
