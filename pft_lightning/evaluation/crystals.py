@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import ase
 import numpy as np
@@ -99,7 +99,7 @@ def compute_crystals(
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
     engine: Engine | None = None,
-    versions: Mapping[str, str] | None = None,
+    noted: Mapping[str, Any] | None = None,
     progress: bool = True,
     *,
     formats: Annotated[Sequence[Format] | Format, As(_Formats)] = _DEFAULT_FORMATS,
@@ -121,7 +121,7 @@ def compute_crystals(
         options: units and tolerance of the symmetry search.
         max_atoms: Atoms of one pass; what bounds memory.
         engine: of Hessian-vector products; None chooses by device.
-        versions: to note in the summary.
+        noted: keys of ``folder.Summary`` known before: versions, functionals.
         progress: Show progress bars.
         formats: how force constants are written: ``phonopy_params.yaml``,
             ``FORCE_CONSTANTS``, ``force_constants.hdf5``, or several of them.
@@ -141,7 +141,7 @@ def compute_crystals(
     materials = list_materials(structures, supercell, options or PhononReadOptions())
     if processes.rank()[0] == 0:
         remove_partials(work.folder.materials)
-    found = work.evaluate(materials, versions, progress=progress)
+    found = work.evaluate(materials, noted, progress=progress)
     return CrystalPhonons(
         found.rows, found.summary, found.folder, work.folder.materials
     )
@@ -242,12 +242,12 @@ class _Crystals(Evaluator[Protocol, Phonopy]):
         self,
         rows: list[Row],
         records: list[Record],
-        versions: Mapping[str, str] | None,
+        noted: Mapping[str, Any] | None,
     ) -> Summary:
         """Count crystals and failures; with nothing to compare there are no totals."""
         labels, protocol = list(self.task.models), self.task.protocol
         summary = make_summary(
-            rows, labels, records, protocol, versions, totals=lambda _: {}
+            rows, labels, records, protocol, noted, totals=lambda _: {}
         )
         return {**summary, "models": {}}
 

@@ -90,7 +90,7 @@ def evaluate_elastic(
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
     engine: Engine | None = None,
-    versions: Mapping[str, str] | None = None,
+    noted: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Evaluated:
     """Compute elastic constants of models, and compare moduli with a table.
@@ -106,7 +106,7 @@ def evaluate_elastic(
         options: units and tolerance of structures.
         max_atoms: atoms of one pass; what bounds memory.
         engine: of Hessian-vector products; None chooses by device.
-        versions: to note in the summary.
+        noted: keys of ``folder.Summary`` known before: versions, functionals.
         progress: show a progress bar.
 
     Raises:
@@ -126,7 +126,7 @@ def evaluate_elastic(
     else:
         options = options or PhononReadOptions()
         materials = list_materials(structures, _CELL, options, is_bulk=True)
-    return work.evaluate(materials, versions, progress=progress)
+    return work.evaluate(materials, noted, progress=progress)
 
 
 def instability(row: Row) -> str | None:
@@ -197,7 +197,7 @@ class _Elastic(Evaluator[Protocol, Phonopy]):
         self,
         rows: list[Row],
         records: list[Record],
-        versions: Mapping[str, str] | None,
+        noted: Mapping[str, Any] | None,
     ) -> Summary:
         """Sum up errors of moduli, and name crystals that are unstable."""
         return make_summary(
@@ -205,7 +205,7 @@ class _Elastic(Evaluator[Protocol, Phonopy]):
             list(self.task.models),
             records,
             self.task.protocol,
-            versions,
+            noted,
             totals=total_errors,
             reason=instability,
         )

@@ -99,14 +99,14 @@ class Evaluator(ABC, Generic[_Protocol, _Content]):
         self,
         rows: list[Row],
         records: list[Record],
-        versions: Mapping[str, str] | None,
+        noted: Mapping[str, Any] | None,
     ) -> Summary:
         """Sum up all rows.
 
         Args:
             rows: one per material and model.
             records: of the materials, in the order of the call.
-            versions: of libraries.
+            noted: what else the summary holds.
         """
 
     def read(self, material: Material[Any]) -> _Content:
@@ -218,7 +218,7 @@ class Evaluator(ABC, Generic[_Protocol, _Content]):
     def evaluate(
         self,
         materials: list[Material[Any]],
-        versions: Mapping[str, str] | None,
+        noted: Mapping[str, Any] | None,
         *,
         progress: bool,
     ) -> Evaluated:
@@ -226,7 +226,7 @@ class Evaluator(ABC, Generic[_Protocol, _Content]):
 
         Args:
             materials: all of them, the same in every process.
-            versions: of libraries, for the summary.
+            noted: what else the summary holds.
             progress: show a progress bar.
 
         Raises:
@@ -236,6 +236,6 @@ class Evaluator(ABC, Generic[_Protocol, _Content]):
         assert self.folder is not None
         records = self.compute_all(materials, progress=progress)
         rows = self.rows_of(records)
-        summary = self.summarise(rows, records, versions)
+        summary = self.summarise(rows, records, noted)
         self.write_totals(rows, summary)
         return Evaluated(rows, summary, self.folder.path)

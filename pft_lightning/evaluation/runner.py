@@ -99,8 +99,7 @@ def evaluate_phonons(
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
     engine: Engine | None = None,
-    versions: Mapping[str, str] | None = None,
-    functionals: Mapping[str, Any] | None = None,
+    noted: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Compare phonons and thermal properties of models with DFT.
@@ -122,8 +121,7 @@ def evaluate_phonons(
         options: How phonon files are read.
         max_atoms: Atoms of one pass; what bounds memory.
         engine: of Hessian-vector products; None chooses by device.
-        versions: to note in the summary.
-        functionals: to note in the summary, as of ``folder.Summary``.
+        noted: keys of ``folder.Summary`` known before: versions, functionals.
         progress: Show progress bars.
 
     Raises:
@@ -141,9 +139,7 @@ def evaluate_phonons(
     if upstream is not None:
         work.measure_forgetting(upstream, upstream_keys, upstream_limits, progress)
     rows = work.rows_of(records)
-    summary = work.summarise(rows, records, versions)
-    if functionals:
-        summary["functionals"] = functionals
+    summary = work.summarise(rows, records, noted)
     work.write_totals(rows, summary)
     path = None if work.folder is None else work.folder.path
     return Evaluation(work.task.protocol, rows, summary, work.properties, path)
@@ -253,13 +249,13 @@ class _Phonons(Evaluator[Protocol, _Read]):
         self,
         rows: list[Row],
         records: list[Record],
-        versions: Mapping[str, str] | None,
+        noted: Mapping[str, Any] | None,
     ) -> Summary:
         """Sum up errors, and add those on upstream frames."""
         task = self.task
         totals = partial(summarise, protocol=task.protocol)
         summary = make_summary(
-            rows, list(task.models), records, task.protocol, versions, totals=totals
+            rows, list(task.models), records, task.protocol, noted, totals=totals
         )
         summary["forgetting"] = self.forgetting
         summary["failures"] += [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def make_summary(
     labels: Sequence[str],
     records: Sequence[Record],
     protocol: Any,
-    versions: Mapping[str, str] | None,
+    noted: Mapping[str, Any] | None,
     *,
     totals: Callable[[list[Row]], dict[str, Any]],
     reason: Callable[[Row], str | None] = lambda row: None,
@@ -40,7 +40,7 @@ def make_summary(
         labels: of the models.
         records: of the materials, in the order of the call.
         protocol: dataclass that was followed.
-        versions: of libraries.
+        noted: keys of the summary known before: versions, functionals.
         totals: of the rows of one model, failed ones among them.
         reason: why a row with numbers is named among the failures; None where it
             is not.
@@ -51,9 +51,9 @@ def make_summary(
         for row in rows
         if row[STATUS] == OK and (why := reason(row))
     ]
-    return {
+    summary: Summary = {
         "protocol": asdict(protocol),
-        "versions": dict(versions or {}),
+        "versions": {},
         "counts": counts,
         "models": {
             label: totals([row for row in rows if row[MODEL] == label])
@@ -62,6 +62,7 @@ def make_summary(
         "forgetting": {},
         "failures": failures,
     }
+    return cast(Summary, {**summary, **(noted or {})})
 
 
 def mean_and_median(values: Iterable[float | None]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def evaluate_third_order(
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
     engine: Engine | None = None,
-    versions: Mapping[str, str] | None = None,
+    noted: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Evaluated:
     """Compare third-order force constants of models with DFT.
@@ -93,7 +93,7 @@ def evaluate_third_order(
         options: of reading.
         max_atoms: Atoms of one pass; what bounds memory.
         engine: of derivatives; None chooses by device.
-        versions: to note in the summary.
+        noted: keys of ``folder.Summary`` known before: versions, functionals.
         progress: Show progress bars.
 
     Raises:
@@ -108,7 +108,7 @@ def evaluate_third_order(
     )
     materials = _list_materials(phonons, options or PhononReadOptions())
     work = _ThirdOrder(task, EvaluationFolder(out))
-    return work.evaluate(materials, versions, progress=progress)
+    return work.evaluate(materials, noted, progress=progress)
 
 
 def _list_materials(
@@ -175,13 +175,11 @@ class _ThirdOrder(Evaluator[ThirdOrderProtocol, ThirdOrderRecord]):
         self,
         rows: list[Row],
         records: list[Record],
-        versions: Mapping[str, str] | None,
+        noted: Mapping[str, Any] | None,
     ) -> Summary:
         """Means and medians over materials, counts and failures."""
         labels, protocol = list(self.task.models), self.task.protocol
-        return make_summary(
-            rows, labels, records, protocol, versions, totals=total_errors
-        )
+        return make_summary(rows, labels, records, protocol, noted, totals=total_errors)
 
 
 def total_errors(rows: Sequence[Row]) -> dict[str, Any]:

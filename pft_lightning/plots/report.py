@@ -38,7 +38,6 @@ from pft_lightning.plots.words import (
     Statement,
     compare,
     describe,
-    say_functionals,
     say_softness,
     say_trade_off,
     say_unstable,
@@ -306,7 +305,6 @@ def _words(
         said += compare(label, first, changes, "mean errors on upstream data")
     ratios = evaluation.columns([schema.FREQUENCY_RATIO])
     unstable = _counts(summary, "instability")
-    said += say_functionals(summary.get("functionals") or {})
     for label in (first, *others):
         said += say_softness(label, ratios[label][schema.FREQUENCY_RATIO])
         said += say_unstable(label, unstable.get(label, {}))

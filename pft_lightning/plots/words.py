@@ -95,6 +95,7 @@ def describe(
             said += _count_better(evaluation, label, ranked_by)
     said += _failures(evaluation)
     said += _worst(evaluation.labels[-1], ordered, ranked_by, first_ones)
+    said += say_functionals(evaluation.summary.get("functionals") or {})
     return said
 
 

@@ -115,7 +115,6 @@ def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluati
         upstream_keys=values["upstream_keys"],
         upstream_limits=values["upstream_limits"],
         engine=config.engine,
-        functionals=start.functionals,
         **start.common,
     )
     if fabric.is_global_zero:

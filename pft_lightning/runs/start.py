@@ -24,13 +24,11 @@ class Start:
         values: of the configuration, as plain values.
         potentials: by label, on the device of this process.
         common: keywords of every evaluation.
-        functionals: of potentials and of what they are compared with.
     """
 
     values: Any
     potentials: Mapping[str, Potential]
     common: dict[str, Any]
-    functionals: dict[str, Any]
 
 
 def begin(
@@ -58,8 +56,13 @@ def begin(
     common = {
         "options": PhononReadOptions(**values["options"]),
         "max_atoms": config.max_atoms,
-        "versions": collect_versions(),
+        "noted": _note(config, potentials),
         "progress": config.progress,
     }
+    return Start(values, potentials, common)
+
+
+def _note(config: DictConfig, potentials: Mapping[str, Potential]) -> dict[str, Any]:
     functionals = compare_functionals(config, potentials)
-    return Start(values, potentials, common, functionals)
+    told = {"functionals": functionals} if functionals else {}
+    return {"versions": collect_versions(), **told}

@@ -105,4 +105,4 @@ def test_an_evaluation_of_the_earlier_version_is_reported(folder):
     from pft_lightning.plots.report import write_report
 
     report = write_report(folder / "evaluation")
-    assert "NaF" in Path(report).read_text()
+    assert ">NaF<" in Path(report).read_text()

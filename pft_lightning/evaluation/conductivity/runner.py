@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard, cast
+from typing import Any, TypeGuard, cast
 
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
@@ -99,7 +99,7 @@ def evaluate_conductivity(
     supercells: ConductivityOptions = _OPTIONS,
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
-    versions: Mapping[str, str] | None = None,
+    noted: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> ConductivityEvaluation:
     """Compute thermal conductivities of models, and compare them with DFT.
@@ -118,7 +118,7 @@ def evaluate_conductivity(
         supercells: of crystals whose files name none.
         options: units and tolerance of structures.
         max_atoms: Atoms of one pass; what bounds memory.
-        versions: to note in the summary.
+        noted: keys of ``folder.Summary`` known before: versions, functionals.
         progress: Show progress bars.
 
     Raises:
@@ -145,7 +145,7 @@ def evaluate_conductivity(
         materials = list_crystals(structures, supercells, reading)  # type: ignore[arg-type]
     if processes.rank()[0] == 0:
         remove_partials(work.folder.materials)
-    found = work.evaluate(materials, versions, progress=progress)
+    found = work.evaluate(materials, noted, progress=progress)
     summary = cast(ConductivitySummary, found.summary)
     return ConductivityEvaluation(found.rows, summary, found.folder, work.leaderboard)
 
@@ -231,12 +231,12 @@ class _Conductivities(Evaluator[ConductivityProtocol, _Read]):
         self,
         rows: list[Row],
         records: list[Record],
-        versions: Mapping[str, str] | None,
+        noted: Mapping[str, Any] | None,
     ) -> ConductivitySummary:
         """Sum up scores, and keep spectra of the worst for a report."""
         labels, protocol = list(self.task.models), self.task.protocol
         return summarise_conductivity(
-            rows, labels, records, protocol, self.references, self.folder, versions
+            rows, labels, records, protocol, self.references, self.folder, noted
         )
 
     def write_totals(self, rows: list[Row], summary: Summary) -> None:

@@ -82,7 +82,7 @@ def summarise_conductivity(
     protocol: ConductivityProtocol,
     references: References | None,
     folder: EvaluationFolder,
-    versions: Mapping[str, str] | None,
+    noted: Mapping[str, Any] | None,
 ) -> ConductivitySummary:
     """Sum up an evaluation.
 
@@ -93,10 +93,10 @@ def summarise_conductivity(
         protocol: that was followed.
         references: of DFT; None where nothing is compared.
         folder: where the conductivities are kept.
-        versions: of libraries.
+        noted: what else the summary holds.
     """
     summary = make_summary(
-        rows, labels, records, protocol, versions, totals=_totals, reason=_reason
+        rows, labels, records, protocol, noted, totals=_totals, reason=_reason
     )
     of_label = {label: [row for row in rows if row[MODEL] == label] for label in labels}
     return {

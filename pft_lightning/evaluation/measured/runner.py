@@ -86,7 +86,7 @@ def evaluate_measured(
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
     engine: Engine | None = None,
-    versions: Mapping[str, str] | None = None,
+    noted: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Evaluated:
     """Compare models with measured values of crystals.
@@ -104,7 +104,7 @@ def evaluate_measured(
         options: units and tolerance of structures.
         max_atoms: atoms of one pass; what bounds memory.
         engine: of Hessian-vector products; None chooses by device.
-        versions: to note in the summary.
+        noted: keys of ``folder.Summary`` known before: versions, functionals.
         progress: show a progress bar.
 
     Raises:
@@ -125,7 +125,7 @@ def evaluate_measured(
     ]
     task = make_task(models, get_protocol(protocol), max_atoms, engine)
     work = _Measured(task, EvaluationFolder(out))
-    return work.evaluate(number_names(materials), versions, progress=progress)
+    return work.evaluate(number_names(materials), noted, progress=progress)
 
 
 def _material(
@@ -225,7 +225,7 @@ class _Measured(Evaluator[Protocol, MeasuredContent]):
         self,
         rows: list[Row],
         records: list[Record],
-        versions: Mapping[str, str] | None,
+        noted: Mapping[str, Any] | None,
     ) -> Summary:
         """Sum up errors, and write the table of all values."""
         labels = list(self.task.models)
@@ -240,7 +240,7 @@ class _Measured(Evaluator[Protocol, MeasuredContent]):
             labels,
             records,
             self.task.protocol,
-            versions,
+            noted,
             totals=partial(columns.total_errors, measured=measured),
             reason=columns.remark_of,
         )

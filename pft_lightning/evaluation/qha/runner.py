@@ -102,7 +102,7 @@ def evaluate_qha(
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
     engine: Engine | None = None,
-    versions: Mapping[str, str] | None = None,
+    noted: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Evaluated:
     """Compute thermal expansions of models, and compare them with a reference.
@@ -122,7 +122,7 @@ def evaluate_qha(
         options: units and tolerance of structures.
         max_atoms: atoms of one pass; what bounds memory.
         engine: of Hessian-vector products; None chooses by device.
-        versions: to note in the summary.
+        noted: keys of ``folder.Summary`` known before: versions, functionals.
         progress: show a progress bar.
 
     Raises:
@@ -137,7 +137,7 @@ def evaluate_qha(
         known = read_references(reference, task.protocol.mesh, options)
     work = _Qha(task, EvaluationFolder(out), qha, known)
     materials = list_materials(structures, supercell, options, is_bulk=True)
-    return work.evaluate(materials, versions, progress=progress)
+    return work.evaluate(materials, noted, progress=progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +206,7 @@ class _Qha(Evaluator[Protocol, Phonopy]):
         self,
         rows: list[Row],
         records: list[Record],
-        versions: Mapping[str, str] | None,
+        noted: Mapping[str, Any] | None,
     ) -> Summary:
         """Sum up errors, and name volumes that were left out."""
         protocol = self.task.protocol
@@ -218,7 +218,7 @@ class _Qha(Evaluator[Protocol, Phonopy]):
             list(self.task.models),
             records,
             QhaProtocol(**values, qha=self.options),
-            versions,
+            noted,
             totals=totals,
             reason=remark_of,
         )

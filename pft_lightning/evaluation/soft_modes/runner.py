@@ -97,7 +97,7 @@ def evaluate_soft_modes(
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
     engine: Engine | None = None,
-    versions: Mapping[str, str] | None = None,
+    noted: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Evaluated:
     """Follow the soft modes of models, and compare imaginary modes with DFT.
@@ -116,7 +116,7 @@ def evaluate_soft_modes(
         options: units and tolerance of files.
         max_atoms: atoms of one pass; what bounds memory.
         engine: of Hessian-vector products; None chooses by device.
-        versions: to note in the summary.
+        noted: keys of ``folder.Summary`` known before: versions, functionals.
         progress: show a progress bar.
 
     Raises:
@@ -143,7 +143,7 @@ def evaluate_soft_modes(
         ]
     known = {} if phases is None else _read_phases(phases, options)
     work = _SoftModes(task, EvaluationFolder(out), known)
-    return work.evaluate(materials, versions, progress=progress)
+    return work.evaluate(materials, noted, progress=progress)
 
 
 def compute_generations(
@@ -260,7 +260,7 @@ class _SoftModes(Evaluator[SoftModeProtocol, Reference]):
         self,
         rows: list[Row],
         records: list[Record],
-        versions: Mapping[str, str] | None,
+        noted: Mapping[str, Any] | None,
     ) -> Summary:
         """Sum up precision and recall, and name soft modes without an end."""
         return make_summary(
@@ -268,7 +268,7 @@ class _SoftModes(Evaluator[SoftModeProtocol, Reference]):
             list(self.task.models),
             records,
             self.task.protocol,
-            versions,
+            noted,
             totals=totals,
             reason=problem_of,
         )

@@ -19,6 +19,12 @@ from .page import Page
 
 
 LABELS = ["base", "tuned"]
+FUNCTIONALS = {
+    "phonons": {"name": "PBEsol"},
+    "models": {"base": {"name": "PBE"}},
+    "differ": ["base"],
+}
+NOTED = {"versions": {}, "functionals": FUNCTIONALS}
 # Mean absolute value of DFT over all elements, meV/Å³, and the errors of both models.
 SIZES = {"Si": 25.0, "NaCl": 5.0, "AlN": 10.0}
 ERRORS: dict[str, dict[str, float | None]] = {
@@ -57,7 +63,7 @@ def folder(tmp_path) -> Path:
         folder.write_record(records[-1])
         rows += models.values()
     protocol = ThirdOrderProtocol()
-    summary = make_summary(rows, LABELS, records, protocol, None, totals=total_errors)
+    summary = make_summary(rows, LABELS, records, protocol, NOTED, totals=total_errors)
     folder.write_totals(rows, summary, COLUMNS)
     return folder.path
 
@@ -84,6 +90,7 @@ def test_errors_stand_beside_the_size_of_dft_worst_first(folder, unrendered):
         np.testing.assert_allclose(tuned, expected)
     assert "3 of 3 materials" in page.text
     assert "Not drawn, failed: AlN (base)." in page.text
+    assert f"Functionals differ: {LABELS[0]} of PBE, DFT of PBEsol" in page.text
     assert [r[0][0] for r in page.tables["materials"][1::2]] == names
 
 

@@ -163,6 +163,15 @@ def test_functionals_that_differ_are_said_with_the_models_that_share_them():
     assert not list(say_functionals({}))
 
 
+def test_reports_say_which_functionals_differ(properties, tmp_path):
+    models = {"base": {"name": "PBE"}}
+    found = {"phonons": {"name": "LDA"}, "models": models, "differ": ["base"]}
+    rows = rows_of(properties, ["base", "base"], LABELS)
+    folder = write_evaluation(tmp_path / "e", rows, {}, LABELS, functionals=found)
+    (line,) = [line for line in said(folder) if "Functionals" in line]
+    assert "base of PBE, DFT of LDA" in line
+
+
 def test_the_knee_is_said_with_what_it_gains_and_costs():
     points = [{"mix": 0.5, "gain": 0.62, "forgetting": 0.33, "label": "mix_0.5"}]
     line = say_trade_off({"points": points, "knee": 0.5, "remark": ""})
