@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# train.sh DATA WORK METHOD RATE SEED: one training of the comparison in README.md.
+# METHOD is a name below; WORK is that of ../paper/large.sh.
+set -euo pipefail
+data=$1 work=$2 method=$3 rate=$4 seed=$5
+here=$(cd "$(dirname "$0")" && pwd)
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1
+[ -d "$work/held" ] || python "$here/../optimizers/pick.py" \
+  "$data/phonons/phonondb_pbesol_large" "$work/held" --split val
+frames="$work/labelled-mptrj-train.xyz"
+
+case $method in
+  none) options=() ;;
+  projection) options=(+callbacks.less._target_=methods.Projection) ;;
+  projection_mean) options=(+callbacks.less._target_=methods.Projection
+    +callbacks.less.memory=0.9) ;;
+  fisher*) options=(+callbacks.less._target_=methods.FisherPull
+    +callbacks.less.frames="$frames" +callbacks.less.strength="${method#fisher}") ;;
+  pull*) options=(+callbacks.less._target_=methods.FisherPull
+    +callbacks.less.frames="$frames" +callbacks.less.strength="${method#pull}"
+    +callbacks.less.weighted=false) ;;
+  warmup*) options=(scheduler._target_=methods.warmed_cosine
+    +scheduler.n_warmup="${method#warmup}") ;;
+  *) echo "no method $method" >&2; exit 2 ;;
+esac
+[ "$method" = none ] || options+=(trust_config=true)
+run=${RUN:-$work/forgetting/$method-$rate-$seed}
+[ ! -e "$run/summary.json" ] || exit 0
+steps=${STEPS:-80}
+base="$data/models/nequix-mp-1.pt"
+exec pft-train experiment=pft_paper_nequix_cpu model.checkpoint="${CHECKPOINT:-$base}" \
+  data.phonons.train="[$work/a.store,$work/b.store]" data.phonons.val="$work/held" \
+  data.upstream.train="[$(IFS=,; set -- "$work"/labelled-*.xyz; echo "$*")]" \
+  data.upstream.val="$data/efs/mptrj-val.xyz.xz" data.cache_dir="$work/cache" \
+  loss.upstream.energy=110 loss.upstream.forces=70 loss.upstream.stress=250 \
+  data.phonons.batch_size=4 trainer.devices=1 trainer.strategy=auto \
+  trainer.max_steps="$steps" trainer.val_check_interval="$steps" \
+  optimizer.lr="$rate" "${options[@]}" seed="$seed" logger=none hydra.run.dir="$run"
