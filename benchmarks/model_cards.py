@@ -43,9 +43,11 @@ class Potential:
         weights: file below ``results``.
         summary: that of its run, below ``results``.
         experiment: what it was trained by.
-        base: the file in ``DATA/models`` that it started from, or a name.
+        base: the file in ``DATA/models`` or below ``results`` that it started from, or
+            a name.
         phonons: names of the data of force constants, training and validation.
         upstream: names of the frames, training and validation.
+        overrides: of the experiment.
     """
 
     weights: str
@@ -54,7 +56,20 @@ class Potential:
     base: str
     phonons: tuple[list[str], list[str]]
     upstream: tuple[list[str], list[str]]
+    overrides: tuple[str, ...] = ()
 
+
+# Of ``paper/large.sh``.
+_FRAMES: Final = [
+    f"labelled-{name}.xyz"
+    for name in ("mptrj-train", "crystals-a", "crystals-b", "frames")
+]
+_LARGE: Final = (
+    "loss.upstream.energy=110",
+    "loss.upstream.forces=70",
+    "loss.upstream.stress=250",
+    "optimizer.lr=3e-4",
+)
 
 POTENTIALS: Final = (
     Potential(
@@ -64,6 +79,18 @@ POTENTIALS: Final = (
         "nequix-mp-1.pt",
         (["phonondb_pbesol, 521 materials"], ["phonondb_pbesol, 11 small ones"]),
         (["mptrj-train.xyz.xz"], ["mptrj-val.xyz.xz"]),
+    ),
+    Potential(
+        "paper/large-stage1-model.pt",
+        "paper/large-stage1.json",
+        "pft_paper_nequix_cpu",
+        "nequix-mp-1.pt",
+        (
+            ["phonondb_pbesol and phonondb_pbesol_large, 6002 materials"],
+            ["phonondb_pbesol, 11 small ones"],
+        ),
+        (_FRAMES, ["mptrj-val.xyz.xz"]),
+        (*_LARGE, "trainer.max_steps=1020", "trainer.val_check_interval=255"),
     ),
     Potential(
         "sevennet/sevennet-0-model.pth",
@@ -79,12 +106,12 @@ POTENTIALS: Final = (
 def describe(potential: Potential, models: Path, folder: Path) -> dict[str, Any]:
     """What the run said of the potential, as ``pft-export`` keeps it beside a file."""
     summary = json.loads((RESULTS / potential.summary).read_text())
-    overrides = [f"experiment={potential.experiment}"]
+    overrides = [f"experiment={potential.experiment}", *potential.overrides]
     with initialize_config_module("pft_lightning.conf", version_base="1.3"):
         config = compose("train", overrides=overrides)
     recipe: Any = OmegaConf.to_container(config)
-    path = models / potential.base
-    config.model.checkpoint = str(path) if path.is_file() else potential.base
+    paths = (place / potential.base for place in (models, RESULTS))
+    config.model.checkpoint = str(next(filter(Path.is_file, paths), potential.base))
     parts = ("train", "val")
     return {
         "format": FORMAT,
@@ -103,6 +130,7 @@ def describe(potential: Potential, models: Path, folder: Path) -> dict[str, Any]
             "upstream": dict(zip(parts, potential.upstream, strict=True)),
             "counts": summary["counts"],
         },
+        "functionals": summary.get("functionals"),
         "metrics": find_metrics(summary),
         "metrics_are_of_this_file": True,
         "recipe": recipe,

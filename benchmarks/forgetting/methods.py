@@ -20,29 +20,16 @@ from pft_lightning.training.splitting import Gradients
 
 
 class Projection(Callback):
-    """Take from the gradient of phonons what opposes that of upstream frames.
-
-    Args:
-        memory: share of the mean upstream gradient of the steps before; 0 projects on
-            that of the step itself.
-    """
-
-    def __init__(self, memory: float = 0.0) -> None:
-        self.memory = memory
+    """Take from the gradient of phonons what opposes that of upstream frames."""
 
     def setup(
         self, trainer: Trainer, pl_module: LightningModule, stage: str | None = None
     ) -> None:
         """Weigh the terms of each step by the gradients of all."""
-        pl_module.balance = _Projected(self.memory)
+        pl_module.balance = _Projected({})
 
 
 class _Projected(LossBalance):
-    def __init__(self, memory: float) -> None:
-        super().__init__({})
-        self._memory, self._mean = memory, None
-        self.cosines: list[float] = []
-
     def __bool__(self) -> bool:
         return True
 
@@ -59,10 +46,8 @@ class _Projected(LossBalance):
             _sum(given, gradients, parameters, source)
             for source in ("phonon", "upstream")
         )
-        kept = upstream if self._mean is None else self._mean
-        self._mean = self._memory * kept + (1 - self._memory) * upstream
         # Of one process: taking the part along g from another gradient is adding g.
-        along = float(phonon @ self._mean / self._mean.square().sum().clamp(min=1e-30))
+        along = float(phonon @ upstream / upstream.square().sum().clamp(min=1e-30))
         return {
             term: weight * (1 - min(along, 0.0) if term.startswith("upstream") else 1)
             for term, weight in given.items()

@@ -12,8 +12,6 @@ frames="$work/labelled-mptrj-train.xyz"
 case $method in
   none) options=() ;;
   projection) options=(+callbacks.less._target_=methods.Projection) ;;
-  projection_mean) options=(+callbacks.less._target_=methods.Projection
-    +callbacks.less.memory=0.9) ;;
   fisher*) options=(+callbacks.less._target_=methods.FisherPull
     +callbacks.less.frames="$frames" +callbacks.less.strength="${method#fisher}") ;;
   pull*) options=(+callbacks.less._target_=methods.FisherPull
@@ -26,7 +24,8 @@ esac
 [ "$method" = none ] || options+=(trust_config=true)
 run=${RUN:-$work/forgetting/$method-$rate-$seed}
 [ ! -e "$run/summary.json" ] || exit 0
-steps=${STEPS:-80}
+steps=${STEPS:-80} resume=()
+[ ! -e "$run/before.json" ] || resume=(resume=true)
 base="$data/models/nequix-mp-1.pt"
 exec pft-train experiment=pft_paper_nequix_cpu model.checkpoint="${CHECKPOINT:-$base}" \
   data.phonons.train="[$work/a.store,$work/b.store]" data.phonons.val="$work/held" \
@@ -35,4 +34,5 @@ exec pft-train experiment=pft_paper_nequix_cpu model.checkpoint="${CHECKPOINT:-$
   loss.upstream.energy=110 loss.upstream.forces=70 loss.upstream.stress=250 \
   data.phonons.batch_size=4 trainer.devices=1 trainer.strategy=auto \
   trainer.max_steps="$steps" trainer.val_check_interval="$steps" \
-  optimizer.lr="$rate" "${options[@]}" seed="$seed" logger=none hydra.run.dir="$run"
+  optimizer.lr="$rate" "${options[@]}" seed="$seed" logger=none hydra.run.dir="$run" \
+  "${resume[@]}"

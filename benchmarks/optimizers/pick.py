@@ -1,7 +1,7 @@
-"""Link materials of the larger PBEsol pack that no run trains on.
+"""Link materials of the larger PBEsol pack to judge runs on that do not train on them.
 
-Left out are 24 training materials with supercells of 81 to 88 atoms, larger than those
-of ``../sevennet``; or, for runs on all of them, the small ones of the validation.
+They are 24 training materials with supercells of 81 to 88 atoms, larger than those of
+``../sevennet``; or, for runs on all of them, the small ones of the validation.
 """
 
 from __future__ import annotations

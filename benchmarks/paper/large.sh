@@ -3,7 +3,8 @@
 # Usage: large.sh DATA WORK STAGE START [OVERRIDE ...]
 # DATA holds models/, efs/, phonons/phonondb_pbesol and phonons/phonondb_pbesol_large;
 # WORK is filled. START is the potential that the stage starts from: the base model, or
-# what a stage before has written. A run that was killed continues.
+# what a stage before has written. A run that was killed continues. With
+# SKIP_TRAINING=1 only the comparison is made again.
 set -euo pipefail
 data=$(realpath "$1") work=$2 stage=$3 start=$(realpath "$4")
 shift 4
@@ -29,16 +30,14 @@ if [ ! -e "$work/halves" ]; then
   done
   for half in a b; do
     find "$work/$half" -name '*.xz' | LC_ALL=C sort | awk 'NR % 3 == 1' |
-      xargs cp -Pt "$work/$half-third"
+      xargs -d '\n' cp -Pt "$work/$half-third"
   done
   touch "$work/halves"
 fi
 pids=()
 for half in a b; do
-  [ -e "$work/$half.store" ] || {
-    pft-prepare phonons="$work/$half" cutoff=6 out="$work/$half.store" &
-    pids+=($!)
-  }
+  pft-prepare phonons="$work/$half" cutoff=6 out="$work/$half.store" & # or goes on
+  pids+=($!)
 done
 for pid in "${pids[@]}"; do wait "$pid"; done
 
@@ -64,13 +63,13 @@ done
 folder="$work/runs/$stage"
 if [ -z "${SKIP_TRAINING:-}" ]; then
   resume=()
-  [ ! -e "$folder/checkpoints/last.ckpt" ] || resume=(resume=true)
+  [ ! -e "$folder/before.json" ] || resume=(resume=true)
   pft-train experiment=pft_paper_nequix_cpu model.checkpoint="$start" \
     data.phonons.train="[$work/a.store,$work/b.store]" data.phonons.val="$work/val-40" \
     data.upstream.train="[$(IFS=,; echo "${upstream[*]}")]" \
     data.upstream.val="$val_frames" data.cache_dir="$work/cache" \
     loss.upstream.energy=110 loss.upstream.forces=70 loss.upstream.stress=250 \
-    optimizer.lr=3e-4 trainer.max_steps=1020 trainer.val_check_interval=255 \
+    functional.phonons=PBEsol optimizer.lr=3e-4 trainer.max_steps=1020 trainer.val_check_interval=255 \
     hydra.run.dir="$folder" "${resume[@]}" "$@"
   cp "$folder/summary.json" "$results/large-$stage.json"
   cp "$folder/model.pt" "$results/large-$stage-model.pt"

@@ -56,8 +56,8 @@ class StopTogether(Callback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """End the others where one is gone and this one is left alone."""
-        if isinstance(exception, RuntimeError):
+        """End the others where one is gone, or this one is told before all can be."""
+        if isinstance(exception, (RuntimeError, SystemExit)):
             processes = self._processes(trainer)
             for process in processes:
                 process.kill()
@@ -87,7 +87,8 @@ class StopTogether(Callback):
         Raises:
             StoppedTogether: one of several processes has had SIGTERM.
         """
-        if trainer.world_size == 1:
+        # Where processes are forked, the first one trains nothing itself.
+        if trainer.world_size == 1 or not torch.distributed.is_initialized():
             return
         told = torch.tensor(float(self._is_told), device=trainer.strategy.root_device)
         torch.distributed.all_reduce(told)

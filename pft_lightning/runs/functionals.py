@@ -132,7 +132,11 @@ def compare_functionals(
         if _plain(found.name) != _plain(phonons.name)
     }
     if other:
-        relaxes = config.task not in _OF_PHONONS or config.protocol.relax
+        relaxes = (
+            config.task not in _OF_PHONONS
+            # With "atoms" the lattice stays that of DFT.
+            or config.protocol.relax is True
+        )
         rank_zero_warn(
             _WARNING_OF_COMPARISON.format(
                 models=_name_groups(other),

@@ -193,6 +193,7 @@ def test_an_option_says_the_functional_of_an_evaluated_potential(tmp_path) -> No
         ("compare", False, True),
         ("trade_off", False, True),
         ("compare", True, False),
+        ("compare", "atoms", True),
         ("conductivity", False, False),
     ],
 )
