@@ -93,6 +93,25 @@ POTENTIALS: Final = (
         (*_LARGE, "trainer.max_steps=1020", "trainer.val_check_interval=255"),
     ),
     Potential(
+        "paper/large-stage2-model.pt",
+        "paper/large-stage2.json",
+        "pft_paper_nequix_cpu",
+        "paper/large-stage1-model.pt",
+        (
+            ["phonondb_pbesol and phonondb_pbesol_large, 6002 materials"],
+            ["phonondb_pbesol, 11 small ones"],
+        ),
+        (_FRAMES, ["mptrj-val.xyz.xz"]),
+        (
+            *_LARGE,
+            "trainer.max_steps=600",
+            "trainer.val_check_interval=300",
+            "seed=1",
+            "scheduler._target_=methods.warmed_cosine",  # of forgetting
+            "+scheduler.n_warmup=60",
+        ),
+    ),
+    Potential(
         "sevennet/sevennet-0-model.pth",
         "sevennet/sevennet-0.json",
         "pft_sevennet_cpu",
