@@ -97,7 +97,8 @@ class RunProgress(ProgressBar):
         now = time.monotonic()
         # Reading a loss waits for the device: not more often than somebody can look.
         interval = self._bar.mininterval if is_shown else self.interval
-        if now - self._written >= interval:
+        is_last = trainer.global_step == self._bar.total
+        if now - self._written >= interval or (is_shown and is_last):
             self._written = now
             losses = _losses(trainer.progress_bar_metrics)
             if is_shown:

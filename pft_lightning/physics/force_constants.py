@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Above this share of non-zero atoms one dense matrix product beats gathering blocks.
 _SPARSE_SHARE = 0.2
 
+# Asymmetry that doubles leave in force constants that obey the rule, eV/Å².
+ROUND_OFF = 1e-10
+
 _MAX_SYMMETRISATION_ROUNDS = 20
 
 
@@ -209,7 +212,7 @@ def mean_stiffness(force_constants: ForceConstants) -> float:
 
 
 def symmetrise(
-    force_constants: ForceConstants, *, tolerance: float = 1e-10
+    force_constants: ForceConstants, *, tolerance: float = ROUND_OFF
 ) -> ForceConstants:
     """Impose the acoustic sum rule and permutation symmetry.
 

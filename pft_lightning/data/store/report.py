@@ -8,6 +8,7 @@ from typing import Any
 
 from pft_lightning.data.sources import skip_lines
 from pft_lightning.data.store.volumes import volume_warnings
+from pft_lightning.physics.force_constants import ROUND_OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,17 @@ class PrepareReport:
         lines += [f"units {units}: {n}" for units, n in sorted(self.units.items())]
         if self.removed:
             parts = [
-                f"{rule.replace('_', ' ')} {value:.2g} ({name})"
+                f"{rule.replace('_', ' ')} {_size(value, name)}"
                 for rule, (value, name) in self.removed.items()
             ]
             lines.append("largest asymmetry removed, eV/Å²: " + ", ".join(parts))
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join([*lines, *skip_lines(self.skipped)])
+
+
+def _size(value: float, name: str) -> str:
+    """What was removed and where; round-off says nothing of a structure."""
+    return "0" if value < ROUND_OFF else f"{value:.2g} ({name})"
 
 
 def build_report(
