@@ -1,5 +1,6 @@
 """Lightning callbacks of pft_lightning."""
 
+from pft_lightning.callbacks.anchor import FisherAnchor
 from pft_lightning.callbacks.conductivity_validation import ConductivityValidation
 from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.last_checkpoint import LastCheckpoint
@@ -13,6 +14,7 @@ from pft_lightning.callbacks.weight_averaging import RampedEMA
 
 __all__ = [
     "ConductivityValidation",
+    "FisherAnchor",
     "HessianLoss",
     "LastCheckpoint",
     "MeasuredLoss",

@@ -83,13 +83,13 @@ class Structures(Dataset[Any]):
     def __init__(
         self, sources: dict[str, StructureSource], draws: Draws | None = None
     ) -> None:
-        self._sources = sources
+        self.sources = sources
         self._draws = draws
 
     def __getitem__(self, key: BatchKey) -> tuple[str, Data]:
         counted = key.structure >= 0
         index = key.structure if counted else filler(key.structure)
-        source = self._sources[key.source]
+        source = self.sources[key.source]
         if key.q_point == WHOLE:
             data = source.data(index)
         else:

@@ -124,7 +124,11 @@ def _scheduler() -> dict[str, Any]:
 
     return {
         "constant": schedule("ConstantLR"),
-        "cosine": schedule("CosineAnnealingLR", T_max="${trainer.max_steps}"),
+        "cosine": choice(
+            "pft_lightning.training.schedules.Cosine",
+            _partial_=True,
+            T_max="${trainer.max_steps}",
+        ),
         "plateau": schedule("ReduceLROnPlateau"),
     }
 
@@ -142,6 +146,7 @@ def _trainer() -> dict[str, Any]:
 def _callbacks() -> dict[str, Any]:
     default = {
         "ema": choice(f"{_CALLBACKS}.RampedEMA"),
+        "anchor": choice(f"{_CALLBACKS}.FisherAnchor"),
         "best": choice(f"{_LIGHTNING}.callbacks.ModelCheckpoint"),
         "last": choice(
             f"{_CALLBACKS}.LastCheckpoint", path="${paths.run}/checkpoints/last.ckpt"

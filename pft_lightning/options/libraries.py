@@ -61,15 +61,6 @@ class ConstantLR(_Arguments):
     """Factor of the learning rate, for the first five validations."""
 
 
-class CosineLR(_Arguments):
-    """The learning rate falls to eta_min over trainer.max_steps, as a cosine."""
-
-    T_max: int
-    """Steps until eta_min."""
-    eta_min: AtLeastZero = 1e-6
-    """The last learning rate."""
-
-
 class Plateau(_Arguments):
     """The learning rate falls where the validation Hessian error stops falling."""
 
@@ -203,7 +194,6 @@ LIBRARIES: dict[str, type[Options]] = {
     "torch.optim.Adam": _Optimizer,
     "torch.optim.SGD": _Optimizer,
     "torch.optim.lr_scheduler.ConstantLR": ConstantLR,
-    "torch.optim.lr_scheduler.CosineAnnealingLR": CosineLR,
     "torch.optim.lr_scheduler.ReduceLROnPlateau": Plateau,
     "lightning.Trainer": Trainer,
     f"{_CALLBACKS}.ModelCheckpoint": ModelCheckpoint,

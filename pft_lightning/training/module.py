@@ -191,7 +191,7 @@ class PhononFineTuning(StopsAtDivergence):
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> torch.Tensor:
         """Weighted sum of all loss terms of the batches of one step."""
         self._judge_labels(batch, "training")
-        with self._head_of(keys.PHONON):
+        with self.head_of(keys.PHONON):
             asked = collect(
                 batch,
                 self.losses,
@@ -240,7 +240,7 @@ class PhononFineTuning(StopsAtDivergence):
                     terms[f"{source}_{name}"] = term
                 continue
             losses, third = self.losses[source], part.third
-            with self._head_of(source):
+            with self.head_of(source):
                 derivatives = self.model.derivatives(
                     structures,
                     tangents=part.tangents,
@@ -270,7 +270,7 @@ class PhononFineTuning(StopsAtDivergence):
         }
 
     @contextlib.contextmanager
-    def _head_of(self, source: str) -> Iterator[None]:
+    def head_of(self, source: str) -> Iterator[None]:
         """Use the output head that belongs to a source."""
         kept = self.model.head
         self.model.head = self._heads.get(source, kept)
@@ -283,7 +283,7 @@ class PhononFineTuning(StopsAtDivergence):
         """Look at the labels of the first upstream batch with the base model's eyes."""
         if keys.UPSTREAM in batch and stage in self._unjudged:
             self._unjudged.remove(stage)
-            with self._head_of(keys.UPSTREAM):
+            with self.head_of(keys.UPSTREAM):
                 warn_of_doubtful_labels(
                     self.model,
                     batch[keys.UPSTREAM],
@@ -330,7 +330,7 @@ class PhononFineTuning(StopsAtDivergence):
         """Add the errors of one batch to the sums."""
         self._judge_labels(batch, "validation")
         for source, structures in batch.items():
-            with self._head_of(source):
+            with self.head_of(source):
                 errors = find_errors(
                     self.model,
                     source,

@@ -80,15 +80,9 @@ def make_scheduler(factory: SchedulerFactory, optimizer: torch.optim.Optimizer) 
     """Make a schedule of the learning rate.
 
     Raises:
-        ConfigError: It does not take its arguments, or a cosine has no length.
+        ConfigError: It does not take its arguments.
     """
     try:
-        scheduler = factory(optimizer)
+        return factory(optimizer)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"scheduler: cannot be made ({error}).") from error
-    if getattr(scheduler, "T_max", 1) < 1:
-        raise ConfigError(
-            f"scheduler.T_max is {scheduler.T_max}; a cosine needs to know its "
-            "length. Set trainer.max_steps or scheduler.T_max."
-        )
-    return scheduler

@@ -1,0 +1,113 @@
+"""Trainings whose weights are held at the base model by what it rests on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from pft_lightning import load_model
+from pft_lightning.errors import ConfigError
+from pft_lightning.runs.train import train
+
+
+RUN = ("trainer.max_steps=20", "optimizer.lr=1e-2", "export=last")
+
+
+def held(strength: float) -> str:
+    return f"callbacks.anchor.strength={strength:g}"
+
+
+def weights(run):
+    return load_model(run / "model.pt").state_dict()
+
+
+def moved(world, run) -> dict[str, float]:
+    base = load_model(world.base).state_dict()
+    return {n: float((w - base[n]).abs().max()) for n, w in weights(run).items()}
+
+
+def test_what_energies_rest_on_moves_less(compose, world, tmp_path):
+    for name, strength in (("free", 0), ("held", 30)):
+        train(compose(tmp_path / name, *RUN, held(strength)))
+    checkpoint = tmp_path / "held" / "checkpoints" / "last.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)["callbacks"]["FisherAnchor"]
+    base = load_model(world.base).state_dict()
+    assert all(torch.equal(start, base[n]) for n, (start, _) in saved.items())
+    information = {name: f for name, (_, f) in saved.items()}
+    everything = torch.cat([f.flatten() for f in information.values()])
+    assert everything.mean().item() == pytest.approx(1.0, rel=1e-6)
+    most, least = everything.argmax(), everything.argmin()
+    change = [
+        torch.cat([(weights(tmp_path / run)[n] - base[n]).flatten() for n in saved])
+        for run in ("free", "held")
+    ]
+    # A step of Adam adds about lr, and what is there shrinks by exp(-lr strength f):
+    # no more than 1 / (strength f) can stand, in which lr cancels.
+    bound = 1.5 / (30 * everything[most].item())
+    assert change[1][most].abs() < bound < change[0][most].abs()
+    assert change[1][least].abs() > bound
+
+
+def test_no_strength_changes_nothing(compose, world, tmp_path):
+    train(compose(tmp_path / "with", *RUN, held(0)))
+    train(compose(tmp_path / "without", *RUN, "~callbacks.anchor"))
+    for name, value in weights(tmp_path / "with").items():
+        assert torch.equal(value, weights(tmp_path / "without")[name]), name
+
+
+@pytest.mark.parametrize("adaptation", ["none", "delta"])
+def test_a_resumed_run_ends_with_the_same_bits(compose, tmp_path, adaptation):
+    common = (*RUN, held(30), f"adaptation={adaptation}")
+    train(compose(tmp_path / "whole", *common))
+    train(compose(tmp_path / "parts", *common, "trainer.max_steps=10"))
+    train(compose(tmp_path / "parts", *common, "resume=true"))
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "parts")[name]), name
+
+
+def test_processes_share_the_frames(pft_train, compose, world, tmp_path):
+    two = ("trainer.devices=2", "trainer.strategy=ddp")
+    halves = ("data.phonons.batch_size=1", "data.upstream.batch_size=2")
+    wholes = ("data.phonons.batch_size=2", "data.upstream.batch_size=4")
+    process = pft_train(tmp_path / "two", *RUN, held(30), *two, *halves)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    train(compose(tmp_path / "one", *RUN, held(30), *wholes))
+    found = [
+        torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)
+        for run in ("one", "two")
+    ]
+    for name, (_, f) in found[0]["callbacks"]["FisherAnchor"].items():
+        # Signs of the forces are drawn by each process: the mean over all remains.
+        other = found[1]["callbacks"]["FisherAnchor"][name][1]
+        torch.testing.assert_close(f, other, rtol=0.5, atol=0.05)
+
+
+def test_phonons_alone_are_held_by_their_crystals(compose, world, tmp_path):
+    for name, strength in (("free", 0), ("held", 300)):
+        options = (*RUN, held(strength), "data.upstream.train=null")
+        train(compose(tmp_path / name, *options))
+    free, kept = (moved(world, tmp_path / name) for name in ("free", "held"))
+    assert sum(kept.values()) < sum(free.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["adaptation=lora"], "adaptation=lora trains factors"),
+        (["adaptation=scratch"], "adaptation=scratch throws away"),
+        (["callbacks.anchor.max_atoms=1"], "every structure has more atoms"),
+    ],
+)
+def test_what_cannot_be_held_is_named(compose, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        train(compose(tmp_path, *RUN, held(30), *options))
+
+
+def test_a_run_that_began_without_cannot_go_on_with_it(compose, tmp_path):
+    train(compose(tmp_path, *RUN, "trainer.max_steps=4"))
+    with pytest.raises(ConfigError, match="began without it"):
+        train(compose(tmp_path, *RUN, held(30), "resume=true"))
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 4
