@@ -107,8 +107,7 @@ POTENTIALS: Final = (
             "trainer.max_steps=600",
             "trainer.val_check_interval=300",
             "seed=1",
-            "scheduler._target_=methods.warmed_cosine",  # of forgetting
-            "+scheduler.n_warmup=60",
+            "scheduler.n_warmup=60",
         ),
     ),
     Potential(

@@ -7,21 +7,16 @@ here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1
 [ -d "$work/held" ] || python "$here/../optimizers/pick.py" \
   "$data/phonons/phonondb_pbesol_large" "$work/held" --split val
-frames="$work/labelled-mptrj-train.xyz"
 
 case $method in
   none) options=() ;;
-  projection) options=(+callbacks.less._target_=methods.Projection) ;;
-  fisher*) options=(+callbacks.less._target_=methods.FisherPull
-    +callbacks.less.frames="$frames" +callbacks.less.strength="${method#fisher}") ;;
-  pull*) options=(+callbacks.less._target_=methods.FisherPull
-    +callbacks.less.frames="$frames" +callbacks.less.strength="${method#pull}"
-    +callbacks.less.weighted=false) ;;
-  warmup*) options=(scheduler._target_=methods.warmed_cosine
-    +scheduler.n_warmup="${method#warmup}") ;;
+  projection) options=(+callbacks.less._target_=methods.Projection trust_config=true) ;;
+  delta*) options=(adaptation=delta adaptation.decay="${method#delta}") ;;
+  warmup*) options=(scheduler.n_warmup="${method#warmup}") ;;
+  anchor*) options=(callbacks.anchor.strength="${method#anchor}") ;;
+  both*) options=(scheduler.n_warmup=20 callbacks.anchor.strength="${method#both}") ;;
   *) echo "no method $method" >&2; exit 2 ;;
 esac
-[ "$method" = none ] || options+=(trust_config=true)
 run=${RUN:-$work/forgetting/$method-$rate-$seed}
 [ ! -e "$run/summary.json" ] || exit 0
 steps=${STEPS:-80} resume=()

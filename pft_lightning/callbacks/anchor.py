@@ -8,15 +8,24 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 from tqdm.auto import tqdm
 
 from pft_lightning import keys
 from pft_lightning.adaptation.methods import LoRA, Scratch
+from pft_lightning.backends.base import EnergyModel
+from pft_lightning.backends.registry import load_model
 from pft_lightning.data.batching import BatchKey
-from pft_lightning.data.loading import Structures, TrainLoader
+from pft_lightning.data.loading import Structures
 from pft_lightning.errors import ConfigError
-from pft_lightning.option_types import AtLeastZero, NAtoms, NStructures, Seed
+from pft_lightning.option_types import (
+    AtLeastZero,
+    Checkpoint,
+    NAtoms,
+    NStructures,
+    Seed,
+)
 from pft_lightning.training.information import mean_one, squared_gradients
 from pft_lightning.training.module import PhononFineTuning
 
@@ -39,6 +48,8 @@ class FisherAnchor(Callback):
             of the training.
         max_atoms: Larger frames are not taken.
         seed: Of the random sums of forces.
+        base: Model that weights are held at, and whose predictions count, where the
+            training starts from a fine-tuned one; None is what it starts from.
 
     Source: elastic weight consolidation, arXiv:1612.00796, as a step of its own after
     that of the optimiser, which would divide a term of the loss by its size.
@@ -50,11 +61,13 @@ class FisherAnchor(Callback):
         n_frames: NStructures = 60,
         max_atoms: NAtoms = 40,
         seed: Seed = 0,
+        base: Checkpoint | None = None,
     ) -> None:
         self.strength = strength
         self.n_frames = n_frames
         self.max_atoms = max_atoms
         self.seed = seed
+        self.base = base
         # By name of a weight: where it started, and its information.
         self._held: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -99,9 +112,7 @@ class FisherAnchor(Callback):
         if not self.strength:
             return
         assert isinstance(pl_module, PhononFineTuning)
-        trained = {
-            name: p for name, p in pl_module.model.named_parameters() if p.requires_grad
-        }
+        trained = _trained(pl_module.model)
         if not self._held and trainer.ckpt_path is not None:
             raise ConfigError(
                 f"callbacks.anchor.strength={self.strength:g}: the run that is resumed "
@@ -109,10 +120,12 @@ class FisherAnchor(Callback):
                 "start a new run."
             )
         if not self._held:
-            found = self._measure(trainer, pl_module, list(trained.values()))
+            model = self._base_model(pl_module)
+            weights = {n: p for n, p in _trained(model).items() if n in trained}
+            found = self._measure(trainer, pl_module, model, list(weights.values()))
             self._held = {
                 name: (p.detach().clone(), f)
-                for (name, p), f in zip(trained.items(), found, strict=True)
+                for (name, p), f in zip(weights.items(), found, strict=True)
             }
         pulls = [
             (p, *(part.to(p) for part in self._held[name]))
@@ -137,22 +150,47 @@ class FisherAnchor(Callback):
         """Hold weights where the checkpoint did."""
         self._held = {name: (start, f) for name, (start, f) in state_dict.items()}
 
+    def _base_model(self, module: PhononFineTuning) -> EnergyModel:
+        """The model whose weights are held.
+
+        Raises:
+            ConfigError: The one that was given has other weights.
+        """
+        if self.base is None:
+            return module.model
+        dtype = next(module.model.parameters()).dtype
+        head, device = module.model.head, module.device
+        model = load_model(self.base, dtype=dtype, head=head, device=device)
+        model.requires_grad_(True)
+        found = _trained(model)
+        for name, parameter in _trained(module.model).items():
+            if name not in found or found[name].shape != parameter.shape:
+                raise ConfigError(
+                    f"callbacks.anchor.base={self.base} has no weight {name} like that "
+                    "of the model that is trained. Give the one that it was fine-tuned "
+                    "from, with adaptation=none or freeze."
+                )
+        return model
+
     def _measure(
         self,
         trainer: lightning.Trainer,
         module: PhononFineTuning,
+        model: EnergyModel,
         weights: list[torch.Tensor],
     ) -> list[torch.Tensor]:
         """Information of each weight, from frames that the processes share."""
-        loader = trainer.train_dataloader
-        if not isinstance(loader, TrainLoader):
+        loader: Any = trainer.train_dataloader
+        if not isinstance(getattr(loader, "dataset", None), Structures):
             raise ConfigError(
-                "FisherAnchor takes its frames from pft_lightning.PhononDataModule; "
-                f"this training has a {type(loader).__name__}."
+                "FisherAnchor takes its frames from pft_lightning.PhononDataModule, "
+                "which this training does not use. Leave callbacks.anchor.strength at "
+                "0 here."
             )
-        batches = self._batches(loader, trainer, module)
+        frames = self._frames(loader, trainer, module)
         with module.head_of(keys.UPSTREAM):
-            parts = squared_gradients(module.model, batches, weights, seed=self.seed)
+            model.head = module.model.head
+            parts = squared_gradients(model, frames, weights, seed=self.seed)
         summed = (
             [trainer.strategy.reduce(p, reduce_op="sum") for p in part]
             for part in parts
@@ -166,12 +204,16 @@ class FisherAnchor(Callback):
             ) from error
         return [(e + f) / 2 for e, f in zip(of_energies, of_forces, strict=True)]
 
-    def _batches(
-        self, loader: TrainLoader, trainer: lightning.Trainer, module: PhononFineTuning
-    ) -> Iterator[Batch]:
-        """The frames of this process, one by one."""
-        assert isinstance(loader.dataset, Structures)
-        sources = loader.dataset.sources
+    def _frames(
+        self,
+        loader: DataLoader[Any],
+        trainer: lightning.Trainer,
+        module: PhononFineTuning,
+    ) -> Iterator[tuple[int, Batch]]:
+        """The frames of this process, one by one, and their numbers."""
+        structures = loader.dataset
+        assert isinstance(structures, Structures)
+        sources = structures.sources
         source = keys.UPSTREAM if keys.UPSTREAM in sources else keys.PHONON
         sizes = sources[source].n_atoms
         small = [i for i, n in enumerate(sizes) if n <= self.max_atoms]
@@ -188,5 +230,10 @@ class FisherAnchor(Callback):
             leave=False,
             disable=None if trainer.is_global_zero else True,
         ):
-            item = loader.dataset[BatchKey(source, int(index))]
-            yield loader.collate_fn([item])[source].to(module.device)
+            batches = loader.collate_fn([structures[BatchKey(source, int(index))]])
+            yield int(index), batches[source].to(module.device)
+
+
+def _trained(model: EnergyModel) -> dict[str, torch.Tensor]:
+    """Parameters that a training changes, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

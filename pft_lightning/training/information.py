@@ -14,7 +14,7 @@ from pft_lightning.graphs import count_atoms
 
 def squared_gradients(
     model: EnergyModel,
-    batches: Iterable[Batch],
+    frames: Iterable[tuple[int, Batch]],
     weights: Sequence[torch.Tensor],
     *,
     seed: int,
@@ -27,16 +27,17 @@ def squared_gradients(
 
     Args:
         model: The potential.
-        batches: Of one structure each, on its device; padding counts nothing.
+        frames: A number and a batch of one structure each, on the device of the model;
+            padding counts nothing.
         weights: Of the model, that gradients are taken of.
-        seed: Of the signs.
+        seed: Of the signs, with the number of the frame.
 
     Returns:
         Of energies and of forces, a tensor like each weight.
     """
     of_energies, of_forces = ([torch.zeros_like(p) for p in weights] for _ in range(2))
-    generator = torch.Generator().manual_seed(seed)
-    for batch in batches:
+    for number, batch in frames:
+        generator = torch.Generator().manual_seed(1_000_003 * seed + number)
         counted, index = batch[keys.COUNTED], batch[keys.STRUCTURE_INDEX]
         n_atoms = count_atoms(index, len(counted))
         derivatives = model.derivatives(batch, stress=False)

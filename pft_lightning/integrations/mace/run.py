@@ -82,6 +82,7 @@ _OWN = (
     "trainer",
 )
 _NOT_OWN = (
+    "callbacks.anchor",
     "callbacks.ema",
     "trainer.val_check_interval",
     "trainer.num_sanity_val_steps",

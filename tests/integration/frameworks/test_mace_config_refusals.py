@@ -255,6 +255,7 @@ def test_a_foundation_model_that_mace_downloads_is_data_too(
         (["scheduler=cosine"], r"scheduler=... has no effect beside mace_config"),
         (["experiment=pft_paper"], r"experiment=... has no effect"),
         (["data.upstream.max_atoms=9"], r"data.upstream.max_atoms=... has no effect"),
+        (["callbacks.anchor.strength=9"], r"anchor.strength=... has no effect"),
         (["adaptation=delta"], r"Delta.*none, lora, freeze"),
         (["+mace.emma=true"], r"mace.emma: .*Nearest: 'ema'"),
         (["trainer.num_sanity_val_steps=2"], r"num_sanity_val_steps=... has no eff"),

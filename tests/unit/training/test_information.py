@@ -6,25 +6,31 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from conftest import to_batch, true_potential
 from torch_geometric.data import Batch
 
 from pft_lightning import keys
 from pft_lightning.backends.pair import PairPotential
+from pft_lightning.graphs import build_batch, build_data, build_graph
 from pft_lightning.training.information import mean_one, squared_gradients
+
+
+CUTOFF = 4.0
 
 
 def crystal(seed: int) -> Batch:
     atoms = bulk("NaCl", "rocksalt", a=5.6)
     atoms.rattle(0.1, seed=seed)
-    batch = to_batch(atoms)
+    graph = build_graph(atoms.positions, atoms.cell.array, atoms.pbc, CUTOFF)
+    batch = build_batch(
+        [build_data(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, graph)]
+    )
     batch[keys.COUNTED] = torch.tensor([True])
     return batch
 
 
 @pytest.fixture
 def model() -> PairPotential:
-    return true_potential()
+    return PairPotential(CUTOFF, (11, 17))
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def test_squares_are_those_of_differences(model, weights, monkeypatch):
     for signs in every:
         drawn = torch.tensor(signs).reshape(2, 3)
         monkeypatch.setattr(torch, "randint", lambda *_, drawn=drawn, **__: drawn)
-        energies, forces = squared_gradients(model, [batch], weights, seed=0)
+        energies, forces = squared_gradients(model, [(0, batch)], weights, seed=0)
         for total, part in zip(of_forces, forces, strict=True):
             total += part / len(every)
     expected = differences(model, weights, batch)
@@ -78,11 +84,11 @@ def test_squares_are_those_of_differences(model, weights, monkeypatch):
 
 
 def test_structures_add_up_and_padding_counts_nothing(model, weights):
-    batches = [crystal(seed) for seed in (1, 2)]
-    both = squared_gradients(model, batches, weights, seed=0)
-    one = squared_gradients(model, batches[:1], weights, seed=0)
-    batches[1][keys.COUNTED] = torch.tensor([False])
-    padded = squared_gradients(model, batches, weights, seed=0)
+    frames = [(seed, crystal(seed)) for seed in (1, 2)]
+    both = squared_gradients(model, frames, weights, seed=0)
+    one = squared_gradients(model, frames[:1], weights, seed=0)
+    frames[1][1][keys.COUNTED] = torch.tensor([False])
+    padded = squared_gradients(model, frames, weights, seed=0)
     for part, alone, together in zip(padded, one, both, strict=True):
         for a, b, c in zip(part, alone, together, strict=True):
             assert torch.equal(a, b)
