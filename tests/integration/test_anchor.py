@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from commands import run_command
 
 from pft_lightning import load_model
 from pft_lightning.errors import ConfigError
@@ -87,6 +88,11 @@ def test_processes_share_the_frames(pft_train, compose, tmp_path):
 def test_phonons_alone_are_held_by_their_crystals(compose, world, tmp_path):
     train(compose(tmp_path, *RUN, held(1e9), "data.upstream.train=null"))
     assert max(moved(world, tmp_path).values()) < 1e-6
+    out = tmp_path / "out.pt"
+    done = run_command("pft-export", f"run={tmp_path}", f"out={out}", merged=True)
+    assert done.returncode == 0, done.stdout
+    card = (tmp_path / "out.pt.md").read_text()
+    assert "callbacks:\n  anchor:\n    strength: 1000000000.0\n" in card
 
 
 @pytest.mark.parametrize(
