@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
+from torch.utils.hooks import RemovableHandle
 from torch_geometric.data import Batch
 from tqdm.auto import tqdm
 
@@ -18,7 +21,7 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.registry import load_model
 from pft_lightning.data.batching import BatchKey
 from pft_lightning.data.loading import Structures
-from pft_lightning.errors import ConfigError
+from pft_lightning.errors import ConfigError, PFTError
 from pft_lightning.option_types import (
     AtLeastZero,
     Checkpoint,
@@ -35,11 +38,10 @@ class FisherAnchor(Callback):
 
     After each step the difference ``d`` of a weight from its start shrinks to
     ``d exp(-lr · strength · f)``. Its ``f`` is the diagonal of the Fisher information
-    that energies and forces of training frames have of it, each divided by its mean
+    that energies and forces of upstream frames have of it, each divided by its mean
     over all weights, and the two averaged. It is measured once, at the start; labels
-    are not needed, and without frames the crystals of the phonons are taken. Most of
-    the weights have an ``f`` far below one and are hardly held; a few per cent, far
-    above it, hardly move.
+    are not needed. Most of the weights have an ``f`` far below one and are hardly held;
+    a few per cent, far above it, hardly move.
 
     Args:
         strength: Of the pull where ``f`` is one, times the learning rate; 0 leaves
@@ -50,6 +52,9 @@ class FisherAnchor(Callback):
         seed: Of the random sums of forces.
         base: Model that weights are held at, and whose predictions count, where the
             training starts from a fine-tuned one; None is what it starts from.
+
+    Raises:
+        ConfigError: ``strength`` is negative or not finite, or a number is below 1.
 
     Source: elastic weight consolidation, arXiv:1612.00796, as a step of its own after
     that of the optimiser, which would divide a term of the loss by its size.
@@ -63,6 +68,12 @@ class FisherAnchor(Callback):
         seed: Seed = 0,
         base: Checkpoint | None = None,
     ) -> None:
+        if not (math.isfinite(strength) and strength >= 0):
+            raise ConfigError(f"anchor strength is {strength}; a number of at least 0.")
+        if n_frames < 1 or max_atoms < 1:
+            raise ConfigError(
+                f"anchor n_frames is {n_frames}, max_atoms {max_atoms}; 1 at least."
+            )
         self.strength = strength
         self.n_frames = n_frames
         self.max_atoms = max_atoms
@@ -70,6 +81,7 @@ class FisherAnchor(Callback):
         self.base = base
         # By name of a weight: where it started, and its information.
         self._held: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._hooks: list[RemovableHandle] = []
 
     def setup(
         self,
@@ -82,7 +94,9 @@ class FisherAnchor(Callback):
         Raises:
             ConfigError: The adaptation trains other numbers than weights.
         """
-        if not self.strength or stage != "fit":
+        if stage == "fit":
+            self._held = {}  # of an earlier training; a checkpoint is read after this
+        if not self.strength:
             return
         where = f"callbacks.anchor.strength={self.strength:g}"
         if not isinstance(pl_module, PhononFineTuning):
@@ -113,11 +127,11 @@ class FisherAnchor(Callback):
             return
         assert isinstance(pl_module, PhononFineTuning)
         trained = _trained(pl_module.model)
-        if not self._held and trainer.ckpt_path is not None:
+        if not self._held and trainer.ckpt_path is not None and self.base is None:
             raise ConfigError(
                 f"callbacks.anchor.strength={self.strength:g}: the run that is resumed "
-                "began without it, and its base weights are gone. Set it to 0, or "
-                "start a new run."
+                "began without it, and its checkpoint does not hold the base weights. "
+                "Name their file with callbacks.anchor.base=..., or start a new run."
             )
         if not self._held:
             model = self._base_model(pl_module)
@@ -127,6 +141,12 @@ class FisherAnchor(Callback):
                 name: (p.detach().clone(), f)
                 for (name, p), f in zip(weights.items(), found, strict=True)
             }
+        shapes = {name: p.shape for name, p in trained.items()}
+        if {name: p.shape for name, (p, _) in self._held.items()} != shapes:
+            raise ConfigError(
+                "callbacks.anchor: the checkpoint holds other weights than those that "
+                "are trained now. Resume with the original adaptation."
+            )
         pulls = [
             (p, *(part.to(p) for part in self._held[name]))
             for name, p in trained.items()
@@ -139,8 +159,27 @@ class FisherAnchor(Callback):
                     kept = torch.exp(-rate * self.strength * f)
                     weight.copy_(start + (weight - start) * kept)
 
-        for optimizer in trainer.optimizers:
-            optimizer.register_step_post_hook(pull)
+        self._hooks = [o.register_step_post_hook(pull) for o in trainer.optimizers]
+
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Let the weights go."""
+        self._release()
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Let the weights go."""
+        self._release()
+
+    def _release(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def state_dict(self) -> dict[str, Any]:
         """Where weights started, and their information."""
@@ -160,7 +199,10 @@ class FisherAnchor(Callback):
             return module.model
         dtype = next(module.model.parameters()).dtype
         head, device = module.model.head, module.device
-        model = load_model(self.base, dtype=dtype, head=head, device=device)
+        try:
+            model = load_model(self.base, dtype=dtype, head=head, device=device)
+        except PFTError as error:
+            raise ConfigError(f"callbacks.anchor.base={self.base}: {error}") from error
         model.requires_grad_(True)
         found = _trained(model)
         for name, parameter in _trained(module.model).items():
@@ -190,19 +232,19 @@ class FisherAnchor(Callback):
         frames = self._frames(loader, trainer, module)
         with module.head_of(keys.UPSTREAM):
             model.head = module.model.head
-            parts = squared_gradients(model, frames, weights, seed=self.seed)
-        summed = (
+            found = squared_gradients(model, frames, weights, seed=self.seed)
+        summed = [
             [trainer.strategy.reduce(p, reduce_op="sum") for p in part]
-            for part in parts
-        )
-        try:
-            of_energies, of_forces = map(mean_one, summed)
-        except ArithmeticError as error:
+            for part in found
+        ]
+        parts = [mean_one(part) for part in summed if any(p.any() for p in part)]
+        if not parts or not all(p.isfinite().all() for part in parts for p in part):
             raise ConfigError(
-                f"callbacks.anchor: energies or forces of the frames do not depend on "
-                f"the weights ({error})."
-            ) from error
-        return [(e + f) / 2 for e, f in zip(of_energies, of_forces, strict=True)]
+                "callbacks.anchor: energies and forces of the frames do not depend on "
+                "the weights that are trained, or are not finite. Leave strength at 0, "
+                "or look at the frames."
+            )
+        return [torch.stack(same).mean(0) for same in zip(*parts, strict=True)]
 
     def _frames(
         self,
@@ -214,15 +256,19 @@ class FisherAnchor(Callback):
         structures = loader.dataset
         assert isinstance(structures, Structures)
         sources = structures.sources
-        source = keys.UPSTREAM if keys.UPSTREAM in sources else keys.PHONON
-        sizes = sources[source].n_atoms
-        small = [i for i, n in enumerate(sizes) if n <= self.max_atoms]
-        if not small:
+        if keys.UPSTREAM not in sources:
             raise ConfigError(
-                f"callbacks.anchor.max_atoms={self.max_atoms}: every structure has "
-                f"more atoms ({min(sizes)} at least). Give a larger one."
+                "callbacks.anchor: what energies and forces rest on is measured on "
+                "upstream frames, and there are none. Set data.upstream.train."
             )
-        chosen = small[:: max(1, len(small) // self.n_frames)][: self.n_frames]
+        sizes = sources[keys.UPSTREAM].n_atoms
+        small = np.flatnonzero(np.asarray(sizes) <= self.max_atoms)
+        if not len(small):
+            raise ConfigError(
+                f"callbacks.anchor.max_atoms={self.max_atoms}: every upstream frame "
+                f"has more atoms ({min(sizes)} at least). Give a larger number."
+            )
+        chosen = small[evenly(len(small), self.n_frames)]
         mine = chosen[trainer.global_rank :: trainer.world_size]
         for index in tqdm(
             mine,
@@ -230,10 +276,16 @@ class FisherAnchor(Callback):
             leave=False,
             disable=None if trainer.is_global_zero else True,
         ):
-            batches = loader.collate_fn([structures[BatchKey(source, int(index))]])
-            yield int(index), batches[source].to(module.device)
+            key = BatchKey(keys.UPSTREAM, int(index))
+            batches = loader.collate_fn([structures[key]])
+            yield int(index), batches[keys.UPSTREAM].to(module.device)
 
 
 def _trained(model: EnergyModel) -> dict[str, torch.Tensor]:
     """Parameters that a training changes, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def evenly(n: int, wanted: int) -> np.ndarray:
+    """Indices of some of n things, the first and the last among them."""
+    return np.linspace(0, n - 1, min(n, wanted)).round().astype(int)

@@ -20,6 +20,7 @@ from pft_lightning.losses.properties import Property
 from pft_lightning.options.check import check_options
 from pft_lightning.options.presets import with_rate
 from pft_lightning.options.schema import Train
+from pft_lightning.runs.anchor import check_anchor
 from pft_lightning.runs.kinds import KINDS, find_kind
 from pft_lightning.training.balance import LossBalance, loss_weights
 from pft_lightning.training.validation import METRICS
@@ -70,6 +71,7 @@ def check_train(config: DictConfig) -> DictConfig:
     choose_cache(OmegaConf.select(config, "data.cache_dir"), "data.cache_dir")
     _check_accelerator(config.trainer.accelerator)
     _check_balance(config)
+    check_anchor(config)
     return with_rate(config)
 
 

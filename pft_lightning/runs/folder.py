@@ -29,6 +29,7 @@ from pft_lightning.files import (
 )
 from pft_lightning.json_files import read_json, write_json
 from pft_lightning.locks import locked
+from pft_lightning.runs.anchor import check_resumed_anchor
 from pft_lightning.training.checkpoint_io import read_checkpoint
 
 
@@ -68,6 +69,12 @@ _PARTS = ("model", "loss", "data", "trainer")
 
 # What a run cannot change on the way.
 _KEPT = ("adaptation", "model.head", "optimizer._target_", "scheduler._target_")
+
+# What runs of earlier versions call by another name.
+_RENAMED = {
+    "torch.optim.lr_scheduler.CosineAnnealingLR": "pft_lightning.training.schedules."
+    "Cosine"
+}
 
 # What a checkpoint holds that training continues from.
 _STATE = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
@@ -287,12 +294,13 @@ class RunFolder:
         started = self.read_config()
         for name in _KEPT:
             before, now = (_select(one, name) for one in (started, config))
-            if before != now:
+            if now not in (before, _renamed(before)):
                 raise CheckpointError(
                     f"{name} is {now!r}, but the run in {self.path} was started with "
                     f"{before!r}. Continue it with that, or start another run in "
                     "another folder with hydra.run.dir=..."
                 )
+        check_resumed_anchor(started, config, self.path)
         if self.before.exists():
             self.read_before()
         if self.summary.exists():
@@ -324,6 +332,10 @@ def _select(config: DictConfig, name: str) -> Any:
         if OmegaConf.is_config(value)
         else value
     )
+
+
+def _renamed(value: Any) -> Any:
+    return _RENAMED.get(value, value) if isinstance(value, str) else value
 
 
 def _identify_base_model(config: DictConfig) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _RECIPE = (
     *("model", "adaptation", "replay", "probe", "loss"),
     *("optimizer", "scheduler", "trainer"),
 )
-_ANCHOR = ("strength", "n_frames", "max_atoms", "seed")
+_ANCHOR = ("strength", "n_frames", "max_atoms", "seed", "base")
 _LOCAL = ("checkpoint", "default_root_dir")
 # What a card that is made of the content of a file may end in.
 _OF_OTHERS = (
@@ -233,7 +233,10 @@ def _render(provenance: Mapping[str, Any], model: EnergyModel) -> str:
     }
     anchor = (recipe.get("callbacks") or {}).get("anchor") or {}
     if anchor.get("strength"):
-        shown["callbacks"] = {"anchor": {name: anchor.get(name) for name in _ANCHOR}}
+        held = {name: anchor.get(name) for name in _ANCHOR}
+        if held["base"] is not None:
+            held["base"] = Path(held["base"]).name
+        shown["callbacks"] = {"anchor": held}
     for kind in KINDS.values():
         if options := recipe.get(kind.block):
             shown[kind.block] = {name: options.get(name) for name in kind.recipe}

@@ -80,9 +80,15 @@ def make_scheduler(factory: SchedulerFactory, optimizer: torch.optim.Optimizer) 
     """Make a schedule of the learning rate.
 
     Raises:
-        ConfigError: It does not take its arguments.
+        ConfigError: It does not take its arguments, or a cosine has no length.
     """
     try:
-        return factory(optimizer)
+        scheduler = factory(optimizer)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"scheduler: cannot be made ({error}).") from error
+    if getattr(scheduler, "T_max", 1) < 1:  # of torch's own cosine
+        raise ConfigError(
+            f"scheduler.T_max is {scheduler.T_max}; a cosine needs to know its "
+            "length. Set trainer.max_steps or scheduler.T_max."
+        )
+    return scheduler

@@ -12,7 +12,7 @@ from pft_lightning.option_types import AtLeastZero, Given, Natural
 
 
 class Cosine(LRScheduler):
-    """The learning rate rises over the first steps and falls to the end as a cosine.
+    """The learning rate falls to the end as a cosine, after a rise if one is asked for.
 
     With base rate ``a``, at step ``t``: ``a (t + 1) / n_warmup`` before ``n_warmup``,
     then ``eta_min + (a - eta_min) (1 + cos(π s)) / 2`` with ``s = (t - n_warmup) /
@@ -66,3 +66,7 @@ class Cosine(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the step of a checkpoint, by the schedule of this run."""
         super().load_state_dict({**state_dict, "_schedule": self._schedule})
+        # The optimiser was loaded before, with the rate of the checkpoint's schedule.
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 
+import lightning
 import pytest
 import torch
 from commands import run_command
 
+import pft_lightning as pft
 from pft_lightning import load_model
-from pft_lightning.errors import ConfigError
+from pft_lightning.callbacks.anchor import FisherAnchor, evenly
+from pft_lightning.errors import CheckpointError, ConfigError
+from pft_lightning.physics.probes import ColumnProbe
 from pft_lightning.runs.train import train
 
 
@@ -85,21 +90,59 @@ def test_processes_share_the_frames(pft_train, compose, tmp_path):
         torch.testing.assert_close(f, other, rtol=1e-12, atol=0)
 
 
-def test_phonons_alone_are_held_by_their_crystals(compose, world, tmp_path):
-    train(compose(tmp_path, *RUN, held(1e9), "data.upstream.train=null"))
-    assert max(moved(world, tmp_path).values()) < 1e-6
+def test_the_model_card_says_what_held_the_weights(compose, world, tmp_path):
+    base = f"callbacks.anchor.base={world.base}"
+    train(compose(tmp_path, *RUN, held(1e9), base, "trainer.max_steps=2"))
     out = tmp_path / "out.pt"
-    done = run_command("pft-export", f"run={tmp_path}", f"out={out}", merged=True)
+    options = (f"run={tmp_path}", "checkpoint=last", f"out={out}")
+    done = run_command("pft-export", *options, merged=True)
     assert done.returncode == 0, done.stdout
     card = (tmp_path / "out.pt.md").read_text()
     assert "callbacks:\n  anchor:\n    strength: 1000000000.0\n" in card
+    assert f"    base: {world.base.name}\n" in card
+
+
+def test_a_second_fit_is_held_where_it_started(world, tmp_path):
+    anchor = FisherAnchor(30.0)
+    for depth in (0.0, 0.5):
+        model = load_model(world.base)
+        with torch.no_grad():
+            model.depth += depth
+        start = model.depth.detach().clone()
+        fit(world, model, anchor)
+        assert torch.equal(anchor.state_dict()["depth"][0], start)
+        assert not anchor._hooks
+
+
+def fit(world, model, anchor):
+    data = pft.PhononDataModule(
+        phonons=pft.PhononSource(train=world.phonons_train, val=world.phonons_val),
+        upstream=pft.UpstreamSource(
+            train=world.upstream_train, val=world.upstream_val, batch_size=4
+        ),
+        mode="joint",
+    )
+    trainer = lightning.Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        callbacks=[pft.HessianLoss(ColumnProbe()), anchor],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        inference_mode=False,
+    )
+    trainer.fit(pft.PhononFineTuning(model), data)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["adaptation=scratch"], "adaptation=scratch throws away"),
-        (["callbacks.anchor.max_atoms=1"], "every structure has more atoms"),
+        (["callbacks.anchor.max_atoms=1"], "every upstream frame has more atoms"),
+        (["data.upstream.train=null"], r"there are none. Set .*replay.n_frames=50"),
+        (["callbacks.anchor.base=gone.pt"], r"anchor.base=gone.pt: .*gone.pt"),
     ],
 )
 def test_what_cannot_be_held_is_named(compose, tmp_path, options, message):
@@ -107,11 +150,40 @@ def test_what_cannot_be_held_is_named(compose, tmp_path, options, message):
         train(compose(tmp_path, *RUN, held(30), *options))
 
 
-def test_a_run_that_began_without_cannot_go_on_with_it(compose, tmp_path):
+def test_a_run_that_began_without_goes_on_with_a_base_model_only(
+    compose, world, tmp_path
+):
     train(compose(tmp_path, *RUN, "trainer.max_steps=4"))
-    with pytest.raises(ConfigError, match="began without it"):
-        train(compose(tmp_path, *RUN, held(30), "resume=true"))
-    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 4
+    again = (*RUN, held(30), "resume=true", "trainer.max_steps=6")
+    with pytest.raises(CheckpointError, match=r"began without it.*anchor\.base="):
+        train(compose(tmp_path, *again))
+    assert "strength: 0.0" in (tmp_path / "config.yaml").read_text()
+    train(compose(tmp_path, *again, f"callbacks.anchor.base={world.base}"))
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 6
+
+
+def test_a_resumed_run_cannot_measure_otherwise(compose, tmp_path):
+    train(compose(tmp_path, *RUN, held(30), "trainer.max_steps=4"))
+    with pytest.raises(CheckpointError, match=r"n_frames is 5, but .* 60"):
+        train(
+            compose(
+                tmp_path, *RUN, held(9), "resume=true", "callbacks.anchor.n_frames=5"
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    "options", [{"strength": -1.0}, {"strength": math.inf}, {"n_frames": 0}]
+)
+def test_an_anchor_of_nothing_is_refused(options):
+    with pytest.raises(ConfigError, match=f"anchor {next(iter(options))} is"):
+        FisherAnchor(**options)
+
+
+def test_frames_are_spread_from_the_first_to_the_last():
+    assert evenly(179, 60)[[0, -1]].tolist() == [0, 178]
+    assert len(set(evenly(179, 60))) == 60
+    assert evenly(3, 60).tolist() == [0, 1, 2]
 
 
 def test_a_second_stage_is_held_at_the_base_model(compose, world, tmp_path):

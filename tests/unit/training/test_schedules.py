@@ -49,8 +49,10 @@ def test_a_longer_run_goes_on_where_its_own_cosine_is(of_torch: bool) -> None:
     rates(first, 10)
     resumed, whole = (Cosine(optimizer(0.4), 20, 0.0) for _ in range(2))
     resumed.load_state_dict(first.state_dict())
-    rates(resumed, 1)
-    assert rates(resumed, 9) == rates(whole, 20)[11:]
+    used = [group["lr"] for group in resumed.optimizer.param_groups]
+    expected = rates(whole, 20)[10:]
+    assert used == expected[0]
+    assert rates(resumed, 10) == expected
 
 
 @pytest.mark.parametrize(
