@@ -22,7 +22,7 @@ both() {
     /usr/bin/time -f "%U %S %e" -o "$work/ours/$name.time" \
       pft-train experiment=one_material model.checkpoint=7net-0 seed="$3" \
       data.phonons.train="$work/$1/train-$2.yaml" data.cache_dir="$work/cache" \
-      logger=none hydra.run.dir="$work/ours/$name"
+      logger=none callbacks.anchor.strength=0 hydra.run.dir="$work/ours/$name"
   fi
 }
 
