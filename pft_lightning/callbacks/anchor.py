@@ -21,7 +21,7 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.registry import load_model
 from pft_lightning.data.batching import BatchKey
 from pft_lightning.data.loading import Structures
-from pft_lightning.errors import ConfigError, PFTError
+from pft_lightning.errors import CheckpointError, ConfigError, PFTError
 from pft_lightning.option_types import (
     AtLeastZero,
     Checkpoint,
@@ -186,7 +186,18 @@ class FisherAnchor(Callback):
         return {name: tuple(t.cpu() for t in both) for name, both in self._held.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Hold weights where the checkpoint did."""
+        """Hold weights where the checkpoint did.
+
+        Raises:
+            CheckpointError: It holds something else.
+        """
+        for name, both in state_dict.items():
+            if not _is_pair(both):
+                raise CheckpointError(
+                    f"The checkpoint is damaged: what callbacks.anchor holds of {name} "
+                    "is no weight and its information. Start another run in another "
+                    "folder with hydra.run.dir=..."
+                )
         self._held = {name: (start, f) for name, (start, f) in state_dict.items()}
 
     def _base_model(self, module: PhononFineTuning) -> EnergyModel:
@@ -289,3 +300,14 @@ def _trained(model: EnergyModel) -> dict[str, torch.Tensor]:
 def evenly(n: int, wanted: int) -> np.ndarray:
     """Indices of some of n things, the first and the last among them."""
     return np.linspace(0, n - 1, min(n, wanted)).round().astype(int)
+
+
+def _is_pair(both: object) -> bool:
+    """Whether this is a weight and, of the same shape, its information."""
+    if not isinstance(both, tuple) or len(both) != 2:
+        return False
+    if not all(isinstance(part, torch.Tensor) for part in both):
+        return False
+    start, f = both
+    finite = start.isfinite().all() and f.isfinite().all()
+    return start.shape == f.shape and bool(finite and (f >= 0).all())

@@ -173,6 +173,21 @@ def test_a_resumed_run_cannot_measure_otherwise(compose, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "held",
+    [
+        3,
+        (torch.ones(2),),
+        (torch.ones(2), torch.ones(3)),
+        (torch.ones(2), -torch.ones(2)),
+        (torch.ones(2), torch.full((2,), torch.nan)),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(held):
+    with pytest.raises(CheckpointError, match=r"damaged: .* of depth"):
+        FisherAnchor(30.0).load_state_dict({"depth": held})
+
+
+@pytest.mark.parametrize(
     "options", [{"strength": -1.0}, {"strength": math.inf}, {"n_frames": 0}]
 )
 def test_an_anchor_of_nothing_is_refused(options):
