@@ -33,6 +33,8 @@ def search(
     """
     if isinstance(cell, ase.Atoms):
         cell = (cell.cell.array, cell.get_scaled_positions(), cell.numbers)
+    if not all(np.isfinite(part).all() for part in cell[:2]):
+        return None  # which spglib crashes on
     try:
         return function(cell, symprec=symprec)
     except _ERROR:

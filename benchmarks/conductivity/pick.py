@@ -1,4 +1,8 @@
-"""Take the cubic materials of a benchmark out of phononDB's file, as they are."""
+"""Take materials of a benchmark out of phononDB's file, as they are.
+
+Eight cubic ones, and with ``--further 225=5`` five more of this space group: those that
+come first in the file.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("structures", type=Path, help="phononDB-PBE-structures.extxyz")
     parser.add_argument("out", type=Path, help="extended XYZ to write")
+    parser.add_argument("--further", nargs="*", default=[], metavar="GROUP=NUMBER")
     options = parser.parse_args()
     lines = options.structures.read_text().splitlines()
     frames: dict[tuple[str, int], list[str]] = {}
@@ -30,7 +35,12 @@ def main() -> None:
         if name and group:
             frames[name[1], int(group[1])] = lines[start:stop]
         start = stop
-    chosen = [line for key in CUBIC for line in frames[key]]
+    keys = list(CUBIC)
+    for wanted in options.further:
+        group, number = map(int, wanted.split("="))
+        others = [key for key in frames if key[1] == group and key not in CUBIC]
+        keys += others[:number]
+    chosen = [line for key in keys for line in frames[key]]
     options.out.write_text("\n".join(chosen) + "\n")
 
 

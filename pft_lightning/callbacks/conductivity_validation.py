@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import lightning
 from lightning.pytorch.utilities import rank_zero_warn
@@ -54,10 +54,7 @@ _FOLDER: Final = "conductivity"
 
 _Names = Annotated[list[str] | None, Words("names of crystals in a list, or null")]
 _File = Annotated[str | None, Words("a path, or null")]
-_Protocol = Annotated[
-    str | dict[str, Any],
-    Words(f"one of {', '.join(CONDUCTIVITY_PROTOCOLS)}, or a block"),
-]
+_Protocol = Annotated[str, Words(f"one of {', '.join(CONDUCTIVITY_PROTOCOLS)}")]
 
 
 class ConductivityValidation(ValidationEvaluation[ConductivityEvaluation]):
@@ -81,8 +78,8 @@ class ConductivityValidation(ValidationEvaluation[ConductivityEvaluation]):
             takes all.
         names: names of the crystals to take instead, as in ``per_material.csv``.
         every_n_validations: validations from one of these to the next.
-        protocol: what is computed: ``matbench``, ``k_srme`` or a
-            ``ConductivityProtocol``.
+        protocol: what is computed: ``matbench`` or ``k_srme``; in Python a
+            ``ConductivityProtocol``, too.
         max_atoms: atoms of one pass; what bounds memory.
 
     Raises:

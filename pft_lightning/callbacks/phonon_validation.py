@@ -61,9 +61,7 @@ _Names = Annotated[list[str] | None, Words("names of materials in a list, or nul
 _Mesh = Annotated[
     float | list[int] | None, Words("a length in Å, or three whole numbers")
 ]
-_Protocol = Annotated[
-    str | dict[str, Any], Words(f"one of {', '.join(PROTOCOLS)}, or a block")
-]
+_Protocol = Annotated[str, Words(f"one of {', '.join(PROTOCOLS)}")]
 
 
 class PhononValidation(ValidationEvaluation[Evaluation]):
@@ -90,8 +88,8 @@ class PhononValidation(ValidationEvaluation[Evaluation]):
             takes all.
         names: names of the materials to take instead, as in ``per_material.csv``.
         every_n_validations: validations from one of these to the next.
-        protocol: what is computed: ``dft_cell``, ``mdr``, ``mdr_analytic`` or a
-            ``Protocol``.
+        protocol: what is computed: ``dft_cell``, ``mdr``, ``mdr_analytic`` or
+            ``ml_peg``; in Python a ``Protocol``, too.
         mesh: dense mesh of q-points in place of the protocol's, a length in Å or
             three numbers.
         options: how phonon files are read.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -229,16 +229,29 @@ def _report(skipped: list[tuple[str, str]], count: int) -> None:
         warnings.warn("\n".join(skip_lines(skipped)), stacklevel=3)
 
 
+class UnusableStructureError(DataFormatError):
+    """A structure was read and cannot be used.
+
+    Attributes:
+        info: what the file says of it beside its atoms, as names.
+    """
+
+    def __init__(self, error: DataFormatError, info: Mapping[str, Any]) -> None:
+        super().__init__(str(error))
+        self.info = info
+
+
 def read_file(path: Path) -> Iterator[tuple[str, ase.Atoms | DataFormatError]]:
     """Give place and structure of all in a file; one that is bad is an error."""
     for index, atoms in _read_all(path):
         where = f"{path}, structure {index}"
+        if isinstance(atoms, DataFormatError):
+            yield where, atoms
+            continue
         try:
-            if isinstance(atoms, DataFormatError):
-                raise atoms
             validate(structure_record(atoms, where))
         except DataFormatError as error:
-            yield where, error
+            yield where, UnusableStructureError(error, atoms.info)
         else:
             yield where, atoms
 

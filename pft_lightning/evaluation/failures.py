@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
+
+import numpy as np
 
 from pft_lightning.errors import (
     ConfigError,
+    DivergenceError,
     PFTError,
     StorageError,
     UnknownElementError,
@@ -53,3 +57,20 @@ def failed_row(error: Exception) -> dict[str, str]:
         # Nobody foresaw it: keep what a bug report needs.
         row["traceback"] = "".join(traceback.format_exception(error))
     return row
+
+
+def check_finite(arrays: np.ndarray | Sequence[np.ndarray], what: str) -> None:
+    """Refuse what a potential gives of displaced supercells if it is not finite.
+
+    Args:
+        arrays: of each supercell.
+        what: they are.
+
+    Raises:
+        DivergenceError: a number is NaN or infinite.
+    """
+    broken = sum(not np.isfinite(array).all() for array in arrays)
+    if broken:
+        raise DivergenceError(
+            f"{what} are not finite in {broken} of {len(arrays)} displaced supercells."
+        )

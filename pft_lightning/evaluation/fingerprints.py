@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from types import FunctionType, ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from ase.calculators.calculator import BaseCalculator
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.settings import PLAIN, plain_settings
@@ -19,6 +19,9 @@ from pft_lightning.evaluation.force_constants import Potential
 
 # What of a calculator changes from one structure to the next.
 _VOLATILE = ("atoms", "results", "_directory", "directory", "label", "prefix")
+
+# How far inside of a calculator its settings are looked for.
+_DEEPEST = 8
 
 
 class _Hash(Protocol):
@@ -54,7 +57,7 @@ def fingerprint(model: Potential) -> str:
         found.update(repr(shown).encode())
         _add_module(found, model)
     else:
-        _add_calculator(found, model)
+        _add_attributes(found, model, ())
     return found.hexdigest()
 
 
@@ -74,32 +77,43 @@ def _add_module(found: _Hash, module: torch.nn.Module) -> None:
         found.update(text.encode())
 
 
-def _add_calculator(found: _Hash, calculator: BaseCalculator) -> None:
-    for name, value in sorted(vars(calculator).items()):
+def _add_attributes(found: _Hash, holder: Any, inside: tuple[Any, ...]) -> None:
+    """Add what an object holds, unless it is inside of itself or too deep."""
+    if len(inside) > _DEEPEST or any(holder is other for other in inside):
+        return
+    for name, value in sorted(vars(holder).items()):
         if name not in _VOLATILE:
             found.update(f"{name}=".encode())
-            _add(found, value)
+            _add(found, value, (*inside, holder))
 
 
-def _add(found: _Hash, value: Any) -> None:
-    """Add what of a value is weights or settings; other objects by their kind."""
+def _add(found: _Hash, value: Any, inside: tuple[Any, ...]) -> None:
+    """Add what of a value is weights or settings; compiled objects by their kind."""
     if isinstance(value, torch.nn.Module):
         _add_module(found, value)
-    elif isinstance(value, BaseCalculator):
-        _add_calculator(found, value)
+    elif isinstance(value, np.ndarray) and value.dtype.hasobject:
+        _add(found, value.tolist(), inside)
     elif isinstance(value, (torch.Tensor, np.ndarray)):
         found.update(_bytes(torch.as_tensor(value)))
     elif isinstance(value, Mapping):
         for key, held in value.items():
             found.update(f"{key!r}:".encode())
-            _add(found, held)
+            _add(found, held, inside)
     elif isinstance(value, (list, tuple)):
         for held in value:
-            _add(found, held)
+            _add(found, held, inside)
+    elif isinstance(value, (set, frozenset)):
+        found.update(repr(sorted(map(repr, value))).encode())
     elif isinstance(value, PLAIN):
         found.update(f"{value!r} ".encode())
+    elif isinstance(value, (type, FunctionType)):
+        found.update(f"{value.__module__}.{value.__qualname__} ".encode())
     else:
         _add_name(found, type(value))
+        if hasattr(value, "__array__"):  # of other libraries, as jax
+            found.update(np.asarray(value).tobytes())
+        if not isinstance(value, ModuleType) and hasattr(value, "__dict__"):
+            _add_attributes(found, value, inside)
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.memory import in_passes
 from pft_lightning.errors import ConfigError, NotDifferentiableError
+from pft_lightning.evaluation.failures import check_finite
 from pft_lightning.graphs import build_crystal_batch
 from pft_lightning.physics.force_constants import from_array, symmetrise
 from pft_lightning.types import Engine
@@ -303,7 +304,11 @@ def displaced_forces(
     max_atoms: int,
     progress: bool = False,
 ) -> list[np.ndarray]:
-    """Forces (n_atoms, 3) at each of several positions (n, n_atoms, 3)."""
+    """Forces (n_atoms, 3) at each of several positions (n, n_atoms, 3).
+
+    Raises:
+        DivergenceError: one is not finite.
+    """
     moved = []
     for positions in displaced:
         moved.append(atoms.copy())
@@ -315,6 +320,7 @@ def displaced_forces(
         for structure in _bar(moved, "displacements", progress):
             calculated.positions = structure.positions
             forces.append(np.array(calculated.get_forces(), dtype=np.float64))
+        check_finite(forces, "forces")
         return forces
 
     def forces_of(some: np.ndarray) -> np.ndarray:
@@ -327,7 +333,9 @@ def displaced_forces(
     per_pass = max(1, max_atoms // len(atoms))
     numbers = np.arange(len(moved))
     found = all_passes(forces_of, numbers, per_pass, "displacements", progress)
-    return list(np.concatenate(found))
+    forces = list(np.concatenate(found))
+    check_finite(forces, "forces")
+    return forces
 
 
 def _displaced_forces(

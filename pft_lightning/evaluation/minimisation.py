@@ -56,19 +56,24 @@ def run_optimiser(
     return False
 
 
-def volume_problem(
+def relaxation_problem(
     atoms: Atoms, limits: tuple[float, float]
 ) -> Callable[[], str | None]:
-    """Make what says whether the volume of a crystal has run away since.
+    """Make what says whether a crystal that is relaxed has run away since.
 
     Args:
-        atoms: that are relaxed.
+        atoms: that are relaxed, with their calculator.
         limits: of the volume, relative to the present one.
     """
     volume = atoms.get_volume()
     low, high = limits
 
     def problem() -> str | None:
+        # Libraries crash on positions that such a step would lead to.
+        results = getattr(atoms.calc, "results", {})
+        for name in ("energy", "forces", "stress"):
+            if not np.isfinite(results.get(name, 0.0)).all():
+                return f"the potential's {name} is not finite"
         ratio = atoms.get_volume() / volume
         if low < ratio < high:
             return None

@@ -27,7 +27,7 @@ from pft_lightning.evaluation.force_constants import (
     compute_force_constants,
     in_float64,
 )
-from pft_lightning.evaluation.minimisation import run_optimiser, volume_problem
+from pft_lightning.evaluation.minimisation import relaxation_problem, run_optimiser
 from pft_lightning.option_types import (
     Angstrom,
     As,
@@ -301,7 +301,7 @@ def relax(
     )
     atoms.calc = calculator
     atoms.set_constraint(FixSymmetry(atoms, symprec=reference.symmetry.tolerance))
-    problem = volume_problem(atoms, protocol.volume_limits)
+    problem = relaxation_problem(atoms, protocol.volume_limits)
     free = (
         atoms
         if protocol.relax == "atoms"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from phonopy import Phonopy
@@ -52,6 +52,16 @@ class Material(Generic[_Content]):
     source: str
     fingerprint: str
     read: Callable[[], _Content]
+
+
+def unusable(name: str, source: str, reason: str) -> Material[Any]:
+    """Make a material that says why it cannot be used when it is read."""
+    return Material(
+        name=file_name(name),
+        source=source,
+        fingerprint=digest([source, reason]),
+        read=partial(_fail, DataFormatError(reason)),
+    )
 
 
 def to_phonopy(record: StructureRecord) -> Phonopy:

@@ -37,6 +37,8 @@ class Task(Generic[_Protocol]):
     Attributes:
         models: by label, in float64.
         fingerprints: of the models.
+        identities: what tells each model from others, and the libraries that compute
+            from versions that may give other numbers.
         keys: per model, what its results depend on beside the material.
         protocol: that is followed.
         max_atoms: of one pass.
@@ -45,6 +47,7 @@ class Task(Generic[_Protocol]):
 
     models: dict[str, Potential]
     fingerprints: dict[str, str]
+    identities: dict[str, str]
     keys: dict[str, str]
     protocol: _Protocol
     max_atoms: int
@@ -81,13 +84,18 @@ def make_task(
     _check_options(models, protocol, max_atoms, engine)
     fingerprints = {label: fingerprint(model) for label, model in models.items()}
     values = asdict(protocol)  # type: ignore[call-overload]
-    settings = [_RESULTS_VERSION, library_versions(libraries), values, engine]
+    versions = library_versions(libraries)
+    settings = [_RESULTS_VERSION, versions, values, engine]
     return Task(
         models={
             label: in_float64(model) if isinstance(model, EnergyModel) else model
             for label, model in models.items()
         },
         fingerprints=fingerprints,
+        identities={
+            label: digest([_RESULTS_VERSION, versions, one])
+            for label, one in fingerprints.items()
+        },
         keys={label: digest([*settings, one]) for label, one in fingerprints.items()},
         protocol=protocol,
         max_atoms=max_atoms,

@@ -13,6 +13,7 @@ import torch
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.third_order import check_phono3py, copy_cells, quiet
 from pft_lightning.errors import ConfigError, NotDifferentiableError
+from pft_lightning.evaluation.failures import check_finite
 from pft_lightning.evaluation.force_constants import (
     Potential,
     all_passes,
@@ -187,7 +188,9 @@ def multiply_third(
 
     per_pass = max(1, max_atoms // len(atoms))
     passes = all_passes(multiply, pairs, per_pass, "third derivatives", progress)
-    return np.concatenate(passes)
+    found = np.concatenate(passes)
+    check_finite(found, "third derivatives")
+    return found
 
 
 def _set_forces(

@@ -17,8 +17,8 @@ import numpy as np
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.readers import PhononReadOptions
-from pft_lightning.data.readers.names import source_state
-from pft_lightning.data.readers.phono3py import read_third_order
+from pft_lightning.data.readers.names import find_file, source_state
+from pft_lightning.data.readers.phono3py import THIRD_ORDER_FILES, read_third_order
 from pft_lightning.data.readers.phonopy import material_name
 from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.data.third_order import ThirdOrderRecord, check_phono3py
@@ -40,7 +40,12 @@ from pft_lightning.evaluation.folder import (
 )
 from pft_lightning.evaluation.force_constants import Potential, compute_force_constants
 from pft_lightning.evaluation.materials import Evaluated, Evaluator
-from pft_lightning.evaluation.reference import Material, file_name, number_names
+from pft_lightning.evaluation.reference import (
+    Material,
+    file_name,
+    number_names,
+    unusable,
+)
 from pft_lightning.evaluation.summary import make_summary, mean_and_median
 from pft_lightning.evaluation.task import Task, make_task
 from pft_lightning.evaluation.third_order import third_order_force_constants
@@ -114,9 +119,13 @@ def evaluate_third_order(
 def _list_materials(
     phonons: Spec, options: PhononReadOptions
 ) -> list[Material[ThirdOrderRecord]]:
-    paths = find_sources(phonons).paths
+    sources = find_sources(phonons)
     return number_names(
         [
+            unusable(Path(source).name, source, reason)
+            for source, reason in sources.skipped
+        ]
+        + [
             Material(
                 name=file_name(
                     path.absolute().name if path.is_dir() else material_name(path)
@@ -127,14 +136,18 @@ def _list_materials(
                 ),
                 read=partial(read_third_order, path, options),
             )
-            for path in paths
+            for path in sources.paths
         ]
     )
 
 
 def _state(path: Path) -> list[list[Any]]:
     """What tells changes of a source; forces may lie beside a file with cells."""
-    return source_state(path if path.is_dir() else path.parent)
+    found = source_state(path)
+    if not path.is_dir():
+        beside = (find_file(path.parent, name) for name in THIRD_ORDER_FILES)
+        found += [one for file in beside if file for one in source_state(file)]
+    return found
 
 
 class _ThirdOrder(Evaluator[ThirdOrderProtocol, ThirdOrderRecord]):

@@ -107,5 +107,6 @@ def compute_conductivity(
         **start.common,
     )
     if fabric.is_global_zero:
-        print_conductivity(found, write_conductivity_report(folder.path))
+        report = write_conductivity_report(folder.path)
+        print_conductivity(found, report, start.values["reference"])
     return found

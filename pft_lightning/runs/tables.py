@@ -294,12 +294,15 @@ _OUTCOMES = {
 }
 
 
-def print_conductivity(found: ConductivityEvaluation, report: Path) -> None:
+def print_conductivity(
+    found: ConductivityEvaluation, report: Path, reference: str | None
+) -> None:
     """Print the scores of conductivities, one column for each model.
 
     Args:
         found: what was computed.
         report: Page with the figures.
+        reference: file that it was compared with; None where with none.
     """
     models, protocol = found.summary["models"], found.summary["protocol"]
     table = Table(
@@ -324,10 +327,13 @@ def print_conductivity(found: ConductivityEvaluation, report: Path) -> None:
     console = Console(width=None if Console().is_terminal else 100)
     console.print(table)
     if not scored:
-        console.print(
-            "No score: reference=FILE, of DFT mode by mode, is needed for one.",
-            highlight=False,
+        why = (
+            f"none of the crystals is one of reference={reference}; an identifier "
+            "(mp_id), or formula and space group, tell them."
+            if reference
+            else "reference=FILE, of DFT mode by mode, is needed for one."
         )
+        console.print(f"No score: {why}", highlight=False, soft_wrap=True)
     for row in found.rows[:_MAX_CRYSTALS]:
         console.print(f"  {_conductivity_line(row)}", highlight=False, soft_wrap=True)
     if len(found.rows) > _MAX_CRYSTALS:

@@ -85,7 +85,7 @@ class PhononFineTuning(StopsAtDivergence):
     ``phonon/hvp_mae`` (eV/Å², one isotropic displacement of every inequivalent atom,
     weighted with its multiplicity), ``phonon/forces_mae`` (eV/Å),
     ``upstream/energy_mae`` (eV/atom), ``upstream/forces_mae`` (eV/Å) and
-    ``upstream/stress_mae`` (eV/Å³); with a ``ThirdOrderLoss`` also
+    ``upstream/stress_mae`` (eV/Å³); where structures have third-order force constants
     ``phonon/third_order_mae`` (eV/Å³, along fixed pairs of atoms); with elastic
     crystals ``elastic/constants_mae`` (GPa, over all 36), ``elastic/bulk_modulus_mae``
     and ``elastic/shear_modulus_mae`` (GPa); with a ``PropertyLoss`` also
@@ -337,7 +337,6 @@ class PhononFineTuning(StopsAtDivergence):
                     structures,
                     self._validation_seed,
                     self._engine,
-                    third_order=self.targets.third_order is not None,
                 )
                 errors |= self.targets.spectral_errors(self.model, source, structures)
             for name, values in errors.items():

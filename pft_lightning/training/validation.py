@@ -56,8 +56,6 @@ def find_errors(
     batch: Batch,
     seed: int,
     engine: Engine | None = None,
-    *,
-    third_order: bool = False,
 ) -> dict[str, torch.Tensor]:
     """All errors of the structures of one source, by the end of their ``METRICS``.
 
@@ -68,7 +66,6 @@ def find_errors(
         batch: Neutral batch of that source.
         seed: Of tangents and pairs.
         engine: How products are differentiated.
-        third_order: Look at third derivatives of phonon structures too.
     """
     if source == keys.ELASTIC:
         return elastic_constant_errors(model, batch, engine)
@@ -77,8 +74,7 @@ def find_errors(
     errors = efs_errors(model, batch)
     if source == keys.PHONON:
         errors["hvp_mae"] = hvp_errors(model, batch, seed, engine)
-        if third_order:
-            errors["third_order_mae"] = third_order_errors(model, batch, seed)
+        errors["third_order_mae"] = third_order_errors(model, batch, seed)
     return errors
 
 

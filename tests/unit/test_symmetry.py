@@ -18,6 +18,16 @@ def test_a_search_without_a_result_gives_none_and_no_error(function):
     assert space_group(overlapping, 1e-5) == 0
 
 
+@pytest.mark.parametrize("part", ["cell", "positions"])
+def test_numbers_that_are_not_finite_have_no_symmetry(part):
+    """spglib ends the process on them."""
+    atoms = bulk("Si", "diamond", 5.43)
+    cell, positions = atoms.cell.array.copy(), atoms.get_scaled_positions()
+    (cell if part == "cell" else positions)[1, 1] = np.nan
+    crystal = (cell, positions, atoms.numbers)
+    assert search(spglib.get_symmetry_dataset, crystal, 1e-5) is None
+
+
 def test_atoms_and_their_cell_are_one_crystal():
     atoms = bulk("Si", "diamond", 5.43)
     cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)

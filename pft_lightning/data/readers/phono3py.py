@@ -67,6 +67,9 @@ if TYPE_CHECKING:
 _CELL_FILES: Final = ("phono3py_params.yaml", *PHONO3PY_CELL_FILES)
 _FORCES, _SECOND, _THIRD = "FORCES_FC3", "fc2.hdf5", "fc3.hdf5"
 
+# Files beside one with cells that are read with it.
+THIRD_ORDER_FILES: Final = (_FORCES, _SECOND, _THIRD)
+
 _EV: Final = "vasp"  # a code whose units are eV and Å
 
 

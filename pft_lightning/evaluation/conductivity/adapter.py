@@ -20,6 +20,7 @@ from pft_lightning.errors import DataFormatError, DivergenceError
 from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.conductivity.protocol import ConductivityProtocol
 from pft_lightning.evaluation.conductivity.score import Conductivity, share_coherence
+from pft_lightning.evaluation.failures import check_finite
 
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class ThirdOrderPhonons:
         Raises:
             DivergenceError: a force is not finite.
         """
-        _check_finite(forces, "second")
+        check_finite(forces, "forces of second order")
         with quiet():
             found = self._phonons
             found.phonon_forces = forces
@@ -147,7 +148,7 @@ class ThirdOrderPhonons:
         Raises:
             DivergenceError: one is not finite.
         """
-        _check_finite(forces, "third")
+        check_finite(forces, "forces of third order")
         with quiet():
             self._phonons.forces = forces
             self._phonons.produce_fc3()
@@ -217,15 +218,6 @@ def _displaced(
     )
     positions = [cell.positions for cell in displaced if cell is not None]
     return Displaced(atoms, np.array(positions))
-
-
-def _check_finite(forces: np.ndarray, order: str) -> None:
-    broken = ~np.isfinite(forces).all(axis=(1, 2))
-    if broken.any():
-        raise DivergenceError(
-            f"forces of {order} order are not finite in {np.count_nonzero(broken)} of "
-            f"{len(forces)} displaced supercells."
-        )
 
 
 def _take(found: Any, temperature: float) -> Transport:

@@ -17,8 +17,8 @@ from pft_lightning.evaluation.conductivity.rows import (
     CONVERGED,
     RELAXED_SPACE_GROUP,
     SPACE_GROUP,
+    transport_of,
 )
-from pft_lightning.evaluation.conductivity.stages import read_transport
 from pft_lightning.evaluation.conductivity.totals import (
     BROKEN,
     FAILED,
@@ -29,7 +29,6 @@ from pft_lightning.evaluation.conductivity.totals import (
 )
 from pft_lightning.evaluation.folder import (
     FORMULA,
-    MODEL,
     NAME,
     EvaluationFolder,
     Row,
@@ -81,8 +80,8 @@ def _columns(row: Row, folder: EvaluationFolder) -> dict[str, Any]:
             )
         ),
     }
-    transport = read_transport(folder.model_folder(row[NAME], row[MODEL]))
-    if transport is None or row.get(REASON):
+    transport = transport_of(row, folder)
+    if transport is None:
         return columns
     found = transport.conductivity
     return columns | {

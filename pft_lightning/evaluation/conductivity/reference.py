@@ -6,6 +6,8 @@ each row by the name of the row. Two sets of column names are in use.
 
 from __future__ import annotations
 
+import hashlib
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +51,25 @@ _SAME_TEMPERATURE: Final = 1e-6
 # Largest difference between a conductivity and the sum over its modes, relative.
 _TOLERANCE: Final = 1e-3
 
+# What the magnitudes of modes add up to at most, relative to the conductivity. A mode
+# conducts no less than nothing but for its share of coherences, which are small; with
+# 1.1, SRME stays below 2.1.
+_MOST_MAGNITUDE: Final = 1.1
+
+# Most q-points along an axis.
+MOST_POINTS: Final = 500
+
+_MOST_GROUPS: Final = 230  # of space groups
+
+
+class _OtherTemperatureError(DataFormatError):
+    """A row has no conductivity at the temperature that is asked for."""
+
+    def __init__(self, known: list[float]) -> None:
+        at = ", ".join(f"{t:g}" for t in known)
+        super().__init__(f"it has conductivities at {at} K alone")
+        self.known = known
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferenceCrystal:
@@ -73,12 +94,17 @@ class References(dict[str, ReferenceCrystal]):
     """Crystals of a reference by their identifier."""
 
     @cached_property
-    def state(self) -> list[list[Any]]:
+    def state(self) -> str:
         """What tells that a reference has changed."""
-        return [
-            [name, one.conductivity.kappa, float(one.conductivity.modes.sum())]
-            for name, one in self.items()
-        ]
+        found = hashlib.sha256()
+        for name, one in self.items():
+            known = one.conductivity
+            shown = (name, one.formula, one.space_group, one.mesh, known.temperature)
+            found.update(repr((*shown, known.kappa)).encode())
+            for array in (known.modes, known.weights, known.q_points):
+                found.update(repr(array.shape).encode() + array.tobytes())
+            found.update(known.frequencies.tobytes())
+        return found.hexdigest()
 
 
 def read_conductivities(
@@ -103,15 +129,24 @@ def read_conductivities(
     columns = _read_columns(path)
     found = References()
     skipped: list[tuple[str, str]] = []
+    others: set[float] = set()
     for row in columns["id"]:
         try:
             crystal = _read_row(columns, row, temperature)
             if crystal.name in found:
                 raise DataFormatError(f"{crystal.name} is there twice")
+        except _OtherTemperatureError as error:
+            others.update(error.known)
+            skipped.append((row, f"{path}, row {row}: {error}."))
         except DataFormatError as error:
             skipped.append((row, f"{path}, row {row}: {error}."))
         else:
             found[crystal.name] = crystal
+    if not found and others:
+        raise ConfigError(
+            f"protocol.temperature={temperature:g}: {path} has conductivities at "
+            f"{', '.join(f'{t:g}' for t in sorted(others))} K. Choose one of these."
+        )
     if not found:
         reasons = "\n".join(skip_lines(skipped, most=3)[1:])
         raise DataFormatError(
@@ -153,13 +188,13 @@ def _read_row(
     columns: Mapping[str, Mapping[str, Any]], row: str, temperature: float
 ) -> ReferenceCrystal:
     values = {what: column.get(row) for what, column in columns.items()}
-    known = np.atleast_1d(_numbers(values.get("temperatures") or _USUAL_TEMPERATURE))
+    name = values["id"]
+    if not isinstance(name, (str, int)) or not str(name).strip():
+        raise DataFormatError(f"{name!r} is no identifier of a material")
+    known = _numbers(values.get("temperatures") or _USUAL_TEMPERATURE).ravel()
     apart = np.abs(known - temperature)
     if apart.min() > _SAME_TEMPERATURE:
-        raise ConfigError(
-            f"protocol.temperature={temperature:g}: the reference has conductivities "
-            f"at {', '.join(f'{t:g}' for t in known)} K. Choose one of these."
-        )
+        raise _OtherTemperatureError(known.tolist())
     at = int(np.argmin(apart))
     kappa, modes = np.atleast_1d(_numbers(values["kappa"])), _numbers(values["modes"])
     if modes.ndim != 3 or not len(modes) == len(kappa) == len(known):
@@ -176,14 +211,42 @@ def _read_row(
         frequencies=_numbers(values["frequencies"]),
     )
     _check(found)
-    mesh: Sequence[Any] = values.get("mesh") or ()
     return ReferenceCrystal(
-        name=str(values["id"]),
+        name=str(name).strip(),
         formula=str(values.get("formula") or ""),
-        space_group=int(values.get("space_group") or 0),
-        mesh=(int(mesh[0]), int(mesh[1]), int(mesh[2])) if len(mesh) == 3 else None,
+        space_group=_space_group(values.get("space_group")),
+        mesh=_mesh(values.get("mesh"), float(found.weights.sum())),
         conductivity=found,
     )
+
+
+def _space_group(value: Any) -> int:
+    """Number of a space group; 0 where there is none."""
+    number = 0.0 if value is None else float(_numbers(value).ravel()[0])
+    if number != int(number) or not 0 <= number <= _MOST_GROUPS:
+        raise DataFormatError(f"{value!r} is no number of a space group")
+    return int(number)
+
+
+def _mesh(value: Any, n_points: float) -> tuple[int, int, int] | None:
+    """Mesh of q-points, which its points have to make up; None where there is none."""
+    if value is None:
+        return None
+    numbers = _numbers(value).ravel()
+    whole = tuple(int(n) for n in numbers)
+    if len(whole) != 3 or not np.array_equal(numbers, whole):
+        raise DataFormatError(f"{value!r} is no mesh of q-points")
+    if not 1 <= min(whole) <= max(whole) <= MOST_POINTS:
+        raise DataFormatError(
+            f"the mesh of q-points is {list(whole)}; expected numbers from 1 to "
+            f"{MOST_POINTS}"
+        )
+    if math.prod(whole) != n_points:
+        raise DataFormatError(
+            f"the mesh {list(whole)} has {math.prod(whole)} q-points, and the weights "
+            f"add up to {n_points:g}"
+        )
+    return whole[0], whole[1], whole[2]
 
 
 def _numbers(value: Any) -> np.ndarray:
@@ -209,11 +272,19 @@ def _check(found: Conductivity) -> None:
             raise DataFormatError(
                 f"{name} have the shape {shape}; expected {expected}, as the modes"
             )
+    if not (found.weights > 0).all():
+        raise DataFormatError("a weight of a q-point is not positive")
     total = found.modes.sum() / found.weights.sum()
     if not found.kappa > 0 or abs(total / found.kappa - 1) > _TOLERANCE:
         raise DataFormatError(
             f"the modes add up to {total:.5g} W/m/K, and the whole is "
             f"{found.kappa:.5g}; one of the two is wrong"
+        )
+    magnitude = np.abs(found.modes).sum() / found.weights.sum()
+    if magnitude > _MOST_MAGNITUDE * found.kappa:
+        raise DataFormatError(
+            f"the magnitudes of the modes add up to {magnitude:.5g} W/m/K, and the "
+            f"modes to {found.kappa:.5g}: modes do not conduct less than nothing"
         )
 
 
@@ -221,7 +292,7 @@ def find_crystal(
     crystals: Mapping[str, ReferenceCrystal],
     names: Iterable[str],
     formula: str,
-    space_group: int,
+    space_groups: Sequence[int],
 ) -> ReferenceCrystal | None:
     """Find a crystal by its identifiers, or else by formula and space group.
 
@@ -229,21 +300,38 @@ def find_crystal(
         crystals: by identifier.
         names: that the crystal may be known by.
         formula: reduced, of ``reduce_formula``.
-        space_group: number.
+        space_groups: number, and those of larger tolerances, which a crystal found by
+            its identifier may have, too.
 
     Returns:
         None where there is none, or several of that formula and space group.
+
+    Raises:
+        DataFormatError: the one of that identifier is another crystal.
     """
     for name in names:
         if name in crystals:
+            _check_same(crystals[name], formula, space_groups)
             return crystals[name]
     same = [
         crystal
         for crystal in crystals.values()
-        if crystal.space_group == space_group
+        if crystal.space_group == space_groups[0]
         and reduce_formula(crystal.formula) == formula
     ]
     return same[0] if len(same) == 1 else None
+
+
+def _check_same(
+    found: ReferenceCrystal, formula: str, space_groups: Sequence[int]
+) -> None:
+    theirs = reduce_formula(found.formula)
+    if theirs not in ("", formula) or found.space_group not in (0, *space_groups):
+        raise DataFormatError(
+            f"this is {formula} of space group {space_groups[0]}, and {found.name} of "
+            f"the reference is {theirs or 'a crystal'} of space group "
+            f"{found.space_group or 'unknown'}. Correct the identifier of one of them."
+        )
 
 
 def reduce_formula(formula: str) -> str:

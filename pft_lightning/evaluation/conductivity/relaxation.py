@@ -14,7 +14,7 @@ from pft_lightning.backends.calculator import Calculator
 from pft_lightning.evaluation.conductivity.cells import space_group
 from pft_lightning.evaluation.conductivity.protocol import ConductivityProtocol
 from pft_lightning.evaluation.force_constants import Potential
-from pft_lightning.evaluation.minimisation import run_optimiser, volume_problem
+from pft_lightning.evaluation.minimisation import relaxation_problem, run_optimiser
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ def relax_crystal(
     moved.calc = Calculator(model) if isinstance(model, EnergyModel) else model
     moved.set_constraint(FixSymmetry(moved, symprec=protocol.relax_symprec))
     cell_filter = FrechetCellFilter(moved, mask=list(protocol.cell_mask))
-    problem = volume_problem(moved, protocol.volume_limits)
+    problem = relaxation_problem(moved, protocol.volume_limits)
     n_steps = 0
 
     def run() -> bool:

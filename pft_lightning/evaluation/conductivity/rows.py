@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Final
 
-from pft_lightning.errors import DataFormatError
+from pft_lightning.errors import DataFormatError, ShapeError
+from pft_lightning.evaluation.conductivity.adapter import Transport
 from pft_lightning.evaluation.conductivity.cells import (
     ConductivityCells,
     element_counts,
@@ -22,8 +24,9 @@ from pft_lightning.evaluation.conductivity.score import (
     Score,
     compute_score,
 )
-from pft_lightning.evaluation.conductivity.stages import Outcome
+from pft_lightning.evaluation.conductivity.stages import Outcome, read_transport
 from pft_lightning.evaluation.conductivity.totals import (
+    COMPUTED,
     FAILED,
     KAPPA,
     OUTCOME,
@@ -49,6 +52,7 @@ from pft_lightning.evaluation.folder import (
     SECONDS,
     STATUS,
     VOLUME_RATIO,
+    EvaluationFolder,
     Row,
 )
 
@@ -60,6 +64,7 @@ RELAXED_SPACE_GROUP: Final = "relaxed_space_group"
 CONVERGED: Final = "converged"
 N_SECOND: Final = "fc2_displacements"
 N_THIRD: Final = "fc3_displacements"
+TRANSPORT_KEY: Final = "transport_key"  # of the file of the conductivity, no column
 
 COLUMNS: Final = (
     *(NAME, FORMULA, STRUCTURE_TYPE, N_ATOMS, N_PRIMITIVE, MODEL),
@@ -117,7 +122,10 @@ def find_reference(
         references,
         (*cells.names, name),
         reduce_formula(cells.atoms.get_chemical_formula()),
-        space_group(cells.atoms, protocol.symprec),
+        [
+            space_group(cells.atoms, tolerance)
+            for tolerance in (protocol.symprec, protocol.relax_symprec)
+        ],
     )
 
 
@@ -142,6 +150,19 @@ def choose_mesh(
     return cells.mesh or theirs or protocol.mesh
 
 
+def transport_of(row: Row, folder: EvaluationFolder) -> Transport | None:
+    """Read the conductivity that a row speaks of; None where it has none.
+
+    Args:
+        row: of a material and model.
+        folder: of the evaluation.
+    """
+    if row[OUTCOME] != COMPUTED:
+        return None
+    place = folder.model_folder(row[NAME], row[MODEL])
+    return read_transport(place, row.get(TRANSPORT_KEY, ""))
+
+
 def columns_of(outcome: Outcome) -> Row:
     """Columns with what came of a crystal."""
     relaxed, transport = outcome.relaxed, outcome.transport
@@ -159,6 +180,7 @@ def columns_of(outcome: Outcome) -> Row:
     if outcome.frequencies is not None:
         row[MIN_FREQUENCY], row[MAX_FREQUENCY] = outcome.frequencies
     if transport is not None:
+        row[TRANSPORT_KEY] = outcome.key
         row[KAPPA] = transport.conductivity.kappa
         row[PARTICLE] = float(transport.particle[:3].mean())
         row[COHERENCE] = float(transport.coherence[:3].mean())
@@ -166,16 +188,21 @@ def columns_of(outcome: Outcome) -> Row:
 
 
 def scores(outcome: Outcome, found: ReferenceCrystal | None) -> Row:
-    """Columns with the scores of a crystal; None where there is no reference.
+    """Columns with the scores of a crystal; None where there is nothing to compare.
 
-    Raises:
-        ShapeError: the reference has other q-points.
+    A reference of other q-points is no fault of the model: the conductivity stands, and
+    the reason says why it has no score.
     """
     if found is None:
         return _columns(None, None)
     transport = outcome.transport
     conductivity = None if transport is None else transport.conductivity
-    return _columns(compute_score(conductivity, found.conductivity), found)
+    try:
+        return _columns(compute_score(conductivity, found.conductivity), found)
+    except ShapeError as error:
+        reason = f"not compared with {found.name} of the reference: {error}"
+        warnings.warn(reason, stacklevel=2)
+        return {REASON: reason, **_columns(None, found)}
 
 
 def failed_scores(found: ReferenceCrystal | None, reason: str) -> Row:

@@ -17,6 +17,7 @@ from typing import Any, TypeGuard, cast
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.third_order import check_phono3py
+from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.conductivity.cells import ConductivityCells
 from pft_lightning.evaluation.conductivity.leaderboard import write_leaderboard
@@ -37,8 +38,9 @@ from pft_lightning.evaluation.conductivity.rows import (
     find_reference,
     identify,
     scores,
+    transport_of,
 )
-from pft_lightning.evaluation.conductivity.stages import KAPPA_FILE, Stages
+from pft_lightning.evaluation.conductivity.stages import Stages
 from pft_lightning.evaluation.conductivity.structures import (
     ConductivityOptions,
     list_crystals,
@@ -54,6 +56,7 @@ from pft_lightning.evaluation.folder import (
     ERROR,
     LEADERBOARD,
     MODEL,
+    NAME,
     OK,
     SECONDS,
     STATUS,
@@ -130,11 +133,17 @@ def evaluate_conductivity(
     check_phono3py()
     protocol = get_protocol(protocol)
     references = None
+    folder = EvaluationFolder(out)
     if reference is not None:
+        if folder.path / LEADERBOARD in Path(reference).absolute().parents:
+            raise ConfigError(
+                f"reference={reference} is a file that this evaluation would write or "
+                "remove. Copy it to another folder, or choose another for the results."
+            )
         references = read_conductivities(reference, protocol.temperature)
     work = _Conductivities(
         make_task(models, protocol, max_atoms, None, libraries=("phono3py",)),
-        EvaluationFolder(out),
+        folder,
         references,
         progress and processes.rank()[0] == 0,
     )
@@ -198,7 +207,8 @@ class _Conductivities(Evaluator[ConductivityProtocol, _Read]):
     def is_whole(self, record: Record) -> bool:
         """Tell whether the conductivities are there that a record speaks of."""
         return all(
-            (self.folder.model_folder(record["name"], label) / KAPPA_FILE).is_file()
+            transport_of({NAME: record["name"], MODEL: label, **row}, self.folder)
+            is not None
             for label, row in record["models"].items()
             if row.get(OUTCOME) == COMPUTED
         )
@@ -262,7 +272,7 @@ class _Conductivities(Evaluator[ConductivityProtocol, _Read]):
             cells=content.cells,
             mesh=content.mesh,
             protocol=self.task.protocol,
-            identity=digest([self.task.fingerprints[label], material.fingerprint]),
+            identity=digest([self.task.identities[label], material.fingerprint]),
             max_atoms=self.task.max_atoms,
             progress=self.progress,
         ).run()

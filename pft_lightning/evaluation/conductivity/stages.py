@@ -51,7 +51,7 @@ from pft_lightning.json_files import find_json, write_json
 
 
 RELAXED_FILE: Final = "relaxed.json"
-KAPPA_FILE: Final = "kappa.npz"
+_KAPPA_FILE: Final = "kappa.npz"
 _FORCES_FILE: Final = "fc{}.npz"
 
 _KEY: Final = "key"
@@ -72,6 +72,7 @@ class Outcome:
         n_atoms: of the supercells of second and third order.
         n_primitive: atoms of the primitive cell; 0 where not computed.
         transport: None where there is no conductivity.
+        key: of the file that it is kept in.
     """
 
     kind: str
@@ -81,6 +82,7 @@ class Outcome:
     n_displaced: tuple[int, int] = (0, 0)
     n_primitive: int = 0
     transport: Transport | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,14 +132,14 @@ class Stages:
             )
         third = phonons.third_order()
         key = digest([self.identity, describe(self.protocol), phonons.mesh])
-        transport = self._find_transport(key)
+        transport = read_transport(self.folder, key)
         if transport is None:
             phonons.set_third_order(self.forces(3, third))
             transport = phonons.compute()
             self._keep_transport(key, transport)
         counts = (len(second.positions), len(third.positions))
         return Outcome(
-            COMPUTED, "", relaxed, extent, counts, phonons.n_primitive, transport
+            COMPUTED, "", relaxed, extent, counts, phonons.n_primitive, transport, key
         )
 
     def relax(self) -> RelaxedCrystal:
@@ -184,11 +186,6 @@ class Stages:
             _write_arrays(path, key, {"forces": found})
         return found
 
-    def _find_transport(self, key: str) -> Transport | None:
-        names = ("temperature", "kappa", *_ARRAYS, *_PARTS)
-        kept = _read_arrays(self.folder / KAPPA_FILE, key, names)
-        return None if kept is None else _to_transport(kept)
-
     def _keep_transport(self, key: str, transport: Transport) -> None:
         found = transport.conductivity
         arrays = {name: getattr(found, name) for name in _ARRAYS}
@@ -197,17 +194,18 @@ class Stages:
             "temperature": np.array(found.temperature),
             "kappa": np.array(found.kappa),
         }
-        _write_arrays(self.folder / KAPPA_FILE, key, arrays)
+        _write_arrays(self.folder / _KAPPA_FILE, key, arrays)
 
 
-def read_transport(folder: Path) -> Transport | None:
-    """Read the conductivity of a material and model; None where there is none.
+def read_transport(folder: Path, key: str) -> Transport | None:
+    """Read the conductivity of a material and model; None where it is not there.
 
     Args:
         folder: of the material and model.
+        key: that the row of the material has; another is of another protocol.
     """
     names = ("temperature", "kappa", *_ARRAYS, *_PARTS)
-    kept = _read_arrays(folder / KAPPA_FILE, None, names)
+    kept = _read_arrays(folder / _KAPPA_FILE, key, names)
     return None if kept is None else _to_transport(kept)
 
 
@@ -252,12 +250,12 @@ def _write_arrays(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> Non
 
 
 def _read_arrays(
-    path: Path, key: str | None, names: tuple[str, ...]
+    path: Path, key: str, names: tuple[str, ...]
 ) -> dict[str, np.ndarray] | None:
-    """Read arrays; None where there is no whole file of that key (None: any)."""
+    """Read arrays; None where there is no whole file of that key."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            if key is not None and str(stored[_KEY]) != key:
+            if str(stored[_KEY]) != key:
                 return None
             return {name: stored[name] for name in names}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):

@@ -33,8 +33,14 @@ from pft_lightning.data.sources import Spec, find_sources
 from pft_lightning.data.supercells import SupercellOptions, build_supercell
 from pft_lightning.errors import ConfigError, DataFormatError
 from pft_lightning.evaluation.conductivity.cells import ConductivityCells
+from pft_lightning.evaluation.conductivity.reference import MOST_POINTS
 from pft_lightning.evaluation.fingerprints import digest
-from pft_lightning.evaluation.reference import Material, file_name, number_names
+from pft_lightning.evaluation.reference import (
+    Material,
+    file_name,
+    number_names,
+    unusable,
+)
 from pft_lightning.option_types import As, Matrix, NAtoms
 
 
@@ -43,9 +49,6 @@ _SECOND: Final = ("fc2_supercell", "phonon_supercell_matrix")
 _THIRD: Final = ("fc3_supercell", "supercell_matrix")
 _MESH: Final = ("q_mesh", "q_point_mesh", "mesh")
 _NAMES: Final = ("mp_id", "material_id", "name")
-
-# Most q-points along an axis.
-_MOST_POINTS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def list_crystals(
     """
     found = find_sources(structures, kind="structure")
     materials: list[Material[ConductivityCells]] = [
-        _unusable(Path(source).stem, source, reason) for source, reason in found.skipped
+        unusable(Path(source).stem, source, reason) for source, reason in found.skipped
     ]
     for path in found.paths:
         if is_phonon_source(path):
@@ -122,19 +125,6 @@ def list_crystals(
         else:
             materials += _of_frames(path, options, reading_options)
     return number_names(materials)
-
-
-def _unusable(name: str, source: str, reason: str) -> Material[ConductivityCells]:
-    return Material(
-        name=file_name(name),
-        source=source,
-        fingerprint=digest([source, reason]),
-        read=partial(_fail, reason),
-    )
-
-
-def _fail(reason: str) -> ConductivityCells:
-    raise DataFormatError(reason)
 
 
 def _of_frames(
@@ -146,12 +136,13 @@ def _of_frames(
         with reading(path):
             frames = list(read_file(path))
     except DataFormatError as error:
-        yield _unusable(own, str(path), str(error))
+        yield unusable(own, str(path), str(error))
         return
     for index, (where, atoms) in enumerate(frames):
         name = own if len(frames) == 1 else f"{own}-{index}"
         if isinstance(atoms, DataFormatError):
-            yield _unusable(name, where, str(atoms))
+            known = _names_of(getattr(atoms, "info", {}))
+            yield unusable(known[0] if known else name, where, str(atoms))
             continue
         names = _names_of(atoms.info)
         content = [
@@ -248,12 +239,13 @@ def _read_phono3py(
         third = content.get("supercell_matrix")
         configuration = header_of(content, file).get("configuration")
         asked = configuration if isinstance(configuration, Mapping) else {}
-        mesh = str(asked["mesh"]).split() if "mesh" in asked else None
+        # "mesh" is phonopy's name; phono3py writes "mesh_numbers".
+        mesh = asked.get("mesh_numbers", asked.get("mesh"))
         return _make(
             atoms,
             second,
             second if third is None else _matrix(third, f"{file}: supercell_matrix "),
-            _mesh(mesh, str(file)),
+            _mesh(None if mesh is None else str(mesh).split(), str(file)),
             (name,),
             str(file),
             options,
@@ -332,11 +324,11 @@ def _mesh(value: Any, where: str) -> tuple[int, int, int] | None:
     numbers = (int(first), int(second), int(third))
     if (
         numbers != (first, second, third)
-        or not 1 <= min(numbers) <= max(numbers) <= _MOST_POINTS
+        or not 1 <= min(numbers) <= max(numbers) <= MOST_POINTS
     ):
         raise DataFormatError(
             f"{where}: the mesh of q-points is {_shown(value)}; expected three whole "
-            f"numbers from 1 to {_MOST_POINTS}, e.g. 19 19 19. Correct it."
+            f"numbers from 1 to {MOST_POINTS}, e.g. 19 19 19. Correct it."
         )
     return numbers
 

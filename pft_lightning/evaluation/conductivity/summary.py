@@ -9,9 +9,8 @@ import numpy as np
 
 from pft_lightning.evaluation.conductivity.protocol import ConductivityProtocol
 from pft_lightning.evaluation.conductivity.reference import References
-from pft_lightning.evaluation.conductivity.rows import COLUMNS
+from pft_lightning.evaluation.conductivity.rows import COLUMNS, transport_of
 from pft_lightning.evaluation.conductivity.score import Conductivity
-from pft_lightning.evaluation.conductivity.stages import read_transport
 from pft_lightning.evaluation.conductivity.totals import (
     COMPUTED,
     OUTCOME,
@@ -162,11 +161,7 @@ def _conductivities(
     name: str, rows: Sequence[Row], folder: EvaluationFolder
 ) -> dict[str, Conductivity]:
     """Conductivities of a material by model, of those that came to one."""
-    found = {
-        row[MODEL]: read_transport(folder.model_folder(name, row[MODEL]))
-        for row in rows
-        if row[NAME] == name and _is_computed(row)
-    }
+    found = {row[MODEL]: transport_of(row, folder) for row in rows if row[NAME] == name}
     return {
         label: transport.conductivity
         for label, transport in found.items()

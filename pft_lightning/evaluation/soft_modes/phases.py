@@ -18,7 +18,7 @@ from pft_lightning.backends.calculator import Calculator
 from pft_lightning.data.supercells import SupercellOptions, build_supercell
 from pft_lightning.errors import DataFormatError, DivergenceError, RelaxationError
 from pft_lightning.evaluation.force_constants import Potential, compute_force_constants
-from pft_lightning.evaluation.minimisation import volume_problem
+from pft_lightning.evaluation.minimisation import relaxation_problem
 from pft_lightning.evaluation.protocols import Protocol, minimise
 from pft_lightning.evaluation.soft_modes.directions import Direction, find_directions
 from pft_lightning.evaluation.soft_modes.modes import (
@@ -198,7 +198,7 @@ def _relax(well: Well, parent_energy: float, setting: Setting) -> End:
     try:
         # Forces keep the symmetry of the start but for their rounding.
         atoms.set_constraint(FixSymmetry(atoms, symprec=_EXACT))
-        problem = volume_problem(atoms, protocol.volume_limits)
+        problem = relaxation_problem(atoms, protocol.volume_limits)
         steps += minimise(FIRE(atoms, logfile=None), protocol, problem)
         fixed = atoms.get_potential_energy() / len(atoms) - parent_energy
         cell = FrechetCellFilter(atoms)

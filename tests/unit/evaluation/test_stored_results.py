@@ -192,6 +192,23 @@ def test_calculators_are_told_apart_by_settings_weights_and_arrays() -> None:
     assert fingerprint(used) == found[2]
 
 
+def test_calculators_are_told_apart_by_what_their_engines_hold() -> None:
+    class Engine:
+        def __init__(self, factor: float) -> None:
+            self.tables = {"factors": [factor]}
+            self.owner = self  # does not end, looked into again and again
+
+    class Wrapped(Calculator):
+        def __init__(self, engine: object) -> None:
+            super().__init__()
+            self.engine = engine
+
+    one, same, other = (fingerprint(Wrapped(Engine(x))) for x in (1.0, 1.0, 2.0))
+    assert one == same != other
+    assert fingerprint(Wrapped(np.sin)) != fingerprint(Wrapped(one))
+    assert fingerprint(Wrapped(Engine)) != fingerprint(Wrapped(Wrapped))
+
+
 def test_versions_of_what_computes_are_part_of_the_key() -> None:
     assert {"phonopy", "symfc"} <= fingerprints.library_versions().keys()
     json.dumps(fingerprints.library_versions())

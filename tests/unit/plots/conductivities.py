@@ -23,7 +23,7 @@ from pft_lightning.evaluation.conductivity.rows import (
     scores,
 )
 from pft_lightning.evaluation.conductivity.score import Conductivity
-from pft_lightning.evaluation.conductivity.stages import KAPPA_FILE, Outcome
+from pft_lightning.evaluation.conductivity.stages import Outcome
 from pft_lightning.evaluation.conductivity.summary import summarise_conductivity
 from pft_lightning.evaluation.folder import EvaluationFolder, Row
 
@@ -121,8 +121,10 @@ def _row(
         found = scaled(dft(name), what)
         part = np.array([found.kappa] * 3 + [0.0] * 3)
         transport = Transport(found, 0.9 * part, 0.1 * part, np.ones((3, 6)))
-        _keep(folder.model_folder(name, label) / KAPPA_FILE, transport)
-        outcome = Outcome("computed", "", relaxed, (0.0, 9.0), transport=transport)
+        _keep(folder.model_folder(name, label) / "kappa.npz", transport)
+        outcome = Outcome(
+            "computed", "", relaxed, (0.0, 9.0), transport=transport, key="a"
+        )
     kept = {**row, "status": "ok", "error": ""}
     return {**kept, **columns_of(outcome), **scores(outcome, reference)}
 
@@ -132,4 +134,6 @@ def _keep(path: Path, transport: Transport) -> None:
     found = transport.conductivity
     arrays = {field: getattr(found, field) for field in found.__slots__}
     parts = ("particle", "coherence", "heat_capacities")
-    np.savez(path, **arrays, **{field: getattr(transport, field) for field in parts})
+    np.savez(
+        path, key="a", **arrays, **{field: getattr(transport, field) for field in parts}
+    )

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_module
 
 import pft_lightning as pft
 from pft_lightning.cli import common  # noqa: F401  (registers the resolvers)
-from pft_lightning.errors import BackendUnavailableError, ConfigError
+from pft_lightning.errors import BackendUnavailableError, ConfigError, DivergenceError
 from pft_lightning.evaluation import third_order_runner
 from pft_lightning.evaluation.third_order_errors import LARGE, compare_third
 from pft_lightning.evaluation.third_order_runner import evaluate_third_order
@@ -100,6 +100,30 @@ def test_failures_have_reasons_and_the_others_go_on(source, tmp_path) -> None:
     assert found.rows[0]["third_order_mae"] < 1e-6
 
 
+@pytest.mark.parametrize("what", ["pairs", "exact"])
+def test_a_potential_that_is_not_finite_fails(source, tmp_path, what) -> None:
+    model = potential()
+    model.stiffness.data *= np.nan
+    calculator = pft.Calculator(model)
+    given = calculator if what == "pairs" else model
+    found = evaluate_third_order(given, str(source), tmp_path / "out", progress=False)
+    assert found.summary["counts"]["failed"] == {"model": 1}
+    assert found.rows[0]["status"] == "failed"
+    method = "finite_displacement" if what == "pairs" else "third_derivatives"
+    with pytest.raises(DivergenceError, match="not finite in"):
+        pft.third_order_force_constants(given, calculated(), method=method)
+
+
+def test_sources_that_cannot_be_opened_are_named(source, tmp_path) -> None:
+    (tmp_path / "gone.yaml").symlink_to(tmp_path / "nowhere.yaml")
+    found = evaluate_third_order(
+        potential(), str(tmp_path / "*.yaml"), tmp_path / "out", progress=False
+    )
+    assert [row["name"] for row in found.rows if row["status"] == "ok"] == ["MgO"]
+    assert found.summary["counts"]["unreadable"] == 1
+    assert "gone.yaml" in found.summary["failures"][0]["error"]
+
+
 def test_what_is_done_is_not_computed_again(source, tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
     first = evaluate_third_order(potential(), str(source), out, progress=False)
@@ -108,6 +132,7 @@ def test_what_is_done_is_not_computed_again(source, tmp_path, monkeypatch) -> No
         raise AssertionError("computed again")
 
     monkeypatch.setattr(third_order_runner, "third_order_force_constants", forbidden)
+    (source.parent / "notes.txt").write_text("of no material")
     again = evaluate_third_order(potential(), str(source), out, progress=False)
     assert again.rows == first.rows
     # Another potential is.

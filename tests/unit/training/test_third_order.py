@@ -188,6 +188,18 @@ def test_training_on_third_derivatives_alone_brings_them_to_the_reference(
 
 
 @pytest.mark.filterwarnings("ignore:Training on phonons alone")
+def test_a_training_on_the_hessian_alone_is_watched_by_the_same_number(
+    world, with_third_order, tmp_path
+):
+    source = world.phonons_train / "NaCl.yaml"
+    before, after = fit(source, tmp_path, HessianLoss(weight=1.0), steps=2)
+    third = ThirdOrderLoss(weight=1.0, kind="mae")
+    other, _ = fit(source, tmp_path, third, HessianLoss(weight=0.0), steps=1)
+    assert before[METRIC] == other[METRIC]
+    assert after[METRIC] != before[METRIC]
+
+
+@pytest.mark.filterwarnings("ignore:Training on phonons alone")
 def test_a_training_whose_data_hold_none_is_refused(world, tmp_path):
     with pytest.raises(DataFormatError, match=r"options\.third_order=true"):
         fit(

@@ -20,9 +20,9 @@ os.environ.setdefault("RAYON_NUM_THREADS", "1")
 
 @pytest.fixture
 def modes() -> Conductivity:
-    """Three q-points that stand for 1, 6 and 8 of a mesh, six bands."""
+    """Three q-points that stand for 1, 27 and 36 of a mesh, six bands."""
     rng = np.random.default_rng(0)
-    weights = np.array([1.0, 6.0, 8.0])
+    weights = np.array([1.0, 27.0, 36.0])
     contributions = rng.random((3, 6)) * weights[:, None] * 10
     frequencies = np.sort(rng.random((3, 6)) * 8 + 1, axis=1)
     frequencies[0, :3] = 0

@@ -55,6 +55,18 @@ def test_the_names_of_the_leaderboard_are_read_too(modes, write_table):
         ({"weights": [1.0, 2.0]}, r"weights have the shape \(2,\)"),
         ({"mode_kappa_TOT_ave": [[1.0]]}, r"shape \(1, 1\)"),
         ({"frequencies": "abc"}, "no number"),
+        ({"weights": [-1.0, 29.0, 36.0]}, "not positive"),
+        ({"q_mesh": 3}, "no mesh"),
+        ({"q_mesh": ["a", "b", "c"]}, "no number"),
+        ({"q_mesh": {"a": 1}}, "no number"),
+        ({"q_mesh": [4, 4, 4.5]}, "no mesh"),
+        ({"q_mesh": [4, 4, 5]}, "has 80 q-points, and the weights add up to 64"),
+        ({"q_mesh": [1500, 1500, 1500]}, "numbers from 1 to 500"),
+        ({"symm.no": "Pm-3m"}, "no number"),
+        ({"symm.no": 225.5}, "no number of a space group"),
+        ({"symm.no": 1000}, "no number of a space group"),
+        ({"mp_id": None}, "no identifier"),
+        ({"mp_id": ["mp-1"]}, "no identifier"),
     ],
 )
 def test_a_bad_row_is_named_and_the_others_are_read(modes, write_table, change, why):
@@ -96,6 +108,48 @@ def test_another_temperature_is_refused_with_those_there_are(modes, write_table)
         read_conductivities(write_table(row_of(modes)), 400.0)
 
 
+def test_modes_that_conduct_less_than_nothing_are_refused(modes, write_table):
+    row = row_of(modes)
+    changed = np.array(row["mode_kappa_TOT_ave"])
+    changed[0, 1, :2] += 1e4, -1e4  # their sum is as before
+    row["mode_kappa_TOT_ave"] = changed.tolist()
+    with pytest.raises(DataFormatError, match="the magnitudes of the modes add up to"):
+        read_conductivities(write_table(row))
+
+
+@pytest.mark.parametrize(
+    ("formula", "groups"), [("NaCl", [225]), ("MgO", [221]), ("MgO", [99, 221])]
+)
+def test_a_name_that_another_crystal_has_is_refused(
+    modes, write_table, formula, groups
+):
+    crystals = read_conductivities(write_table(row_of(modes)))
+    with pytest.raises(DataFormatError, match=f"this is {formula} .*mp-1 .*MgO.*225"):
+        find_crystal(crystals, ["mp-1"], formula, groups)
+
+
+def test_every_number_tells_that_a_reference_has_changed(modes, write_table):
+    row = row_of(modes)
+    found = {read_conductivities(write_table(row)).state}
+    for change in (
+        {"q_mesh": None},
+        {"name": "MgS"},
+        {"weights": row["weights"][::-1]},
+        {"qpoints": (modes.q_points / 2).tolist()},
+        {"mode_kappa_TOT_ave": [modes.modes[:, ::-1].tolist()]},
+    ):
+        found.add(read_conductivities(write_table({**row, **change})).state)
+    assert len(found) == 6
+    assert read_conductivities(write_table(row)).state in found
+
+
+def test_a_row_at_another_temperature_stops_no_others(modes, write_table):
+    warm = {**row_of(modes, "mp-2"), "temperatures": [600.0]}
+    with pytest.warns(UserWarning, match=r"reference\.json.*row 1.*at 600 K alone"):
+        crystals = read_conductivities(write_table(row_of(modes), warm))
+    assert list(crystals) == ["mp-1"]
+
+
 def test_a_crystal_is_found_by_name_or_else_by_formula_and_space_group(
     modes, write_table
 ):
@@ -106,11 +160,11 @@ def test_a_crystal_is_found_by_name_or_else_by_formula_and_space_group(
             row_of(modes, "mp-3", "CaO"),
         )
     )
-    assert find_crystal(crystals, ["x", "mp-2"], "NaCl", 1) is crystals["mp-2"]
-    assert find_crystal(crystals, ["MgO"], "MgO", 225) is crystals["mp-1"]
-    assert find_crystal(crystals, [], "MgO", 221) is None
+    assert find_crystal(crystals, ["x", "mp-2"], "CaO", [99, 225]) is crystals["mp-2"]
+    assert find_crystal(crystals, ["MgO"], "MgO", [225]) is crystals["mp-1"]
+    assert find_crystal(crystals, [], "MgO", [221]) is None
     # Two of them: which one is meant nobody knows.
-    assert find_crystal(crystals, [], "CaO", 225) is None
+    assert find_crystal(crystals, [], "CaO", [225]) is None
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,27 @@ class Nonsense(ASECalculator):
         }
 
 
+class Cracked(Calculator):
+    """One number of its results is not finite; NaN positions end the process."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(potential())
+        self.what = what
+
+    def calculate(self, *arguments, **keywords):
+        super().calculate(*arguments, **keywords)
+        assert np.isfinite(self.atoms.positions).all()
+        value = np.array(self.results[self.what], dtype=float)
+        value.flat[0] = np.nan
+        self.results[self.what] = value
+
+
+@pytest.mark.parametrize("what", ["energy", "forces", "stress"])
+def test_a_result_that_is_not_finite_ends_a_relaxation_at_once(what):
+    with pytest.raises(RelaxationError, match=f"the potential's {what} is not finite"):
+        relax_crystal(Cracked(what), crystal(), PROTOCOL)
+
+
 def test_what_cannot_be_relaxed_says_why():
     with pytest.raises(RelaxationError, match="exploded"):
         relax_crystal(Nonsense(), crystal(), PROTOCOL)

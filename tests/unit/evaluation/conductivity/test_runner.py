@@ -10,12 +10,11 @@ import re
 
 import numpy as np
 import pytest
-from ase.build import bulk
 
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.data import third_order
 from pft_lightning.errors import BackendUnavailableError, ConfigError
-from pft_lightning.evaluation import processes
+from pft_lightning.evaluation import processes, task
 from pft_lightning.evaluation.conductivity import stages
 from pft_lightning.evaluation.conductivity.reference import read_conductivities
 from pft_lightning.evaluation.conductivity.runner import evaluate_conductivity
@@ -149,11 +148,10 @@ def rattled():
     [
         ("unstable", "imaginary", "imaginary frequencies, the lowest -2"),
         ("symmetry", "broken symmetry", "from space group 99 to 221"),
-        ("NaN", "failed", "second order are not finite in 2 of 2"),
-        ("element", "failed", "UnknownElementError"),
+        ("NaN", "failed", "forces are not finite in 2 of 2"),
+        ("another", "failed", "this is AuO of space group 221, and mp-1 .* is MgO"),
         ("mesh", "failed", r"mesh of q-points is \[4, 4, 4\]"),
         ("supercell", "failed", "fc3_supercell"),
-        ("cell", "failed", r"\(10, 3\).*\(4, 6\)|primitive cell"),
     ],
 )
 def test_what_fails_has_the_worst_scores_and_a_reason_and_the_others_go_on(
@@ -163,17 +161,15 @@ def test_what_fails_has_the_worst_scores_and_a_reason_and_the_others_go_on(
         "unstable": frame(a=2.9),
         "symmetry": rattled(),
         "NaN": frame(),
-        "element": frame(),
+        "another": frame(),
         "mesh": frame(q_mesh=np.array([4, 4, 4])),
         "supercell": frame(fc3_supercell=np.array([2, 2])),
-        "cell": bulk("Cu", "fcc", a=3.6),
     }[case]
-    if case == "element":
+    if case == "another":
         bad.symbols = "AuO"
-    bad.info |= frame().info if case == "cell" else {}
     model = Broken(potential()) if case == "NaN" else potential()
     frames = [bad] if case == "NaN" else [bad, frame("mp-2")]
-    protocol = PROTOCOL if case in ("symmetry", "element") else AS_IT_IS
+    protocol = PROTOCOL if case in ("symmetry", "another") else AS_IT_IS
     found = evaluate(*frames, models=model, protocol=protocol)
     row, *others = found.rows
     assert row["outcome"] == outcome
@@ -185,6 +181,71 @@ def test_what_fails_has_the_worst_scores_and_a_reason_and_the_others_go_on(
     assert re.search(why, failure["error"])
     table = json.loads(gzip.decompress(found.leaderboard["model"].read_bytes()))
     assert bool(table["errors"]["0"]) == (outcome == "failed")
+
+
+def without_mesh(reference, folder):
+    table = json.loads(gzip.decompress(reference.read_bytes()))
+    del table["q_mesh"]
+    path = folder / "without.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(table).encode()))
+    return path
+
+
+def test_a_reference_on_other_points_is_no_fault_of_the_model(
+    evaluate, reference, tmp_path
+):
+    path = without_mesh(reference, tmp_path)
+    with pytest.warns(UserWarning, match="not compared with mp-1"):
+        found = evaluate(frame(q_mesh=np.array([4, 4, 4])), reference=path)
+    (row,) = found.rows
+    assert row["outcome"] == "computed"
+    assert row["kappa"] > 0
+    assert row["srme"] is None
+    assert "the mesh, the primitive cell or the symmetry is another" in row["reason"]
+    table = json.loads(gzip.decompress(found.leaderboard["model"].read_bytes()))
+    assert table["kappa_tot_avg"]["0"] == [row["kappa"]]
+    corrected = evaluate(frame(), reference=path)
+    assert corrected.rows[0]["srme"] > 0
+
+
+def test_a_frame_that_cannot_be_used_is_scored_by_its_name(evaluate):
+    flat = frame()
+    flat.cell[2] = flat.cell[1]
+    bad, good = evaluate(flat, frame("mp-2")).rows
+    assert (bad["outcome"], bad["srme"]) == ("failed", 2)
+    assert good["outcome"] == "computed"
+
+
+def test_a_reference_that_would_be_overwritten_is_refused(evaluate):
+    found = evaluate()
+    with pytest.raises(ConfigError, match="would write or remove"):
+        evaluate(reference=found.leaderboard["model"])
+    assert found.leaderboard["model"].is_file()
+
+
+def test_conductivities_of_another_protocol_are_not_those_of_a_row(evaluate):
+    first = evaluate()
+    kept = first.leaderboard["model"].read_bytes()
+    record = first.folder / "materials" / "mp-1.json"
+    text = record.read_text()
+    evaluate(protocol=dataclasses.replace(AS_IT_IS, temperature=600.0), reference=None)
+    record.write_text(text)  # as if that had been interrupted before it was written
+    again = evaluate()
+    assert again.rows[0]["kappa"] == first.rows[0]["kappa"]
+    assert again.leaderboard["model"].read_bytes() == kept
+
+
+def test_other_versions_of_libraries_compute_all_stages_again(
+    evaluate, counted, monkeypatch
+):
+    calls, _ = counted
+    evaluate()
+    versions = task.library_versions()
+    monkeypatch.setattr(
+        task, "library_versions", lambda *_: {**versions, "phono3py": "99"}
+    )
+    evaluate()
+    assert calls == [2, 42] * 2
 
 
 def test_without_a_reference_nothing_is_scored(evaluate):

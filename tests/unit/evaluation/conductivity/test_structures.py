@@ -107,6 +107,14 @@ unit_cell:
 """
 
 
+def test_the_mesh_that_phono3py_itself_writes_is_read(tmp_path):
+    file = tmp_path / "phono3py.yaml"
+    text = PHONO3PY.format(second="")
+    assert "  mesh:" in text
+    file.write_text(text.replace("  mesh:", "  mesh_numbers:"))
+    assert read_one(file).mesh == (5, 5, 4)
+
+
 @pytest.mark.parametrize("where", ["file", "folder"])
 def test_phono3py_files_bring_both_supercells_and_the_mesh(tmp_path, where):
     second = "phonon_supercell_matrix: [[3, 0, 0], [0, 3, 0], [0, 0, 3]]\n"
