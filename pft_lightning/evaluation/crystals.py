@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,12 @@ from pydantic import Field
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
-from pft_lightning.data.crystals import Crystal, check_bulk, list_crystals
+from pft_lightning.data.crystals import Crystal, list_crystals
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.readers.names import source_state
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.supercells import SupercellOptions
+from pft_lightning.errors import DataFormatError
 from pft_lightning.evaluation import processes
 from pft_lightning.evaluation.fingerprints import digest
 from pft_lightning.evaluation.folder import (
@@ -138,13 +140,30 @@ def compute_crystals(
         tuple(sorted(chosen)),
         progress,
     )
-    materials = list_materials(structures, supercell, options or PhononReadOptions())
+    materials = list_materials(
+        structures, supercell, options or PhononReadOptions(), check=_check_periodic
+    )
     if processes.rank()[0] == 0:
         remove_partials(work.folder.materials)
     found = work.evaluate(materials, noted, progress=progress)
+    if processes.rank()[0] == 0:
+        _warn_of_others(work.folder, {material.name for material in materials})
     return CrystalPhonons(
         found.rows, found.summary, found.folder, work.folder.materials
     )
+
+
+def _warn_of_others(folder: EvaluationFolder, names: set[str]) -> None:
+    """Name files of an earlier call, which would be read with these ones."""
+    found = folder.materials.iterdir() if folder.materials.is_dir() else ()
+    others = sorted(one.name for one in found if one.is_dir() and one.name not in names)
+    if others:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        warnings.warn(
+            f"{len(others)} folders in {folder.materials} belong to no crystal of this "
+            f"call ({shown}). Remove them before the folder is read as training data.",
+            stacklevel=3,
+        )
 
 
 def list_materials(
@@ -152,7 +171,7 @@ def list_materials(
     supercell: SupercellOptions,
     options: PhononReadOptions,
     *,
-    is_bulk: bool = False,
+    check: Callable[[int, str], None] | None = None,
 ) -> list[Material[Phonopy]]:
     """List crystals as the materials of an evaluation, each with a name of its own.
 
@@ -160,8 +179,8 @@ def list_materials(
         structures: files, folders or globs.
         supercell: of crystals whose files have none, or that is asked for.
         options: units and tolerance of the symmetry search.
-        is_bulk: whether what is not periodic along three axes cannot be used, and says
-            so when it is read.
+        check: of the axes that each is periodic along and its source, done when it is
+            read; as ``check_bulk``.
 
     Raises:
         DataFormatError: a path matches nothing.
@@ -175,16 +194,26 @@ def list_materials(
             name=file_name(crystal.name),
             source=crystal.source,
             fingerprint=digest([place, state, crystal.index, choices]),
-            read=partial(_read_bulk, crystal) if is_bulk else crystal.read,
+            read=crystal.read if check is None else partial(_read, crystal, check),
         )
 
     crystals = list_crystals(structures, supercell, options)
     return number_names([to_material(crystal) for crystal in crystals])
 
 
-def _read_bulk(crystal: Crystal) -> Phonopy:
-    check_bulk(crystal.n_periodic, crystal.source)
+def _read(crystal: Crystal, check: Callable[[int, str], None]) -> Phonopy:
+    check(crystal.n_periodic, crystal.source)
     return crystal.read()
+
+
+def _check_periodic(n_periodic: int, where: str) -> None:
+    """Refuse a molecule: its force constants are not those of a crystal of them."""
+    if not n_periodic:
+        raise DataFormatError(
+            f"{where}: is a molecule, periodic along no axis; force constants are "
+            "computed of crystals and slabs. Compare a molecule with its Hessian "
+            "(phonons=FILE), or give it a lattice and pbc."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ import numpy as np
 from phonopy import Phonopy
 
 from pft_lightning.backends.base import check_model
+from pft_lightning.data.crystals import check_bulk
 from pft_lightning.data.elastic_tables import BULK, SHEAR
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
@@ -125,7 +126,7 @@ def evaluate_elastic(
         materials = list_table(structures)
     else:
         options = options or PhononReadOptions()
-        materials = list_materials(structures, _CELL, options, is_bulk=True)
+        materials = list_materials(structures, _CELL, options, check=check_bulk)
     return work.evaluate(materials, noted, progress=progress)
 
 

@@ -36,6 +36,9 @@ Phonons = Spec | Phonopy | Sequence[Phonopy] | Mapping[str, Reference]
 
 _Content = TypeVar("_Content")
 
+# Longest name of a material, bytes; file systems take 255, and endings follow.
+_LONGEST = 150
+
 
 @dataclass(frozen=True, slots=True)
 class Material(Generic[_Content]):
@@ -213,8 +216,15 @@ def _fail(error: DataFormatError) -> Reference:
 
 
 def file_name(name: str) -> str:
-    """Name of the files of a material, without letters that file systems refuse."""
-    return re.sub(r"[^\w.()+=@,\- ]", "_", name).strip(". ") or "material"
+    """Name of the files of a material, as file systems take it.
+
+    A long one is cut, with a part of its digest so that others stay others.
+    """
+    plain = re.sub(r"[^\w.()+=@,\- ]", "_", name).strip(". ") or "material"
+    if len(plain.encode()) <= _LONGEST:
+        return plain
+    kept = plain.encode()[:_LONGEST].decode(errors="ignore").rstrip(". ")
+    return f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def number_names(

@@ -34,7 +34,7 @@ _VIRIAL_NAMES: Final = ("REF_virials", "REF_virial", "dft_virial", "virials", "v
 _SAME: Final = 1e-5
 
 # Weight of a frame in the loss, and of one of its targets, as MACE reads them.
-_WEIGHT: Final = "config_weight"
+FRAME_WEIGHT: Final = "config_weight"
 _TARGET_WEIGHT: Final = "config_{}_weight"
 
 _UNITS: Final = {fields.ENERGY: "eV", fields.FORCES: "eV/Å", fields.STRESS: "eV/Å³"}
@@ -117,14 +117,14 @@ def frame_to_record(
         candidates = list(_candidates(atoms, target, where, names[target]))
         source, value = candidates[0] if candidates else (target, None)
         _compare(target, candidates, name, remarks)
-        weights[target] = _weight(atoms, target, source, where)
+        weights[target] = target_weight(atoms, target, source, where)
         if value is not None:
             found[target] = value
     # Frames without any target are those whose names nobody told us.
     if not any(weights[target] for target in found or TARGETS):
         raise DataFormatError(
-            f"{where}: its weights are 0 ({_WEIGHT}, {_TARGET_WEIGHT.format('energy')} "
-            "and the like), so nothing of it counts."
+            f"{where}: its weights are 0 ({FRAME_WEIGHT}, "
+            f"{_TARGET_WEIGHT.format('energy')} and the like), so nothing of it counts."
         )
     for target in [target for target in found if weights[target] == 0]:
         remarks.add(f"{target} of weight 0, taken as unknown", name)
@@ -157,6 +157,20 @@ def structure_record(atoms: Atoms, name: str) -> StructureRecord:
     )
 
 
+def without_weights(atoms: Atoms) -> Atoms:
+    """Copy a structure without the weights of its reference values."""
+    bare = atoms.copy()
+    bare.calc = atoms.calc
+    for key in list(bare.info):
+        if _is_weight(key):
+            del bare.info[key]
+    return bare
+
+
+def _is_weight(key: str) -> bool:
+    return key.startswith("config_") and key.endswith("_weight")
+
+
 def without_targets(atoms: Atoms) -> Atoms:
     """Copy a structure without reference values and their weights.
 
@@ -165,7 +179,7 @@ def without_targets(atoms: Atoms) -> Atoms:
     bare = atoms.copy()
     labels = {*_VIRIAL_NAMES, *(n for names in _USUAL_NAMES.values() for n in names)}
     for key in list(bare.info):
-        if key in labels or (key.startswith("config_") and key.endswith("_weight")):
+        if key in labels or _is_weight(key):
             del bare.info[key]
     for key in labels & set(bare.arrays):
         del bare.arrays[key]
@@ -232,13 +246,23 @@ def _compare(
         )
 
 
-def _weight(atoms: Atoms, target: str, source: str, where: str) -> float:
-    """Weight of a target in the loss: of its frame times its own."""
+def target_weight(atoms: Atoms, target: str, source: str, where: str) -> float:
+    """Weight of a target in the loss: of its frame times its own.
+
+    Args:
+        atoms: the frame.
+        target: one of ``TARGETS``.
+        source: name that the target has in the frame.
+        where: for messages.
+
+    Raises:
+        DataFormatError: a weight is no number of at least 0.
+    """
     own = _TARGET_WEIGHT.format(target)
     if "virial" in source.lower() and _TARGET_WEIGHT.format("virials") in atoms.info:
         own = _TARGET_WEIGHT.format("virials")
     product = 1.0
-    for name in (_WEIGHT, own):
+    for name in (FRAME_WEIGHT, own):
         value = atoms.info.get(name, 1.0)
         try:
             weight = float(value)

@@ -17,6 +17,7 @@ from phonopy import Phonopy
 
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.data.cells import PhononCells
+from pft_lightning.data.crystals import check_bulk
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
 from pft_lightning.data.supercells import SupercellOptions
@@ -136,7 +137,7 @@ def evaluate_qha(
     if reference is not None:
         known = read_references(reference, task.protocol.mesh, options)
     work = _Qha(task, EvaluationFolder(out), qha, known)
-    materials = list_materials(structures, supercell, options, is_bulk=True)
+    materials = list_materials(structures, supercell, options, check=check_bulk)
     return work.evaluate(materials, noted, progress=progress)
 
 

@@ -16,7 +16,7 @@ import ase
 import ase.io
 from phonopy import Phonopy
 
-from pft_lightning.data.crystals import list_crystals
+from pft_lightning.data.crystals import check_bulk, list_crystals
 from pft_lightning.data.molecules import Molecule
 from pft_lightning.data.readers import PhononReadOptions
 from pft_lightning.data.sources import Spec
@@ -139,7 +139,7 @@ def evaluate_soft_modes(
         materials = [*reference.list_materials(phonons, options)]  # type: ignore[arg-type]
     else:
         materials = [
-            *crystals.list_materials(structures, supercell, options, is_bulk=True)
+            *crystals.list_materials(structures, supercell, options, check=check_bulk)
         ]
     known = {} if phases is None else _read_phases(phases, options)
     work = _SoftModes(task, EvaluationFolder(out), known)

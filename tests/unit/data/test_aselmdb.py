@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from phonopy import Phonopy
 
 from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
-from pft_lightning.data.readers.aselmdb import hessian_to_force_constants
+from pft_lightning.data.readers.hessian_layout import hessian_to_force_constants
 from pft_lightning.data.readers.lmdb_check import check_pages
 from pft_lightning.data.upstream import UpstreamFrames
 from pft_lightning.errors import DataFormatError

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ase.db
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.vibrations import VibrationsData
 from molecular_files import (
     PER_BOHR2,
@@ -208,9 +209,69 @@ def _xyz_of_halogens_in_other_unit(
     return path / "a.xyz"
 
 
+def _xyz_in_bohr(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    atoms.positions /= units.Bohr
+    write_info(path / "a.xyz", atoms, hessian / PER_BOHR2)
+    return path / "a.xyz"
+
+
+def _xyz_in_tenths(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    atoms.positions *= 10
+    write_info(path / "a.xyz", atoms, hessian)
+    return path / "a.xyz"
+
+
+def _orca_in_angstrom(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    atoms.positions *= units.Bohr  # written over bohr again
+    write_orca(path / "a.hess", atoms, hessian)
+    return path / "a.hess"
+
+
+def _orca_masses_exchanged(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    atoms.set_masses(atoms.get_masses()[::-1])
+    write_orca(path / "a.hess", atoms, hessian)
+    return path / "a.hess"
+
+
+def _orca_heavy_hydrogen(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    atoms.set_masses([15.999, 900.0, 1.008])
+    write_orca(path / "a.hess", atoms, hessian)
+    return path / "a.hess"
+
+
+def _xyz_of_weight_zero(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    atoms.info["config_weight"] = 0.0
+    write_info(path / "a.xyz", atoms, hessian)
+    return path / "a.xyz"
+
+
+def _row(path: Path, atoms: Atoms, hessian: np.ndarray, pbc) -> Path:
+    atoms.set_cell([10.0, 10.0, 10.0])
+    atoms.pbc = pbc
+    with ase.db.connect(path / "a.aselmdb") as database:
+        database.write(atoms, data={"hessian": hessian})
+    return path / "a.aselmdb"
+
+
+def _row_in_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    return _row(path, atoms, hessian / PER_BOHR2, False)
+
+
+def _row_of_a_slab(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    return _row(path, atoms, hessian, [True, True, False])
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
+        (_xyz_in_bohr, "near enough for a bond .* They look like bohr"),
+        (_xyz_in_tenths, r"near enough for a bond .* expected in Å. Convert"),
+        (_orca_in_angstrom, r"atoms \d and \d .O-H. are 0.5\d+ Å apart; at least"),
+        (_orca_masses_exchanged, r"atom 1 .O. is 1.008 AMU; its isotopes have 11.2"),
+        (_orca_heavy_hydrogen, r"atom 2 .H. is 900 AMU; its isotopes have 0.101 to"),
+        (_xyz_of_weight_zero, "its weight is 0 .config_weight., so nothing"),
+        (_row_in_other_unit, r"0.64 eV/Å².*plausible in hartree/bohr2 \(62.1\)"),
+        (_row_of_a_slab, "is periodic along 2 axes; crystals are read"),
         (_orca_cut, r"a.hess: \$hessian has \d of 9 rows in columns"),
         (_orca_other_atoms, r"\$hessian has 9 rows; 6 are expected for the 2 atoms"),
         (_fchk_cut, r"'Cartesian Force Constants' has \d+ of 45 numbers"),

@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import ase.db
 import ase.io
 import numpy as np
 import pytest
@@ -128,6 +129,39 @@ def test_forces_of_the_file_are_kept_and_decide_what_turning_does(
     with pytest.raises(DataFormatError, match="geometry is not relaxed"):
         read_phonon(tmp_path / "c.fchk")
     assert read_phonon(tmp_path / "c.fchk", relaxed="none").forces is None
+
+
+def test_weights_of_a_frame_weigh_what_it_knows_and_hide_nothing(
+    tmp_path: Path, water
+) -> None:
+    atoms, hessian = water
+    forces = np.random.default_rng(0).normal(scale=1e-3, size=(3, 3))
+    atoms.arrays["REF_forces"] = forces - forces.mean(axis=0)
+    atoms.info |= {"REF_energy": -10.0, "config_weight": 0.5}
+    atoms.info |= {"config_forces_weight": 0.0, "config_energy_weight": 4.0}
+    write_info(tmp_path / "a.xyz", atoms, hessian)
+    record = read_phonon(tmp_path / "a.xyz")
+    np.testing.assert_allclose(record.forces, atoms.arrays["REF_forces"], atol=1e-8)
+    assert record.energy == -10.0
+    assert record.weights == (2.0, 0.0, 0.5)
+    assert "config_weight does not weigh the Hessian" in record.info["notes"]
+
+
+def test_a_row_of_a_database_without_a_lattice_is_a_molecule(
+    tmp_path: Path, water
+) -> None:
+    atoms, hessian = water
+    write_info(tmp_path / "a.xyz", atoms, hessian)
+    boxed = atoms.copy()
+    boxed.set_cell([10.0, 10.0, 10.0])
+    with ase.db.connect(tmp_path / "a.aselmdb") as database:
+        database.write(boxed, data={"hessian": hessian})
+    row, frame = (read_phonon(tmp_path / name) for name in ("a.aselmdb", "a.xyz"))
+    assert not row.pbc.any()
+    assert row.stress is None
+    np.testing.assert_allclose(
+        row.force_constants.compact, frame.force_constants.compact, atol=1e-9
+    )
 
 
 def test_what_breaks_the_rules_a_little_is_removed_and_reported(

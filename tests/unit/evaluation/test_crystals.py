@@ -7,6 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import ase
 import ase.io
 import numpy as np
 import phonopy
@@ -248,6 +249,34 @@ def test_processes_share_the_crystals(compute, rocksalt_file, tmp_path, monkeypa
     assert not (tmp_path / "shared" / "materials" / "NaCl").exists()
     assert (tmp_path / "shared" / "materials" / "MgO").is_dir()
     assert [row["name"] for row in result.rows] == ["NaCl", "MgO"]
+
+
+def test_a_molecule_in_a_box_is_no_crystal(compute, rocksalt_file, tmp_path):
+    boxed = ase.Atoms("NaCl", [[0, 0, 0], [0, 0, 2.4]], cell=[8, 8, 8], pbc=False)
+    ase.io.write(tmp_path / "boxed.extxyz", boxed)
+    found = compute([str(rocksalt_file), str(tmp_path / "boxed.extxyz")])
+    assert [row["status"] for row in found.rows] == ["ok", "failed"]
+    assert "is a molecule, periodic along no axis" in found.rows[1]["error"]
+
+
+def test_a_long_name_is_cut_and_stays_its_own(compute, rocksalt_file, tmp_path):
+    names = [f"{'L' * 240}{end}.cif" for end in "ab"] + ["晶" * 80 + ".cif"]
+    for name in names:
+        (tmp_path / name).write_text(rocksalt_file.read_text())
+    found = compute([str(tmp_path / name) for name in names])
+    assert [row["status"] for row in found.rows] == ["ok"] * 3
+    assert len({row["name"] for row in found.rows}) == 3
+    assert max(len(row["name"].encode()) for row in found.rows) < 200
+
+
+def test_files_of_crystals_that_are_not_asked_for_any_more_are_named(
+    compute, rocksalt_file, tmp_path
+):
+    other = tmp_path / "other.cif"
+    other.write_text(rocksalt_file.read_text())
+    compute([str(rocksalt_file), str(other)])
+    with pytest.warns(UserWarning, match=r"1 folders in .* no crystal.*\(other\)"):
+        compute(rocksalt_file)
 
 
 def test_nothing_that_matches_is_an_error(compute, tmp_path):

@@ -16,7 +16,15 @@ from pft_lightning.data.readers.molecules.record import (
 )
 from pft_lightning.data.readers.names import file_stem
 from pft_lightning.data.readers.options import PhononReadOptions
-from pft_lightning.data.readers.targets import Remarks, check_keys, frame_to_record
+from pft_lightning.data.readers.targets import (
+    FRAME_WEIGHT,
+    TARGETS,
+    Remarks,
+    check_keys,
+    frame_to_record,
+    target_weight,
+    without_weights,
+)
 from pft_lightning.data.readers.xyz import read_frames
 from pft_lightning.errors import DataFormatError
 
@@ -68,7 +76,11 @@ def read_frame(
     if hessian.shape == (n_atoms, 9 * n_atoms):
         # A column for each atom holds its rows of the matrix.
         hessian = hessian.reshape(3 * n_atoms, 3 * n_atoms)
-    record = frame_to_record(atoms, path.stem, where, check_keys({}), Remarks())
+    weights = _weights(atoms, where)
+    weight = float(atoms.info.get(FRAME_WEIGHT, 1.0))
+    # What counts for little in the loss is known all the same.
+    known = without_weights(atoms)
+    record = frame_to_record(known, path.stem, where, check_keys({}), Remarks())
     masses = atoms.get_masses() if atoms.has("masses") else None
     found = MolecularHessian(
         name=frame_name(path, number),
@@ -80,8 +92,25 @@ def read_frame(
         energy=getattr(record, fields.ENERGY),
         forces=getattr(record, fields.FORCES),
         masses=masses,
+        weights=weights,
+        notes=[] if weight == 1 else [f"{FRAME_WEIGHT} does not weigh the Hessian."],
     )
     return found, where
+
+
+def _weights(atoms: Atoms, where: str) -> tuple[float, float, float]:
+    """Weights of energy, forces and stress.
+
+    Raises:
+        DataFormatError: one is no number of at least 0, or that of the frame is 0.
+    """
+    energy, forces, stress = (target_weight(atoms, t, t, where) for t in TARGETS)
+    if float(atoms.info.get(FRAME_WEIGHT, 1.0)) == 0:
+        raise DataFormatError(
+            f"{where}: its weight is 0 ({FRAME_WEIGHT}), so nothing of it counts. "
+            "Leave it out, or give it another."
+        )
+    return energy, forces, stress
 
 
 def _find_hessian(

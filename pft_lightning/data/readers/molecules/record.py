@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from ase.data import chemical_symbols, covalent_radii
+from ase.data import atomic_masses, chemical_symbols, covalent_radii
+from ase.units import Bohr
 
-from pft_lightning.data.readers.aselmdb import hessian_to_force_constants
+from pft_lightning.data.readers.hessian_layout import hessian_to_force_constants
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.records import StructureRecord, check_array, validate
 from pft_lightning.errors import DataFormatError
@@ -32,8 +33,18 @@ _BOND_LENGTH = 1.3
 
 _NON_METALS = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 52, 53)
 
-# Masses that an atom can have, AMU.
-_MASSES = (0.05, 1000.0)
+# Two atoms are not nearer than this many times the sum of their covalent radii: N2 is
+# at 0.77, two molybdenum atoms with six bonds at 0.63.
+_NEAREST = 0.6
+_NEAREST_METALLIC = 0.5
+
+# Largest force constant of atoms without a bond, eV/Å²; that of two of argon is 0.05.
+_STIFFEST_UNBOUND = 0.3
+
+# Masses of an element's isotopes relative to its standard one: those of hydrogen from
+# muonium to what molecular dynamics takes for it, those of others within a third.
+_HYDROGEN_MASSES = (0.1, 4.2)
+_MASSES = (0.7, 1.35)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +61,7 @@ class MolecularHessian:
         energy: eV; None where unknown, or where it is on a scale of its own.
         forces: (n_atoms, 3), eV/Å; None where unknown.
         masses: (n_atoms,), AMU; None for the standard ones.
+        weights: of errors of energy, forces and stress in the loss.
         notes: on what was left out.
     """
 
@@ -62,6 +74,7 @@ class MolecularHessian:
     energy: float | None = None
     forces: np.ndarray | None = None
     masses: np.ndarray | None = None
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     notes: list[str] = field(default_factory=list)
 
 
@@ -101,7 +114,8 @@ def build_molecule(
         pbc=np.zeros(3, dtype=bool),
         energy=found.energy,
         forces=forces,
-        masses=_check_masses(found.masses, n_atoms, where),
+        masses=_check_masses(found.masses, found.atomic_numbers, where),
+        weights=found.weights,
         info=info,
     )
     # Atoms and positions before anything is computed of them.
@@ -137,18 +151,23 @@ def refuse_periodic(pbc: np.ndarray, where: str) -> None:
 
 
 def _check_masses(
-    masses: np.ndarray | None, n_atoms: int, where: str
+    masses: np.ndarray | None, numbers: np.ndarray, where: str
 ) -> np.ndarray | None:
     if masses is None:
         return None
-    masses = np.asarray(masses, dtype=np.float64)
-    check_array("masses", masses, (n_atoms,), where)
-    least, most = _MASSES
+    masses, numbers = np.asarray(masses, dtype=np.float64), np.asarray(numbers)
+    check_array("masses", masses, (len(numbers),), where)
+    is_hydrogen = (numbers == 1)[:, None]
+    bounds = np.where(is_hydrogen, _HYDROGEN_MASSES, _MASSES)
+    least, most = (bounds * atomic_masses[numbers, None]).T
     wrong = np.flatnonzero((masses < least) | (masses > most))
     if len(wrong):
+        first = wrong[0]
         raise DataFormatError(
-            f"{where}: the mass of atom {wrong[0] + 1} is {masses[wrong[0]]:g}; an "
-            f"atom has {least} to {most} AMU. Correct the file."
+            f"{where}: the mass of atom {first + 1} ({chemical_symbols[numbers[first]]}"
+            f") is {masses[first]:g} AMU; its isotopes have {least[first]:.3g} to "
+            f"{most[first]:.3g}. Masses or atoms are wrong, or in another order: "
+            "correct the file."
         )
     return masses
 
@@ -157,8 +176,11 @@ def _check_unit(
     hessian: np.ndarray, record: StructureRecord, found: MolecularHessian, where: str
 ) -> None:
     """Refuse a Hessian whose stiffest bond no molecule has: its unit is another one."""
+    lengths, sums = _distances(record)
+    _check_distances(lengths, sums, record, where)
     bond = _stiffest_bond(hessian, record)
     if bond is None:
+        _check_unbound(hessian, lengths / sums, where)
         return
     stiffness, first, second = bond
     high = _STIFFEST_BOND
@@ -184,6 +206,54 @@ def _check_unit(
         f"({found.unit_from}), the unit expected here; bonds have {low:g} to {high:g}."
         f"{others} Convert the Hessian, or say its unit with options.hessian_units "
         "where the format has none."
+    )
+
+
+def _distances(record: StructureRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of all pairs of atoms, and the sums of their covalent radii, Å."""
+    first, second = np.triu_indices(len(record.atomic_numbers), k=1)
+    vectors = record.positions[second] - record.positions[first]
+    radii = covalent_radii[record.atomic_numbers]
+    return np.linalg.norm(vectors, axis=1), radii[first] + radii[second]
+
+
+def _check_distances(
+    lengths: np.ndarray, sums: np.ndarray, record: StructureRecord, where: str
+) -> None:
+    """Refuse atoms nearer than any are: positions are in another unit than is said."""
+    first, second = np.triu_indices(len(record.atomic_numbers), k=1)
+    light = np.isin(record.atomic_numbers, _NON_METALS)
+    least = np.where(light[first] & light[second], _NEAREST, _NEAREST_METALLIC) * sums
+    near = int(np.argmin(lengths / least))
+    if lengths[near] >= least[near]:
+        return
+    i, j = int(first[near]), int(second[near])
+    symbols = [chemical_symbols[record.atomic_numbers[k]] for k in (i, j)]
+    raise DataFormatError(
+        f"{where}: atoms {i + 1} and {j + 1} ({symbols[0]}-{symbols[1]}) are "
+        f"{lengths[near]:.3g} Å apart; at least {least[near]:.3g} is expected. Are the "
+        "positions in the unit that the format has (bohr in ORCA's and Gaussian's "
+        "files, Å in others)? Correct them."
+    )
+
+
+def _check_unbound(hessian: np.ndarray, ratios: np.ndarray, where: str) -> None:
+    """Refuse stiff atoms far from each other: positions are in a smaller unit.
+
+    Args:
+        hessian: eV/Å².
+        ratios: of distances to the sums of covalent radii.
+        where: for messages.
+    """
+    stiffest, nearest = float(np.abs(hessian).max()), float(ratios.min())
+    if stiffest <= _STIFFEST_UNBOUND:
+        return
+    likely = " They look like bohr." if nearest * Bohr < _BOND_LENGTH else ""
+    raise DataFormatError(
+        f"{where}: no two atoms are near enough for a bond (the nearest at "
+        f"{nearest:.3g} times the sum of their covalent radii), and the largest force "
+        f"constant is {stiffest:.3g} eV/Å². Positions are expected in Å.{likely} "
+        "Convert them, and the Hessian."
     )
 
 
