@@ -39,7 +39,7 @@ def list_rows(path: Path) -> list[int]:
 
 
 def read_row(path: Path, row_id: int, options: PhononReadOptions) -> StructureRecord:
-    """Read the structure and Hessian of one row.
+    """Read the structure and Hessian of one row, a crystal or an isolated molecule.
 
     The lattice translations are found from the structure, and the Hessian is averaged
     over them, since a database keeps all rows of it and in single precision.
@@ -51,7 +51,6 @@ def read_row(path: Path, row_id: int, options: PhononReadOptions) -> StructureRe
     with reading(path):
         row = get_row(path, row_id)
         atoms = row.toatoms()
-        n_atoms = len(atoms)
         # A missing entry counts as an entry of another kind.
         stored = row.data.get("hessian")
         if stored is None:
@@ -67,42 +66,49 @@ def read_row(path: Path, row_id: int, options: PhononReadOptions) -> StructureRe
                 f"{where}: is periodic along {int(atoms.pbc.sum())} axes; crystals are "
                 "read, periodic along three, and isolated molecules. Remove it."
             )
-        array = hessian_to_force_constants(np.asarray(stored), n_atoms, where)
-        check_array("hessian", array, (n_atoms, n_atoms, 3, 3), where)
-        cell = PhonopyAtoms(
-            numbers=atoms.numbers,
-            cell=atoms.cell[:],
-            positions=atoms.positions,
-            # phonopy has no masses of Tc, Pm, Po and the like; none is used here.
-            masses=atoms.get_masses(),
-        )
-        check_unit_cell(cell, 1.0, where)
-        symprec = choose_symprec(None, options, path)
-        phonon = make_phonopy(cell, np.eye(3, dtype=int), None, "vasp", symprec)
-        raw, broken = from_array(
-            array, phonon.primitive, phonon.symmetry.get_map_atoms()
-        )
-        info: dict[str, str | float] = {
-            "source": where,
-            "units": unit_system("vasp").description,
-            "units_from": "ASE database",
-            "force_constants_from": "hessian",
-        }
-        forces, stress = _targets(row, n_atoms, options)
-        record = StructureRecord(
-            name=_name(row, path),
-            atomic_numbers=np.array(atoms.numbers, dtype=np.int64),
-            positions=np.array(atoms.positions, dtype=np.float64),
-            cell=np.array(atoms.cell[:], dtype=np.float64),
-            pbc=np.ones(3, dtype=bool),
-            energy=None if row.get("energy") is None else float(row.energy),
-            forces=forces,
-            stress=stress,
-            force_constants=remove_asymmetry(raw, broken, where, options, info),
-            cells=PhononCells.of(phonon, unit_system("vasp")),
-            info=info,
-        )
+        record = _crystal(row, path, np.asarray(stored), where, options)
         return validate(record, source=where, max_force=options.max_force)
+
+
+def _crystal(
+    row: Any, path: Path, hessian: np.ndarray, where: str, options: PhononReadOptions
+) -> StructureRecord:
+    """What a row says of a crystal."""
+    atoms = row.toatoms()
+    n_atoms = len(atoms)
+    array = hessian_to_force_constants(hessian, n_atoms, where)
+    check_array("hessian", array, (n_atoms, n_atoms, 3, 3), where)
+    cell = PhonopyAtoms(
+        numbers=atoms.numbers,
+        cell=atoms.cell[:],
+        positions=atoms.positions,
+        # phonopy has no masses of Tc, Pm, Po and the like; none is used here.
+        masses=atoms.get_masses(),
+    )
+    check_unit_cell(cell, 1.0, where)
+    symprec = choose_symprec(None, options, path)
+    phonon = make_phonopy(cell, np.eye(3, dtype=int), None, "vasp", symprec)
+    raw, broken = from_array(array, phonon.primitive, phonon.symmetry.get_map_atoms())
+    info: dict[str, str | float] = {
+        "source": where,
+        "units": unit_system("vasp").description,
+        "units_from": "ASE database",
+        "force_constants_from": "hessian",
+    }
+    forces, stress = _targets(row, n_atoms, options)
+    return StructureRecord(
+        name=_name(row, path),
+        atomic_numbers=np.array(atoms.numbers, dtype=np.int64),
+        positions=np.array(atoms.positions, dtype=np.float64),
+        cell=np.array(atoms.cell[:], dtype=np.float64),
+        pbc=np.ones(3, dtype=bool),
+        energy=None if row.get("energy") is None else float(row.energy),
+        forces=forces,
+        stress=stress,
+        force_constants=remove_asymmetry(raw, broken, where, options, info),
+        cells=PhononCells.of(phonon, unit_system("vasp")),
+        info=info,
+    )
 
 
 def _molecule(row: Any, path: Path, hessian: Any) -> MolecularHessian:

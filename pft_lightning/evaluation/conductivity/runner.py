@@ -132,14 +132,10 @@ def evaluate_conductivity(
     """
     check_phono3py()
     protocol = get_protocol(protocol)
-    references = None
     folder = EvaluationFolder(out)
+    references = None
     if reference is not None:
-        if folder.path / LEADERBOARD in Path(reference).absolute().parents:
-            raise ConfigError(
-                f"reference={reference} is a file that this evaluation would write or "
-                "remove. Copy it to another folder, or choose another for the results."
-            )
+        _check_place(Path(reference), folder)
         references = read_conductivities(reference, protocol.temperature)
     work = _Conductivities(
         make_task(models, protocol, max_atoms, None, libraries=("phono3py",)),
@@ -157,6 +153,16 @@ def evaluate_conductivity(
     found = work.evaluate(materials, noted, progress=progress)
     summary = cast(ConductivitySummary, found.summary)
     return ConductivityEvaluation(found.rows, summary, found.folder, work.leaderboard)
+
+
+def _check_place(reference: Path, folder: EvaluationFolder) -> None:
+    """Refuse a reference that the evaluation itself would write or remove."""
+    own = (folder.path / LEADERBOARD).resolve()
+    if own in reference.resolve().parents:
+        raise ConfigError(
+            f"reference={reference} is a file that this evaluation would write or "
+            "remove. Copy it to another folder, or choose another for the results."
+        )
 
 
 def _are_listed(
