@@ -133,10 +133,7 @@ def evaluate_conductivity(
     check_phono3py()
     protocol = get_protocol(protocol)
     folder = EvaluationFolder(out)
-    references = None
-    if reference is not None:
-        _check_place(Path(reference), folder)
-        references = read_conductivities(reference, protocol.temperature)
+    references = _read_reference(reference, folder, protocol)
     work = _Conductivities(
         make_task(models, protocol, max_atoms, None, libraries=("phono3py",)),
         folder,
@@ -155,14 +152,21 @@ def evaluate_conductivity(
     return ConductivityEvaluation(found.rows, summary, found.folder, work.leaderboard)
 
 
-def _check_place(reference: Path, folder: EvaluationFolder) -> None:
-    """Refuse a reference that the evaluation itself would write or remove."""
+def _read_reference(
+    reference: str | Path | None,
+    folder: EvaluationFolder,
+    protocol: ConductivityProtocol,
+) -> References | None:
+    """Read a reference, unless the evaluation itself would write or remove it."""
+    if reference is None:
+        return None
     own = (folder.path / LEADERBOARD).resolve()
-    if own in reference.resolve().parents:
+    if own in Path(reference).resolve().parents:
         raise ConfigError(
             f"reference={reference} is a file that this evaluation would write or "
             "remove. Copy it to another folder, or choose another for the results."
         )
+    return read_conductivities(reference, protocol.temperature)
 
 
 def _are_listed(
