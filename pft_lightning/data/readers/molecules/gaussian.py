@@ -18,6 +18,7 @@ from pft_lightning.data.readers.molecules.record import MolecularHessian
 from pft_lightning.data.readers.molecules.text import (
     numbers_of,
     read_lines,
+    repeated,
     truncated,
 )
 from pft_lightning.data.readers.names import file_stem
@@ -107,6 +108,8 @@ def _read_arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
         name = label.strip()
         if name not in wanted or is_array is None or kind not in "IR":
             continue
+        if name in found:
+            raise repeated(path, repr(name))
         if not size.isdigit() or len(size) > 9:
             raise DataFormatError(
                 f"{path}: {name!r} claims {size[:20]!r} numbers. Write the file again "

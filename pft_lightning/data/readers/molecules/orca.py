@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from ase import units
@@ -17,6 +18,7 @@ from pft_lightning.data.readers.molecules.text import (
     number_of,
     numbers_of,
     read_lines,
+    repeated,
     truncated,
 )
 from pft_lightning.data.readers.names import file_stem
@@ -27,6 +29,9 @@ from pft_lightning.errors import DataFormatError
 # Most atoms of a molecule: their Hessian has 81 million numbers.
 MAX_ATOMS = 3000
 
+# What is read of a file; other blocks may be there several times.
+_BLOCKS: Final = ("$hessian", "$atoms")
+
 
 def read_orca(path: Path) -> MolecularHessian:
     """Read the blocks ``$atoms`` and ``$hessian``.
@@ -35,12 +40,14 @@ def read_orca(path: Path) -> MolecularHessian:
         DataFormatError: names the file, the value and what to do.
     """
     lines = read_lines(path, ends=True)
-    blocks = {
-        line.split()[0].lower(): number
-        for number, line in enumerate(lines)
-        if line.startswith("$")
-    }
-    for name in ("$hessian", "$atoms"):
+    blocks: dict[str, int] = {}
+    for number, line in enumerate(lines):
+        name = line.split()[0].lower() if line.startswith("$") else ""
+        if name in blocks:
+            raise repeated(path, name)
+        if name in _BLOCKS:
+            blocks[name] = number
+    for name in _BLOCKS:
         if name not in blocks:
             raise DataFormatError(
                 f"{path}: has no {name} block, so it is no .hess file of ORCA, or was "

@@ -85,3 +85,11 @@ def truncated(path: Path, problem: str) -> DataFormatError:
         f"{path}: {problem}. The calculation was stopped, or the file was cut off: "
         "finish it, or copy it again."
     )
+
+
+def repeated(path: Path, what: str) -> DataFormatError:
+    """Give the error over a file with two of what a calculation has one of."""
+    return DataFormatError(
+        f"{path}: has {what} twice, so it holds several calculations; one is needed. "
+        "Split it into a file for each."
+    )
