@@ -259,6 +259,36 @@ def _row_in_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
 
 def _row_of_a_slab(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     return _row(path, atoms, hessian, [True, True, False])
+def _orca_two(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    return _two(write_orca, path / "a.hess", atoms, hessian)
+
+
+def _fchk_two(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    return _two(write_fchk, path / "a.fchk", atoms, hessian)
+
+
+def _two(write, path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    # As "cat" writes the files of two calculations into one.
+    write(path, atoms, hessian)
+    path.write_text(2 * path.read_text())
+    return path
+
+
+def _system_of_more_positions(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    return _system_of_four(path, atoms, hessian, "coord", atoms.positions)
+
+
+def _system_of_more_energies(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    return _system_of_four(path, atoms, hessian, "energy", np.zeros(1))
+
+
+def _system_of_four(
+    path: Path, atoms: Atoms, hessian: np.ndarray, name: str, frame: np.ndarray
+) -> Path:
+    write_system(path / "a", atoms, hessian)
+    frames = np.tile(frame.ravel(), (4, 1))
+    np.save(path / f"a/set.000/{name}.npy", frames)
+    return path / "a"
 
 
 @pytest.mark.parametrize(
@@ -272,6 +302,10 @@ def _row_of_a_slab(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
         (_xyz_of_weight_zero, "its weight is 0 .config_weight., so nothing"),
         (_row_in_other_unit, r"0.64 eV/Å².*plausible in hartree/bohr2 \(62.1\)"),
         (_row_of_a_slab, "is periodic along 2 axes; crystals are read"),
+        (_orca_two, r"has \$\w+ twice, so it holds several calculations"),
+        (_fchk_two, "has 'Atomic numbers' twice, so it holds several calculations"),
+        (_system_of_more_positions, "coord.npy: has 4 frames, but hessian.npy has 1"),
+        (_system_of_more_energies, "energy.npy: has 4 frames, but hessian.npy has 1"),
         (_orca_cut, r"a.hess: \$hessian has \d of 9 rows in columns"),
         (_orca_other_atoms, r"\$hessian has 9 rows; 6 are expected for the 2 atoms"),
         (_fchk_cut, r"'Cartesian Force Constants' has \d+ of 45 numbers"),

@@ -22,6 +22,9 @@ from pft_lightning.errors import DataFormatError
 TYPES: Final = "type.raw"
 _HESSIAN: Final = "hessian.npy"
 
+# What is read of a frame beside its Hessian.
+_ARRAYS: Final = ("coord.npy", "energy.npy", "force.npy")
+
 
 def list_system(path: Path) -> list[int]:
     """List the frames of all sets, numbered through."""
@@ -54,6 +57,7 @@ def read_system(
             f"{path}: is a system of mixed types (real_atom_types.npy), whose frames "
             "are different molecules. Write them as systems of one composition each."
         )
+    _check_frames(folder, path)
     n = 3 * len(numbers)
     positions = _frame(folder, "coord.npy", index, n, path)
     assert positions is not None
@@ -85,6 +89,23 @@ def _count(folder: Path, path: Path) -> int:
         return len(_load(folder, _HESSIAN, path))
     except DataFormatError:
         return 1
+
+
+def _check_frames(folder: Path, path: Path) -> None:
+    """Refuse arrays of a set whose frames cannot be the same ones.
+
+    Raises:
+        DataFormatError: one has more or fewer frames than there are Hessians.
+    """
+    expected = len(_load(folder, _HESSIAN, path))
+    for name in _ARRAYS:
+        file = folder / name
+        found = len(_load(folder, name, path)) if file.is_file() else expected
+        if found != expected:
+            raise DataFormatError(
+                f"{file}: has {found} frames, but {_HESSIAN} has {expected}. Which "
+                "belong to which is not known: write the system again."
+            )
 
 
 def _read_types(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
