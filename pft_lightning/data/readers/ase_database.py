@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+from pft_lightning.data.readers.ase_json import check_arrays
 from pft_lightning.data.readers.lmdb_check import check_pages
 from pft_lightning.data.readers.options import reading
 from pft_lightning.errors import DataFormatError
+from pft_lightning.files import read_data
 
 
 SUFFIXES = (".db", ".json", ".aselmdb")
@@ -67,6 +70,8 @@ class _Rows:
         if name.endswith(".aselmdb"):
             self.ids = sorted(self._database.ids)
         elif name.endswith(".json"):
+            text = read_data(name)
+            check_arrays(text.decode(json.detect_encoding(text)))
             # ASE parses the whole file for each row it is asked for.
             self._held = {row.id: row for row in self._database.select()}
             self.ids = sorted(self._held)

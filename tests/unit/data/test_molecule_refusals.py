@@ -186,6 +186,27 @@ def _json_large_shape(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     return path / "a.json"
 
 
+def _json_of_long_texts(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    # ASE would make room for three texts of 700 MB.
+    texts = {"__ndarray__": [[3], "S700000000", ["a", "b", "c"]]}
+    return _json_with(path, atoms, hessian, texts)
+
+
+def _json_of_complex_numbers(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
+    # ASE would make a matrix of a column and a row.
+    parts = {"__complex_ndarray__": [[[0.0]] * 30, [[0.0] * 30]]}
+    return _json_with(path, atoms, hessian, parts)
+
+
+def _json_with(
+    path: Path, atoms: Atoms, hessian: np.ndarray, extra: dict[str, list]
+) -> Path:
+    write_vibrations(path / "a.json", atoms, hessian)
+    content = json.loads((path / "a.json").read_text())
+    (path / "a.json").write_text(json.dumps({**content, "extra": extra}))
+    return path / "a.json"
+
+
 def _fchk_gradient_of_others(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     write_fchk(path / "a.fchk", atoms, hessian, np.zeros((1, 3)))
     return path / "a.fchk"
@@ -302,6 +323,8 @@ def _system_of_four(
         (_xyz_of_weight_zero, "its weight is 0 .config_weight., so nothing"),
         (_row_in_other_unit, r"0.64 eV/Å².*plausible in hartree/bohr2 \(62.1\)"),
         (_row_of_a_slab, "is periodic along 2 axes; crystals are read"),
+        (_json_of_long_texts, "an array is of the kind 'S700000000'"),
+        (_json_of_complex_numbers, "an array is complex"),
         (_orca_two, r"has \$\w+ twice, so it holds several calculations"),
         (_fchk_two, "has 'Atomic numbers' twice, so it holds several calculations"),
         (_system_of_more_positions, "coord.npy: has 4 frames, but hessian.npy has 1"),

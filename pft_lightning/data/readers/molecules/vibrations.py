@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase.io.jsonio import decode
 from ase.vibrations import VibrationsData
 
+from pft_lightning.data.readers.ase_json import check_arrays
 from pft_lightning.data.readers.molecules.record import (
     MolecularHessian,
     refuse_periodic,
@@ -37,7 +36,7 @@ def read_vibrations(path: Path, text: bytes) -> MolecularHessian:
     try:
         # ASE makes arrays and some kinds of its own objects of JSON, nothing else.
         content = text.decode(json.detect_encoding(text))
-        json.loads(content, object_hook=_check_array)
+        check_arrays(content)
         found = decode(content)
     except Exception as error:
         raise DataFormatError(
@@ -68,11 +67,3 @@ def read_vibrations(path: Path, text: bytes) -> MolecularHessian:
         unit_from="ASE VibrationsData",
         masses=atoms.get_masses(),
     )
-
-
-def _check_array(content: dict[str, Any]) -> dict[str, Any]:
-    """Refuse an array of more numbers than there are: ASE makes room for them first."""
-    shape, _, numbers = content.get("__ndarray__", ([], "", [0]))
-    if math.prod(shape) > len(numbers):
-        raise ValueError(f"an array of shape {shape} has {len(numbers)} numbers")
-    return content
