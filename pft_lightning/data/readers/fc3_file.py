@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from phonopy import Phonopy
 
+from pft_lightning.data.readers.hdf5 import check_numbers, read_rows
 from pft_lightning.data.third_order import check_size
 from pft_lightning.errors import DataFormatError
 
@@ -27,7 +28,6 @@ def read_fc3(file: Path, phonon: Phonopy) -> np.ndarray:
     with h5py.File(file, "r") as content:
         if "fc3" not in content:
             raise DataFormatError(f"{file}: holds {sorted(content)}; fc3 is needed.")
-        # A compressed array may be larger than memory: its shape is looked at first.
         shape = tuple(content["fc3"].shape)
         rest = (n_atoms, n_atoms, 3, 3, 3)
         if shape[1:] != rest or shape[0] not in (n_primitive, n_atoms):
@@ -36,11 +36,11 @@ def read_fc3(file: Path, phonon: Phonopy) -> np.ndarray:
                 f"(compact) or {(n_atoms, *rest)} (full) for the supercell of the "
                 "yaml file beside it. The two belong to different calculations."
             )
-        rows = np.array(content["p2s_map"]) if "p2s_map" in content else None
+        check_numbers(content["fc3"], file)
         if shape[0] == n_atoms:
             atoms = phonon.primitive.p2s_map
             return np.array([content["fc3"][atom] for atom in atoms], dtype=np.float64)
-        check_rows(rows, phonon, file)
+        check_rows(read_rows(content, n_primitive, file), phonon, file)
         return np.array(content["fc3"], dtype=np.float64)
 
 

@@ -11,6 +11,7 @@ from phonopy.file_IO import parse_FORCE_SETS_from_strings
 from phonopy.interface.calculator import get_force_constant_conversion_factor
 from phonopy.structure.dataset import get_displacements_and_forces
 
+from pft_lightning.data.readers.hdf5 import check_numbers, read_rows, read_unit
 from pft_lightning.data.readers.names import find_file
 from pft_lightning.data.readers.poscar import read_text
 from pft_lightning.errors import DataFormatError
@@ -132,17 +133,15 @@ def _read_hdf5(
             raise DataFormatError(
                 f"{file}: holds {sorted(content)}; force_constants or fc2 is needed."
             )
-        # A compressed array may be larger than memory: its shape is looked at first.
         _check_shape(file, content[name].shape, n_atoms)
+        check_numbers(content[name], file)
         array = np.array(content[name], dtype=np.float64)
-        rows = np.array(content["p2s_map"]) if "p2s_map" in content else None
-        unit = content["physical_unit"][0] if "physical_unit" in content else None
+        n_rows, n_columns = array.shape[:2]
+        rows = None if n_rows == n_columns else read_rows(content, n_rows, file)
+        unit = read_unit(content, file)
     if unit is not None:
-        array *= get_force_constant_conversion_factor(
-            unit.decode() if isinstance(unit, bytes) else str(unit), calculator
-        )
-    full = array.shape[0] == array.shape[1]
-    return array, None if full else rows
+        array *= get_force_constant_conversion_factor(unit, calculator)
+    return array, rows
 
 
 def _check_shape(file: Path, shape: tuple[int, ...], n_atoms: int) -> None:

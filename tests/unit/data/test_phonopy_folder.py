@@ -95,6 +95,39 @@ def test_rows_of_other_atoms_are_refused(phonon: Phonopy, folder: Path) -> None:
         read_phonon(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("p2s_map", {"shape": (10**9,), "dtype": "i8"}, r"shape \(1000000000,\); exp"),
+        ("p2s_map", {"shape": (2,), "dtype": "S700000000"}, "p2s_map has the type"),
+        (
+            "p2s_map",
+            {"shape": (2,), "maxshape": (None,), "chunks": (10**8,), "dtype": "i8"},
+            "chunks of 800000000 bytes",
+        ),
+        ("physical_unit", {"shape": (10**9,), "dtype": "S9"}, "one name of a unit"),
+        ("physical_unit", {"shape": (1,), "dtype": "S700000000"}, "one name of a"),
+    ],
+)
+def test_arrays_of_hdf5_that_fill_the_memory_are_refused_unread(
+    phonon: Phonopy, folder: Path, name: str, values: dict, message: str
+) -> None:
+    import h5py
+
+    save_cells(phonon, folder, "phonopy.yaml")
+    path = folder / "force_constants.hdf5"
+    rows = None if name == "p2s_map" else phonon.primitive.p2s_map
+    write_force_constants_to_hdf5(
+        exact(phonon, full=False), filename=path, p2s_map=rows
+    )
+    with h5py.File(path, "a") as content:
+        # Nothing is stored of zeros.
+        content.create_dataset(name, **values)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(DataFormatError, match=message):
+        read_phonon(folder)
+
+
 def test_poscar_and_its_supercell(phonon: Phonopy, folder: Path) -> None:
     write_FORCE_CONSTANTS(exact(phonon), folder / "FORCE_CONSTANTS")
     write_vasp(folder / "POSCAR", phonon.unitcell)

@@ -142,6 +142,10 @@ def test_fc3_of_other_cells_is_refused(tmp_path) -> None:
     write_fc3_to_hdf5(right, filename=file, p2s_map=np.array([1, 5]))
     with pytest.raises(DataFormatError, match=r"atoms \[2, 6\]"):
         read_third_order(tmp_path)
+    many = np.zeros(10_000_000, dtype=np.int64)
+    write_fc3_to_hdf5(right, filename=file, p2s_map=many)
+    with pytest.raises(DataFormatError, match=r"p2s_map has shape \(10000000,\); exp"):
+        read_third_order(tmp_path)
     write_fc3_to_hdf5(right, filename=file)
     with pytest.raises(DataFormatError, match=r"largest third-order .* is 0 eV"):
         read_third_order(tmp_path)
