@@ -26,6 +26,7 @@ from pft_lightning.data.readers.names import (
     NOT_SOURCES,
     SUFFIXES,
     file_stem,
+    holds_mark,
 )
 from pft_lightning.data.readers.options import PhononReadOptions, reading
 from pft_lightning.data.readers.phonopy import (
@@ -138,7 +139,7 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         self._path = path
         found = self._list()
-        self.members = _phonon_members(found)
+        self.members = [m for m in _phonon_members(found) if self._may_be_phonons(m)]
 
     def _list(self) -> list[_Member]:
         raise NotImplementedError
@@ -146,6 +147,21 @@ class _Archive:
     def read(self, member: _Member) -> bytes:
         """Read the bytes of a member, fewer where the archive ends early."""
         raise NotImplementedError
+
+    def _may_be_phonons(self, member: _Member) -> bool:
+        """Look into JSON, which may be anything, as ``is_phonon_source`` does."""
+        where = _place(self._path, member)
+        if not where.name.lower().endswith(JSON) or member.problem:
+            return True
+        try:
+            with reading(where):
+                packed = self.read(member) if member.size <= MAX_BYTES else b""
+                # What cannot be read whole is named when it is read.
+                return len(packed) < member.size or holds_mark(
+                    io.BytesIO(unpack(packed, where))
+                )
+        except DataFormatError:
+            return True
 
 
 class _Tar(_Archive):
@@ -160,10 +176,7 @@ class _Tar(_Archive):
             with tarfile.open(fileobj=self._stream, mode="r:") as archive:  # type: ignore[call-overload]
                 for number, info in enumerate(archive):
                     if number >= _MAX_MEMBERS:
-                        raise DataFormatError(
-                            f"{self._path}: has more than {_MAX_MEMBERS} members, "
-                            "which no archive of data has. Unpack what you need of it."
-                        )
+                        raise _too_many(self._path)
                     if info.size < 0:
                         # tarfile would go back, and find the same member for ever.
                         raise tarfile.ReadError(f"a member has {info.size} bytes")
@@ -201,31 +214,37 @@ class _Tar(_Archive):
 
 
 class _Zip(_Archive):
-    def _list(self) -> list[_Member]:
+    def __init__(self, path: Path) -> None:
         try:
-            with zipfile.ZipFile(self._path) as archive:
-                return [
-                    _Member(_printable(info.filename), info.file_size, number)
-                    for number, info in enumerate(archive.infolist())
-                    if not info.is_dir()
-                ]
+            # Open for all members: to open it is to read the list of them.
+            self._archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             raise DataFormatError(
-                f"{self._path}: is no zip archive that can be read ({error}). It is "
-                "damaged or incomplete: copy or download it again."
+                f"{path}: is no zip archive that can be read ({error}). It is damaged "
+                "or incomplete: copy or download it again."
             ) from error
+        self._infos = self._archive.infolist()
+        super().__init__(path)
+
+    def _list(self) -> list[_Member]:
+        if len(self._infos) > _MAX_MEMBERS:
+            raise _too_many(self._path)
+        return [
+            _Member(_printable(info.filename), info.file_size, number)
+            for number, info in enumerate(self._infos)
+            if not info.is_dir()
+        ]
 
     def read(self, member: _Member) -> bytes:
         where = _place(self._path, member)
-        with zipfile.ZipFile(self._path) as archive:
-            info = archive.infolist()[member.place]
-            if info.flag_bits & 1:
-                raise DataFormatError(
-                    f"{where}: is encrypted. Unpack the archive with its password."
-                )
-            check_ratio(where, info.compress_size, info.file_size)
-            with archive.open(info) as file:
-                return file.read(member.size)
+        info = self._infos[member.place]
+        if info.flag_bits & 1:
+            raise DataFormatError(
+                f"{where}: is encrypted. Unpack the archive with its password."
+            )
+        check_ratio(where, info.compress_size, info.file_size)
+        with self._archive.open(info) as file:
+            return file.read(member.size)
 
 
 class _Forward(io.RawIOBase):
@@ -272,8 +291,16 @@ class _Forward(io.RawIOBase):
 
 
 def _phonon_members(found: list[_Member]) -> list[_Member]:
-    """Leave out what is no phonon data, and input beside what was made of it."""
-    paths = [PurePosixPath(member.name) for member in found]
+    """Leave out what is no phonon data, and input beside what was made of it.
+
+    Of members of one name the last replaces the others, as when they are unpacked.
+    """
+    paths = [PurePosixPath(member.name.lstrip("/")) for member in found]
+    last = {
+        path: member
+        for member, path in zip(found, paths, strict=True)
+        if not member.problem
+    }
     complete = {
         path.parent for path in paths if path.name.startswith("phonopy_params.yaml")
     }
@@ -282,13 +309,21 @@ def _phonon_members(found: list[_Member]) -> list[_Member]:
         for member, path in zip(found, paths, strict=True)
         if member.problem
         or (
-            path.name.lower().endswith((*SUFFIXES, *JSON))
+            last[path] is member
+            and path.name.lower().endswith((*SUFFIXES, *JSON))
             and not path.name.startswith((".", "._"))
             and "__MACOSX" not in path.parts
             and path.name not in NOT_SOURCES
             and not (path.parent in complete and path.name.startswith(INPUT_FILES))
         )
     ]
+
+
+def _too_many(path: Path) -> DataFormatError:
+    return DataFormatError(
+        f"{path}: has more than {_MAX_MEMBERS} members, which no archive of data has. "
+        "Unpack what you need of it."
+    )
 
 
 def _damage(path: Path, last: _Member, error: Exception) -> str:

@@ -51,7 +51,7 @@ def list_documents(path: Path) -> list[int | None]:
     if isinstance(content, list) and not content:
         raise DataFormatError(f"{path}: is an empty list. Download it again.")
     # A document that is null, or a text, does not keep the others from being read.
-    if not (isinstance(content, list) and any(isinstance(c, dict) for c in content)):
+    if not _are_several(content):
         return [None]
     return list(range(len(content)))
 
@@ -96,6 +96,11 @@ def read_document_text(
     if isinstance(content, dict) and content.get(MARK) == KIND:
         return build_molecule(read_vibrations(path, text), str(path), options)
     document = _unwrapped(content)
+    if _are_several(document):
+        raise DataFormatError(
+            f"{path}: holds {len(document)} documents; a member of an archive is read "
+            "as one. Unpack it: lists of documents are read as files."
+        )
     record = _read_phonons(document, path, options)
     return replace(record, name=_name(document, path, None))
 
@@ -194,6 +199,10 @@ def _name(document: Any, path: Path, entry: int | None) -> str:
             return value
     stem = file_stem(path)
     return stem if entry is None else f"{stem}-{entry}"
+
+
+def _are_several(content: Any) -> bool:
+    return isinstance(content, list) and any(isinstance(c, dict) for c in content)
 
 
 def _unwrapped(content: Any) -> Any:

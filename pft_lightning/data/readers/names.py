@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pft_lightning.errors import DataFormatError
 from pft_lightning.files import COMPRESSED, open_data
@@ -226,7 +226,7 @@ def is_phonon_source(path: Path) -> bool:
 
 
 def _holds(path: Path, *, damaged: bool, n_blocks: int | None = None) -> bool:
-    """Tell whether a mark is in a file, or in its first blocks, in any case.
+    """Tell whether a mark is in a file, or in its first blocks.
 
     Args:
         path: of the file.
@@ -235,13 +235,23 @@ def _holds(path: Path, *, damaged: bool, n_blocks: int | None = None) -> bool:
     """
     try:
         with open_data(path) as file:
-            before, count = b"", 0
-            while count != n_blocks and (block := file.read(_BLOCK).lower()):
-                if any(mark in before + block for mark in _MARKS):
-                    return True
-                before, count = block[-_LONGEST:], count + 1
+            return holds_mark(file, n_blocks)
     except (OSError, DataFormatError):
         return damaged
+
+
+def holds_mark(file: IO[bytes], n_blocks: int | None = None) -> bool:
+    """Tell whether what follows in an open file names phonons or Hessians.
+
+    Args:
+        file: unpacked; capitals are taken for small letters.
+        n_blocks: to look into; all of them by default.
+    """
+    before, count = b"", 0
+    while count != n_blocks and (block := file.read(_BLOCK).lower()):
+        if any(mark in before + block for mark in _MARKS):
+            return True
+        before, count = block[-_LONGEST:], count + 1
     return False
 
 

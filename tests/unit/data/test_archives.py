@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from molecular_files import molecule, write_vibrations
 
-from pft_lightning.data.readers import list_entries, read_entry, read_phonon
+from pft_lightning.data.readers import archives, list_entries, read_entry, read_phonon
 from pft_lightning.data.readers.options import PhononReadOptions
 from pft_lightning.data.readers.registry import entry_name
 from pft_lightning.data.store import PhononStore, build_store
@@ -234,6 +234,85 @@ def test_a_header_that_is_damaged_is_not_taken_for_the_end(
     assert read_entry(path, 0, OPTIONS).n_atoms == 8
     with pytest.raises(DataFormatError, match="nothing after its member iron"):
         read_entry(path, 1, OPTIONS)
+
+
+def write_archive(path: Path, members: list[tuple[str, bytes]]) -> None:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in members:
+                archive.writestr(name, data)
+        return
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            add(archive, name, data)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_a_member_that_was_replaced_is_read_once_as_it_is_now(
+    texts, tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"set.{ending}"
+    # As "tar -r" adds a file again.
+    members = [("a.yaml", texts["iron"]), ("b.yaml", texts["iron"])]
+    write_archive(path, [*members, ("./a.yaml", texts["silicon"])])
+    assert list_entries(path) == [0, 1]
+    found = [read_entry(path, entry, OPTIONS) for entry in (0, 1)]
+    assert [(record.name, record.n_atoms) for record in found] == [("b", 8), ("a", 3)]
+
+
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_json_of_no_phonons_is_passed_over_and_lists_of_documents_say_what_to_do(
+    texts, tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"set.{ending}"
+    several = b'[{"force_constants": 1}, {"force_constants": 2}]'
+    members = [
+        ("meta.json", b'{"made_by": "me"}'),
+        ("meta2.json.gz", gzip.compress(b'{"made_by": "me"}')),
+        ("several.json", several),
+        ("a.yaml", texts["iron"]),
+        ("damaged.json.gz", gzip.compress(several)[:-9]),
+    ]
+    write_archive(path, members)
+    names = [entry_name(path, entry) for entry in list_entries(path)]
+    assert names == ["several", "a", "damaged"]
+    with pytest.raises(DataFormatError, match=r"several.json: holds 2 documents; .*Un"):
+        read_entry(path, 0, OPTIONS)
+    assert read_entry(path, 1, OPTIONS).n_atoms == 8
+    with pytest.raises(DataFormatError, match=r"damaged.json.gz: the file ends early"):
+        read_entry(path, 2, OPTIONS)
+
+
+def test_a_zip_is_opened_once_for_all_its_members(
+    texts, tmp_path: Path, monkeypatch
+) -> None:
+    path = tmp_path / "set.zip"
+    write_archive(path, [(f"{n}.yaml", texts["iron"]) for n in range(5)])
+    opened: list[Path] = []
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, file: Path) -> None:
+            opened.append(file)
+            super().__init__(file)
+
+    monkeypatch.setattr(zipfile, "ZipFile", Counted)
+    for entry in list_entries(path):
+        read_entry(path, entry, OPTIONS)
+    assert opened == [path]
+
+
+def test_the_number_of_members_is_bounded(texts, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(archives, "_MAX_MEMBERS", 2)
+    for ending in ("tar", "zip"):
+        members = [(f"{n}.yaml", texts["iron"]) for n in range(3)]
+        write_archive(tmp_path / f"set.{ending}", members)
+    with pytest.raises(DataFormatError, match="more than 2 members"):
+        list_entries(tmp_path / "set.zip")
+    # A tar is listed as far as it goes.
+    assert list_entries(tmp_path / "set.tar") == [0, 1, 2]
+    with pytest.raises(DataFormatError, match="more than 2 members"):
+        read_entry(tmp_path / "set.tar", 2, OPTIONS)
 
 
 def test_members_in_json_are_named_alike_in_stores_and_evaluations(
