@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import ase
-import ase.io
 from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 
@@ -22,6 +21,7 @@ from pft_lightning.data.readers.content import count_atoms, parse_content
 from pft_lightning.data.readers.folder import read_cells
 from pft_lightning.data.readers.names import SUFFIXES, is_poscar
 from pft_lightning.data.readers.options import PhononReadOptions, reading
+from pft_lightning.data.readers.others import read_structures_of_ase
 from pft_lightning.data.readers.phonopy import (
     build_phonopy,
     cells_with_charges,
@@ -267,7 +267,7 @@ def _read_all(path: Path) -> Iterator[tuple[int, ase.Atoms | DataFormatError]]:
         # ASE guesses elements from the comment.
         yield 0, _to_ase(read_poscar(path))
     else:
-        yield from enumerate(ase.io.read(path, ":"))
+        yield from enumerate(read_structures_of_ase(path))
 
 
 def is_phonon_source(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 from pathlib import Path
 
 import ase.io
@@ -110,6 +111,44 @@ def test_a_cif_that_is_no_whole_crystal_is_refused_by_name(tmp_path, text, messa
 def test_a_formula_counts_up_to_its_multiple_and_only_if_it_is_one(tmp_path, formula):
     text = ROCKSALT.replace("'Na1 Cl1'", formula)
     assert len(read(write(tmp_path / "a.cif", text))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("w.hess", b"$orca_hessian_file", r"w\.hess: is a file of .* as phonons="),
+        ("w.fchk.gz", gzip.compress(b"water"), "Give it as phonons="),
+        ("a.json", b'{"force_constants": []}', "Give it as phonons="),
+        ("a.tar.gz", gzip.compress(b"a"), "is an archive, .* Unpack it"),
+        ("b.zip", b"PK", "is an archive, .* Unpack it"),
+        ("junk.dat", b"junk\n", r"junk\.dat: is of no format that ASE knows"),
+        ("junk.nothing", b"junk\n", "is of no format .* Give CIF"),
+        ("cut.json", b'{"a": ', r"cut\.json: is of no format .* or damaged"),
+        (
+            "texts.json",
+            b'{"1": {"a": {"__ndarray__": [[3], "S700000000", ["a", "b", "c"]]}}}',
+            "an array is of the kind 'S700000000'",
+        ),
+        # ASE would hold a line of 60 bytes for each break.
+        ("a.gen.gz", gzip.compress(b"\n" * (1 << 25)), r"a\.gen\.gz: .* unpack to"),
+    ],
+)
+def test_what_ase_cannot_read_is_refused_with_what_to_do(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataFormatError, match=message):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.gen", "b@1.gen", "a.json"])
+def test_other_formats_of_ase_are_read_plain_and_compressed(tmp_path, name):
+    crystal = bulk("NaCl", "rocksalt", 5.6)
+    ase.io.write(tmp_path / "x.tmp", crystal, format=name.rpartition(".")[2])
+    (tmp_path / "x.tmp").rename(tmp_path / name)
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    for path in (tmp_path / name, packed):
+        (found,) = read(path)
+        np.testing.assert_allclose(found.positions, crystal.positions, atol=1e-9)
 
 
 def test_folders_are_searched_for_crystals_of_all_kinds(tmp_path):
