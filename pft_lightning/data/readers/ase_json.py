@@ -29,7 +29,5 @@ def _check_array(content: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"an array of shape {shape} has {len(numbers)} numbers")
     # One text can be of any length.
     if np.dtype(kind).kind not in "biufc":
-        raise ValueError(
-            f"an array is of the kind {str(kind)[:40]!r}; numbers are read"
-        )
+        raise ValueError(f"an array is of the kind {str(kind)[:40]!r}, no numbers")
     return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ase import Atoms
 from pft_lightning.data.readers.ase_json import check_arrays
 from pft_lightning.data.readers.names import ARCHIVES, FCHK, JSON, ORCA, holds_mark
 from pft_lightning.errors import DataFormatError, PFTError
-from pft_lightning.files import COMPRESSED, read_data
+from pft_lightning.files import COMPRESSED, open_data, read_data
 
 
 def read_structures_of_ase(path: Path) -> list[Atoms]:
@@ -66,7 +67,8 @@ def _read(path: Path) -> list[Atoms]:
     with tempfile.TemporaryDirectory() as folder:
         # ASE tells many formats by the name.
         plain = Path(folder) / path.name.removesuffix(packing)
-        plain.write_bytes(read_data(path))
+        with open_data(path) as packed, plain.open("wb") as file:
+            shutil.copyfileobj(packed, file)
         return _read_plain(plain)
 
 

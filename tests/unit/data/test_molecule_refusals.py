@@ -187,8 +187,8 @@ def _json_large_shape(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
 
 
 def _json_of_long_texts(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
-    # ASE would make room for three texts of 700 MB.
-    texts = {"__ndarray__": [[3], "S700000000", ["a", "b", "c"]]}
+    # ASE would make room for three texts of 70 MB.
+    texts = {"__ndarray__": [[3], "S70000000", ["a", "b", "c"]]}
     return _json_with(path, atoms, hessian, texts)
 
 
@@ -324,6 +324,7 @@ def _system_of_four(
         (_row_in_other_unit, r"0.64 eV/Å².*plausible in hartree/bohr2 \(62.1\)"),
         (_row_of_a_slab, "is periodic along 2 axes; crystals are read"),
         (_json_of_long_texts, "an array is of the kind 'S700000000'"),
+        (_json_of_long_texts, "an array is of the kind 'S70000000'"),
         (_json_of_complex_numbers, "an array is complex"),
         (_orca_two, r"has \$\w+ twice, so it holds several calculations"),
         (_fchk_two, "has 'Atomic numbers' twice, so it holds several calculations"),
