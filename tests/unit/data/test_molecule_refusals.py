@@ -280,6 +280,8 @@ def _row_in_other_unit(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
 
 def _row_of_a_slab(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     return _row(path, atoms, hessian, [True, True, False])
+
+
 def _orca_two(path: Path, atoms: Atoms, hessian: np.ndarray) -> Path:
     return _two(write_orca, path / "a.hess", atoms, hessian)
 
@@ -323,7 +325,6 @@ def _system_of_four(
         (_xyz_of_weight_zero, "its weight is 0 .config_weight., so nothing"),
         (_row_in_other_unit, r"0.64 eV/Å².*plausible in hartree/bohr2 \(62.1\)"),
         (_row_of_a_slab, "is periodic along 2 axes; crystals are read"),
-        (_json_of_long_texts, "an array is of the kind 'S700000000'"),
         (_json_of_long_texts, "an array is of the kind 'S70000000'"),
         (_json_of_complex_numbers, "an array is complex"),
         (_orca_two, r"has \$\w+ twice, so it holds several calculations"),
