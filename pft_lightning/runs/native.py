@@ -11,6 +11,8 @@ from ase import Atoms
 from omegaconf import DictConfig
 from phonopy import Phonopy
 
+from pft_lightning import keys
+from pft_lightning.adaptation import Adaptation
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.registry import load_model, runs_code
 from pft_lightning.data.datamodule import PhononDataModule
@@ -78,8 +80,20 @@ class NativeRun:
         )
         datamodule.use_relaxation(partial(_relax, model))
         if self.config.replay.n_frames and self.rank == 0:
-            write_replay(self.config, self.folder.path, model, datamodule)
+            write_replay(self.config, self.folder.path, self._base_model, datamodule)
         return datamodule
+
+    def _base_model(self) -> EnergyModel:
+        """The potential as no adaptation has touched it, with the upstream head."""
+        model = _load(self.config)
+        adaptation: Adaptation = instantiate(
+            self.config.adaptation, where="adaptation", trust=self.config.trust_config
+        )
+        head = adaptation.heads(model.head).get(keys.UPSTREAM)
+        # One that is new begins as a copy of the loaded one.
+        if head in model.heads:
+            model.head = head
+        return model
 
 
 def _relax(model: EnergyModel, phonon: Phonopy) -> Atoms:
@@ -175,22 +189,25 @@ def _refuse_code(options: DictConfig) -> None:
         )
 
 
-def _wrap(config: DictConfig, *parts: str) -> PhononFineTuning:
-    made = {
-        part: instantiate(config[part], where=part, trust=config.trust_config)
-        for part in parts
-    }
-    model = load_model(
+def _load(config: DictConfig) -> EnergyModel:
+    return load_model(
         config.model.checkpoint,
         backend=config.model.backend,
         dtype=config.model.dtype,
         head=config.model.head,
         trust=config.model.get("trust", False),
     )
+
+
+def _wrap(config: DictConfig, *parts: str) -> PhononFineTuning:
+    made = {
+        part: instantiate(config[part], where=part, trust=config.trust_config)
+        for part in parts
+    }
     # Another kind of run may have none.
     upstream = _until_found(config.loss.upstream or {}, PAPER_UPSTREAM_WEIGHTS)
     return PhononFineTuning(
-        model,
+        _load(config),
         upstream_weights=upstream,
         replayed=ReplayedSteps() if config.get("cuda_graphs") else None,
         **loss_options(config),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -40,14 +40,18 @@ def add_replay(upstream: DictConfig, folder: Path) -> None:
 
 
 def write_replay(
-    config: DictConfig, folder: Path, model: EnergyModel, data: PhononDataModule
+    config: DictConfig,
+    folder: Path,
+    base_model: Callable[[], EnergyModel],
+    data: PhononDataModule,
 ) -> None:
     """Make the frames of a run, unless they are there since it was started.
 
     Args:
         config: of the run.
         folder: of the run.
-        model: the base model.
+        base_model: loads it anew: that of the run is adapted, and may have another
+            head, or weights that were just drawn.
         data: of the run, whose phonons the crystals are those of.
 
     Raises:
@@ -56,6 +60,7 @@ def write_replay(
     train, val = folder / TRAIN, folder / VAL
     if train.exists() and val.exists():
         return
+    model = base_model()
     store = cached_store(
         data.phonons.train,
         cutoff=model.cutoff,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ase.io
 import pytest
 import torch
 from commands import run_command
 
+from pft_lightning import Calculator
 from pft_lightning.backends.registry import load_model
+from pft_lightning.runs.replay import TRAIN, VAL
 
 
 pytest.importorskip("mace", reason="MACE is not installed here")
@@ -92,3 +95,38 @@ def test_two_heads_train_on_their_own_data(world, tmp_path):
     weights = old.network.readouts[0].linear.weight.reshape(-1, 2)
     assert torch.equal(weights[:, 0], base)
     assert not torch.equal(weights[:, 1], base)
+
+
+@pytest.mark.parametrize(
+    "adaptation",
+    [
+        ("adaptation=multihead", "+adaptation.atomic_energies={Mg: -100, O: -200}"),
+        (
+            "adaptation=multihead",
+            "adaptation.phonon_head=Default",
+            "adaptation.upstream_head=phonon",
+        ),
+        ("adaptation=scratch",),
+    ],
+    ids=["new head", "heads exchanged", "scratch"],
+)
+def test_frames_of_replay_carry_the_labels_of_the_base_model(
+    world, tmp_path, adaptation
+):
+    """Not those of the head, or of the weights, that begin to be trained."""
+    train(
+        world,
+        tmp_path,
+        "replay.n_frames=5",
+        "data.upstream.train=null",
+        "data.upstream.val=null",
+        "trainer.max_steps=1",
+        *adaptation,
+    )
+    model = load_model(EXAMPLE, dtype="float64")
+    for name in (TRAIN, VAL):
+        for frame in ase.io.read(tmp_path / name, ":"):
+            energy = frame.get_potential_energy()
+            frame.calc = Calculator(model)
+            # Positions of the file are rounded at 5e-9 Å.
+            assert energy == pytest.approx(frame.get_potential_energy(), abs=3e-6)
