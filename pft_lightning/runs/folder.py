@@ -185,7 +185,8 @@ class RunFolder:
         Raises:
             ConfigError: The folder holds a run and ``resume`` is false.
         """
-        if self.before.exists() and not resume:
+        trained = self.before.exists() or self.last_checkpoint.exists()
+        if trained and not resume:
             raise ConfigError(
                 f"{self.path} already holds a run. Continue it with resume=true, or "
                 "choose another folder with hydra.run.dir=..."
@@ -197,7 +198,8 @@ class RunFolder:
         text = OmegaConf.to_yaml(config, resolve=True)
         write_atomically(self._config, lambda file: file.write(text.encode()))
         write_json(self.path / "versions.json", collect_versions())
-        if not self.base_model.exists():
+        # Without resume it is another run, whatever one that failed has left.
+        if not (config.get("resume") and self.base_model.exists()):
             write_json(self.base_model, _identify_base_model(config))
         with writing(self._command), self._command.open("ab") as file:
             file.write((shlex.join(sys.argv) + "\n").encode(errors="surrogateescape"))

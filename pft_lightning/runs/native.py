@@ -80,7 +80,7 @@ class NativeRun:
         )
         datamodule.use_relaxation(partial(_relax, model))
         if self.config.replay.n_frames and self.rank == 0:
-            write_replay(self.config, self.folder.path, self._base_model, datamodule)
+            write_replay(self.config, self.folder, self._base_model, datamodule)
         return datamodule
 
     def _base_model(self) -> EnergyModel:

@@ -16,6 +16,7 @@ from pft_lightning.data.store import PhononStore, cached_store
 from pft_lightning.evaluation.force_constants import in_float64
 from pft_lightning.preparation.replay import replay_frames
 from pft_lightning.preparation.structures import write_structures
+from pft_lightning.runs.folder import RunFolder
 
 
 TRAIN: Final = "replay-train.xyz"
@@ -41,11 +42,13 @@ def add_replay(upstream: DictConfig, folder: Path) -> None:
 
 def write_replay(
     config: DictConfig,
-    folder: Path,
+    folder: RunFolder,
     base_model: Callable[[], EnergyModel],
     data: PhononDataModule,
 ) -> None:
-    """Make the frames of a run, unless they are there since it was started.
+    """Make the frames of a run, unless it goes on and was trained on those there.
+
+    What a run that never trained has left may be of another base model or seed.
 
     Args:
         config: of the run.
@@ -57,8 +60,9 @@ def write_replay(
     Raises:
         PFTError: the phonons cannot be read, or the model knows too few elements.
     """
-    train, val = folder / TRAIN, folder / VAL
-    if train.exists() and val.exists():
+    train, val = folder.path / TRAIN, folder.path / VAL
+    goes_on = config.resume and folder.resume_checkpoint() is not None
+    if goes_on and train.exists() and val.exists():
         return
     model = base_model()
     store = cached_store(

@@ -13,7 +13,10 @@ import pytest
 from commands import own_cache, run_command
 
 from pft_lightning import Calculator, load_model
+from pft_lightning.errors import PFTError
 from pft_lightning.runs.replay import TRAIN, VAL
+from pft_lightning.runs.train import train as train_here
+from tests.conftest import true_potential
 
 
 def train(world, folder: Path, environment, *overrides: str, steps: int):
@@ -99,6 +102,35 @@ def test_a_run_that_goes_on_keeps_its_frames(world, finished, tmp_path):
     train(world, tmp_path, environment, "resume=true", steps=42)
     assert read_summary(tmp_path / "run")["steps"] == 42
     assert [path.stat().st_mtime_ns for path in files] == written
+
+
+def test_a_run_that_failed_leaves_nothing_to_the_next(compose, tmp_path):
+    options = ("replay.n_frames=5", "data.phonons.val=/nowhere")
+    failing = compose(tmp_path / "run", *options)
+    with pytest.raises(PFTError, match="/nowhere"):
+        train_here(failing)
+    assert (tmp_path / "run" / TRAIN).is_file()
+    other = true_potential()
+    other.save(tmp_path / "other.pair")
+    config = compose(
+        tmp_path / "run",
+        f"model.checkpoint={tmp_path / 'other.pair'}",
+        "replay.n_frames=10",
+        "trainer.max_steps=1",
+    )
+    train_here(config)
+    frames = [
+        frame
+        for name in (TRAIN, VAL)
+        for frame in ase.io.read(tmp_path / "run" / name, ":")
+    ]
+    assert len(frames) == 10
+    for frame in frames:
+        energy = frame.get_potential_energy()
+        frame.calc = Calculator(other)
+        assert energy == pytest.approx(frame.get_potential_energy(), abs=3e-6)
+    recorded = json.loads((tmp_path / "run" / "base_model.json").read_text())
+    assert recorded["file"] == "other.pair"
 
 
 def test_frames_join_those_that_are_given(world, finished, tmp_path):
