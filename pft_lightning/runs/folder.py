@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +29,7 @@ from pft_lightning.files import (
 )
 from pft_lightning.json_files import read_json, write_json
 from pft_lightning.locks import locked
-from pft_lightning.runs.anchor import check_resumed_anchor
+from pft_lightning.runs.resuming import check_kept
 from pft_lightning.training.checkpoint_io import read_checkpoint
 
 
@@ -66,15 +66,6 @@ def collect_versions() -> dict[str, str]:
 
 # Without these a configuration is none of a training.
 _PARTS = ("model", "loss", "data", "trainer")
-
-# What a run cannot change on the way.
-_KEPT = ("adaptation", "model.head", "optimizer._target_", "scheduler._target_")
-
-# What runs of earlier versions call by another name.
-_RENAMED = {
-    "torch.optim.lr_scheduler.CosineAnnealingLR": "pft_lightning.training.schedules."
-    "Cosine"
-}
 
 # What a checkpoint holds that training continues from.
 _STATE = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
@@ -156,6 +147,17 @@ class RunFolder:
             f"{self._config}: is not the configuration of a run as pft-train writes "
             f"it; it is damaged ({reason}). Put back a copy, or start another run."
         )
+
+    def started_rate(self) -> float | None:
+        """The learning rate that the run was started with, if it was and has one.
+
+        Raises:
+            CheckpointError: The configuration is damaged.
+        """
+        if not self._config.is_file():
+            return None
+        rate: float | None = OmegaConf.select(self.read_config(), "optimizer.lr")
+        return rate
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -278,14 +280,15 @@ class RunFolder:
         """The newest checkpoint that training can continue from."""
         return self.last_checkpoint if self.last_checkpoint.exists() else None
 
-    def check_resumable(self, config: DictConfig) -> None:
+    def check_resumable(self, config: DictConfig, own: Sequence[str] = ()) -> None:
         """Refuse to continue a run with what it was not started with.
 
         Args:
             config: With which it is to be continued.
+            own: Further options that a kind of run cannot change.
 
         Raises:
-            CheckpointError: The base model, the adaptation or the optimiser is another
+            CheckpointError: The base model or what ``check_kept`` compares is another
                 one, or a file of the run is damaged.
         """
         remove_partials(self.checkpoints)
@@ -293,16 +296,7 @@ class RunFolder:
             return  # It was stopped before anything was computed.
         if self.base_model.exists():
             self.check_base_model(config)
-        started = self.read_config()
-        for name in _KEPT:
-            before, now = (_select(one, name) for one in (started, config))
-            if now not in (before, _renamed(before)):
-                raise CheckpointError(
-                    f"{name} is {now!r}, but the run in {self.path} was started with "
-                    f"{before!r}. Continue it with that, or start another run in "
-                    "another folder with hydra.run.dir=..."
-                )
-        check_resumed_anchor(started, config, self.path)
+        check_kept(self.read_config(), config, self.path, own)
         if self.before.exists():
             self.read_before()
         if self.summary.exists():
@@ -325,19 +319,6 @@ def _is_metric(value: object) -> bool:
         return True
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def _select(config: DictConfig, name: str) -> Any:
-    value = OmegaConf.select(config, name, default=None)
-    return (
-        OmegaConf.to_container(value, resolve=True)
-        if OmegaConf.is_config(value)
-        else value
-    )
-
-
-def _renamed(value: Any) -> Any:
-    return _RENAMED.get(value, value) if isinstance(value, str) else value
 
 
 def _identify_base_model(config: DictConfig) -> dict[str, Any]:

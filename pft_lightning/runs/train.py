@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import lightning
@@ -20,6 +21,7 @@ from pft_lightning.callbacks.hessian_loss import HessianLoss
 from pft_lightning.callbacks.measured_loss import MeasuredLoss
 from pft_lightning.callbacks.progress import RunProgress
 from pft_lightning.callbacks.property_loss import PropertyLoss
+from pft_lightning.callbacks.start import Start
 from pft_lightning.callbacks.stopping import StopTogether
 from pft_lightning.callbacks.third_order_loss import ThirdOrderLoss
 from pft_lightning.json_files import write_json
@@ -69,12 +71,15 @@ def train(config: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     without_rate = asks_for_rate(config)
     config = check_train(config)
-    if without_rate and not config.mace_config and _rank() == 0:
+    folder = RunFolder(config.paths.run)
+    started = folder.started_rate() if without_rate and config.resume else None
+    if started is not None:
+        config.optimizer.lr = started
+    elif without_rate and not config.mace_config and _rank() == 0:
         print(
             f"optimizer.lr={config.optimizer.lr:g}, which goes with the adaptation: "
             "none was given."
         )
-    folder = RunFolder(config.paths.run)
     with folder.locked():
         return _train(config, overrides, folder)
 
@@ -92,10 +97,13 @@ def _train(
     functionals = find_functionals(config, module.model)
     warn_of_difference(functionals)
     datamodule = run.build_datamodule(module.model)
-    if trainer.is_global_zero:
-        run.record()
-    _record_start(config, folder, trainer, module)
     checkpoint = folder.resume_checkpoint() if config.resume else None
+    _begin(folder, trainer, module)
+    start = Start(partial(_record_start, run, trainer, module))
+    if checkpoint is None:
+        start.happens()
+    else:  # which Lightning may refuse
+        trainer.callbacks.insert(0, start)  # type: ignore[attr-defined]
     if checkpoint is not None and folder.before.exists():
         before = folder.read_before()
     else:
@@ -110,6 +118,7 @@ def _train(
         ckpt_path=None if checkpoint is None else str(checkpoint),
         weights_only=True,
     )
+    start.happens()  # where nothing was left to train
     _heed_sigterm(trainer)
     found = module.balance.weights  # before another checkpoint brings its own
     after = _choose_weights(config, folder, trainer, module, datamodule)
@@ -153,13 +162,10 @@ def _rank() -> int:
     return int(getattr(rank_zero_only, "rank", 0))
 
 
-def _record_start(
-    config: DictConfig,
-    folder: RunFolder,
-    trainer: lightning.Trainer,
-    module: PhononFineTuning,
+def _begin(
+    folder: RunFolder, trainer: lightning.Trainer, module: PhononFineTuning
 ) -> None:
-    """Write what is known before the first step, to the run folder and the loggers."""
+    """Say what is trained, and reach what the loggers write to."""
     if trainer.is_global_zero:
         write_json(folder.trainable, module.trainable.parameters)
         print_trainable(module.trainable, folder.trainable)
@@ -167,8 +173,16 @@ def _record_start(
             open_experiment(logger)
             if isinstance(logger, WandbLogger) and logger.version is not None:
                 folder.write_wandb_id(str(logger.version))
+
+
+def _record_start(
+    run: TrainingRun, trainer: lightning.Trainer, module: PhononFineTuning
+) -> None:
+    """Write what is trained with, to the run folder and the loggers."""
+    if trainer.is_global_zero:
+        run.record()
     for logger in trainer.loggers:
-        resolved = OmegaConf.to_container(config, resolve=True)
+        resolved = OmegaConf.to_container(run.config, resolve=True)
         logger.log_hyperparams(
             {**resolved, **module.trainable.summary()}  # type: ignore[dict-item]
         )

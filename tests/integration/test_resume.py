@@ -9,6 +9,9 @@ import torch
 from killing import SCHEDULE, check_kills_leave_no_trace, finish, weights
 from two_processes import TWO
 
+from pft_lightning.errors import PFTError
+from pft_lightning.runs.train import train
+
 
 def test_a_killed_and_resumed_run_ends_with_the_same_bits(pft_train, tmp_path):
     check_kills_leave_no_trace(pft_train, tmp_path, *SCHEDULE)
@@ -141,6 +144,34 @@ def test_a_resume_that_could_not_be_exact_is_refused(
     assert process.returncode == 2, output
     assert message in output
     assert "original setting" in output
+
+
+def test_a_resume_that_is_refused_leaves_the_configuration_that_was_trained(
+    compose, tmp_path
+):
+    train(compose(tmp_path, "trainer.max_steps=2"))
+    before = (tmp_path / "config.yaml").read_bytes()
+    again = ("resume=true", "trainer.max_steps=4")
+    for change, message in (("seed=3", "seed"), ("optimizer.lr=1", r"lr is .* 0.0001")):
+        with pytest.raises(PFTError, match=message):
+            train(compose(tmp_path, *again, change))
+        assert (tmp_path / "config.yaml").read_bytes() == before
+    train(compose(tmp_path, *again))
+    assert "max_steps: 4" in (tmp_path / "config.yaml").read_text()
+
+
+def test_a_finished_run_that_is_resumed_records_with_what(compose, tmp_path):
+    train(compose(tmp_path, "trainer.max_steps=2"))
+    train(compose(tmp_path, "trainer.max_steps=2", "resume=true", "export=last"))
+    assert "export: last" in (tmp_path / "config.yaml").read_text()
+
+
+def test_a_rate_that_is_not_given_goes_on(compose, tmp_path):
+    train(compose(tmp_path, "trainer.max_steps=2", "optimizer.lr=1e-3"))
+    train(compose(tmp_path, "trainer.max_steps=4", "resume=true"))
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-3
+    assert "\n  lr: 0.001\n" in (tmp_path / "config.yaml").read_text()
 
 
 def test_a_run_that_is_told_to_stop_saves_what_it_has_and_says_how_to_go_on(

@@ -88,6 +88,15 @@ _NOT_OWN = (
     "trainer.num_sanity_val_steps",
 )
 
+# What a checkpoint brings back of optimiser and schedule, whatever the file says.
+_GOES_ON = tuple(
+    f"mace.{name}"
+    for name in (
+        *("optimizer", "lr", "weight_decay", "amsgrad", "beta", "lr_params_factors"),
+        *("scheduler", "lr_factor", "scheduler_patience", "lr_scheduler_gamma"),
+    )
+)
+
 _DEVICES = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
 
@@ -145,7 +154,7 @@ class MACERun:
                 f"the run in {self.folder.path} was started: MACE finds another "
                 f"{', '.join(changed)}. Put them back, or start a new run."
             )
-        self.folder.check_resumable(self.config)
+        self.folder.check_resumable(self.config, _GOES_ON)
 
     def record(self) -> None:
         """Write also the network that MACE has built."""

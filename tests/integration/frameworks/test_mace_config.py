@@ -24,7 +24,7 @@ from mace_runs import (
 from omegaconf import OmegaConf
 
 from pft_lightning import keys, load_model
-from pft_lightning.errors import ConfigError
+from pft_lightning.errors import CheckpointError, ConfigError
 from pft_lightning.runs.export import export
 
 
@@ -236,6 +236,14 @@ def test_resuming_with_other_frames_is_refused(write_options, world, tmp_path):
     ase.io.write(tmp_path / "fewer.xyz", frames[1:], format="extxyz")
     path = write_options(train_file=str(tmp_path / "fewer.xyz"))
     with pytest.raises(ConfigError, match=r"changed since .* avg_num_neighbors"):
+        run_pft(world, path, tmp_path / "run", *overrides, "resume=true")
+
+
+def test_resuming_with_another_rate_is_refused(write_options, world, tmp_path):
+    overrides = with_phonons(world, "trainer.max_steps=3")
+    run_pft(world, write_options(lr=0.1), tmp_path / "run", *overrides)
+    path = write_options(lr=0.5)
+    with pytest.raises(CheckpointError, match=r"mace\.lr is 0\.5, but .* 0\.1"):
         run_pft(world, path, tmp_path / "run", *overrides, "resume=true")
 
 

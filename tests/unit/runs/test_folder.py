@@ -27,8 +27,8 @@ def config(tmp_path: Path):
             "loss": {"kind": "mae"},
             "data": {"seed": 0},
             "trainer": {"max_steps": 1},
-            "optimizer": {"_target_": "AdamW"},
-            "scheduler": None,
+            "optimizer": {"_target_": "AdamW", "lr": 1e-3},
+            "scheduler": {"_target_": "ReduceLROnPlateau", "patience": 3},
         }
     )
 
@@ -107,12 +107,32 @@ def test_a_sound_run_can_be_resumed(folder: RunFolder, config) -> None:
         ("adaptation", None, "adaptation is None.*started with"),
         ("model.head", "b", "model.head is 'b'.*None"),
         ("optimizer._target_", "SGD", "SGD.*AdamW"),
+        ("optimizer.lr", 1e-6, "optimizer.lr is 1e-06, but .* with 0.001"),
+        ("optimizer.amsgrad", True, "optimizer.amsgrad is True, but .* with None"),
+        ("scheduler.patience", 5, "scheduler.patience is 5, but .* with 3"),
+        ("scheduler", None, "scheduler._target_ is None, but .*ReduceLROnPlateau"),
+        ("replay.n_frames", 40, "replay.n_frames is 40, but .* with 0"),
     ],
 )
 def test_a_run_is_not_resumed_as_another_one(folder, config, name, value, message):
     OmegaConf.update(config, name, value, merge=False)
     with pytest.raises(PFTError, match=message):
         folder.check_resumable(config)
+
+
+def test_what_a_resumed_run_obeys_can_be_changed(folder, config) -> None:
+    for name in ("trainer.max_steps", "trainer.devices", "loss.kind", "logger"):
+        OmegaConf.update(config, name, 2)
+    folder.check_resumable(config)
+
+
+def test_without_resume_the_base_model_is_the_one_of_now(folder, config, tmp_path):
+    started = folder.base_model.read_bytes()
+    (tmp_path / "base.pair").write_bytes(b"other weights")
+    folder.write_start(OmegaConf.merge(config, {"resume": True}))
+    assert folder.base_model.read_bytes() == started
+    folder.write_start(config)
+    assert folder.base_model.read_bytes() != started
 
 
 def test_a_run_is_not_resumed_from_another_base_model(folder, config, tmp_path):
