@@ -85,7 +85,7 @@ class LastCheckpoint(Checkpoint):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Save when SIGTERM ends a training between two steps.
+        """Save when SIGTERM or Ctrl-C ends a training between two steps.
 
         Of several processes all are to get here, since none could save alone; in a
         validation the weights are the average.

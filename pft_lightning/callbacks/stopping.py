@@ -1,8 +1,12 @@
-"""SIGTERM in a training of several processes."""
+"""Ctrl-C in a training, and SIGTERM in one of several processes."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -16,6 +20,16 @@ class StoppedTogether(SIGTERMException):
     """SIGTERM, raised between the same two steps in all processes."""
 
 
+class InterruptedTogether(StoppedTogether):
+    """Ctrl-C, raised as SIGTERM is."""
+
+
+_INTERRUPTED = (
+    b"\ninterrupted: the training ends after this step, or validation; Ctrl-C again "
+    b"ends it at once.\n"
+)
+
+
 class StopTogether(Callback):
     """Let all processes of a training stop after the same step.
 
@@ -23,10 +37,17 @@ class StopTogether(Callback):
     exchanges tensors in the middle of whatever the process computes, and the processes
     wait for each other for ever; this one takes a note, which is compared before the
     next step, and by ``heed``.
+
+    So is the first Ctrl-C from the first step to the last, of one process too: an
+    exception in the middle of a step leaves nothing that could be saved. The second
+    one is Python's own.
     """
 
     def __init__(self) -> None:
         self._is_told = False
+        self._is_interrupted = False
+        self._is_first = True
+        self._before: Callable[[int, FrameType | None], Any] | None = None
 
     def setup(
         self,
@@ -39,6 +60,23 @@ class StopTogether(Callback):
             # Put there later, it would miss a signal while loaders are built.
             connector: Any = trainer._signal_connector
             connector._sigterm_notifier_fn = self._note
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Take note of Ctrl-C, unless it is ignored, as a shell's jobs may do."""
+        self._is_first = trainer.is_global_zero
+        before = signal.getsignal(signal.SIGINT)
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and callable(before):
+            self._before = before
+            signal.signal(signal.SIGINT, self._note_interrupt)
+
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Leave Ctrl-C as it was: what follows is soon repeated."""
+        self._release()
 
     def on_train_batch_start(
         self,
@@ -57,6 +95,7 @@ class StopTogether(Callback):
         exception: BaseException,
     ) -> None:
         """End the others where one is gone, or this one is told before all can be."""
+        self._release()
         if isinstance(exception, (RuntimeError, SystemExit)):
             processes = self._processes(trainer)
             for process in processes:
@@ -78,6 +117,18 @@ class StopTogether(Callback):
     def _note(self, signal_number: int, frame: FrameType | None) -> None:
         self._is_told = True
 
+    def _note_interrupt(self, signal_number: int, frame: FrameType | None) -> None:
+        self._is_interrupted = True
+        self._release()
+        if self._is_first:
+            # What is printed to may be in the middle of another text.
+            os.write(2, _INTERRUPTED)
+
+    def _release(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
     def heed(self, trainer: lightning.Trainer) -> None:
         """Stop all processes if one of them was told to; all have to call it.
 
@@ -86,12 +137,21 @@ class StopTogether(Callback):
 
         Raises:
             StoppedTogether: one of several processes has had SIGTERM.
+            InterruptedTogether: one of them, or the only one, has had Ctrl-C.
         """
-        # Where processes are forked, the first one trains nothing itself.
-        if trainer.world_size == 1 or not torch.distributed.is_initialized():
+        if trainer.world_size == 1:  # SIGTERM is Lightning's
+            if self._is_interrupted:
+                raise InterruptedTogether
             return
-        told = torch.tensor(float(self._is_told), device=trainer.strategy.root_device)
+        # Where processes are forked, the first one trains nothing itself.
+        if not torch.distributed.is_initialized():
+            return
+        told = torch.tensor(
+            [float(self._is_told), float(self._is_interrupted)],
+            device=trainer.strategy.root_device,
+        )
         torch.distributed.all_reduce(told)
-        if told > 0:
+        is_told, is_interrupted = (told > 0).tolist()
+        if is_told or is_interrupted:
             self._processes(trainer).clear()
-            raise StoppedTogether
+            raise StoppedTogether if is_told else InterruptedTogether

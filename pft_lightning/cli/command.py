@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
+from pft_lightning.callbacks.stopping import InterruptedTogether
 from pft_lightning.cli.common import (
     describe,
     expected_cause,
@@ -68,7 +69,7 @@ class Terminated(SystemExit):
 
 
 def command(
-    config_name: str, *, after_stop: str
+    config_name: str, *, after_stop: str | Callable[[DictConfig | None], str]
 ) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make a command of a function that takes a configuration.
 
@@ -78,12 +79,20 @@ def command(
 
     Args:
         config_name: File of the configuration in ``conf``.
-        after_stop: What to do after an interruption, for the message.
+        after_stop: What to do after an interruption, for the message; or what says it
+            of the configuration, which is None before there is one.
     """
+    started: list[DictConfig] = []
+
+    def tell() -> str:
+        if isinstance(after_stop, str):
+            return after_stop
+        return after_stop(started[-1] if started else None)
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         @functools.wraps(function)
         def job(config: DictConfig) -> None:
+            started.append(config)
             with _environment(_FULL_ERROR, "1" if shows_tracebacks() else None):
                 report_errors(function)(config)
 
@@ -100,7 +109,7 @@ def command(
                 with contextlib.suppress(OSError, ValueError):
                     if isinstance(stream, io.TextIOWrapper):
                         stream.reconfigure(errors="backslashreplace")
-            with _stops(after_stop), _hydra_errors(config_name):
+            with _stops(tell), _hydra_errors(config_name):
                 if answer(config_name, sys.argv[1:]):
                     return
                 if needs := nothing_given(config_name):
@@ -154,7 +163,7 @@ def _hydra_errors(config_name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stops(after_stop: str) -> Iterator[None]:
+def _stops(after_stop: Callable[[], str]) -> Iterator[None]:
     """Turn SIGTERM and Ctrl-C into a message and the exit status of a shell."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _terminate) if main else None
@@ -165,10 +174,10 @@ def _stops(after_stop: str) -> Iterator[None]:
         context: BaseException | None = stop
         while context is not None and not isinstance(context, KeyboardInterrupt):
             context = context.__context__
-        if context is not None:
-            _exit("interrupted", after_stop, 128 + signal.SIGINT)
+        if context is not None or isinstance(stop, InterruptedTogether):
+            _exit("interrupted", after_stop(), 128 + signal.SIGINT)
         if isinstance(stop, (Terminated, SIGTERMException)):
-            _exit("stopped by SIGTERM", after_stop, 128 + signal.SIGTERM)
+            _exit("stopped by SIGTERM", after_stop(), 128 + signal.SIGTERM)
         raise
     except RuntimeError as error:
         is_lost = dist.is_available() and dist.is_initialized()
@@ -178,7 +187,7 @@ def _stops(after_stop: str) -> Iterator[None]:
         # Each of them says it: the first may be the one that is gone.
         print(
             "error: another process of this run has ended (killed, or out of memory) "
-            f"or cannot be reached, and this one cannot go on alone: {after_stop}",
+            f"or cannot be reached, and this one cannot go on alone: {after_stop()}",
             file=sys.stderr,
         )
         sys.exit(1)

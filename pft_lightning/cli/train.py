@@ -14,10 +14,14 @@ from pft_lightning.runs.tables import print_before_after
 from pft_lightning.runs.train import train
 
 
-@command(
-    "train",
-    after_stop="the same command with resume=true goes on from the last checkpoint.",
-)
+def _after_stop(config: DictConfig | None) -> str:
+    """What to do after a stop, which may have come before there was a checkpoint."""
+    if config is None or RunFolder(config.paths.run).resume_checkpoint() is None:
+        return "no step is saved; the same command with resume=true begins anew."
+    return "the same command with resume=true goes on from the last checkpoint."
+
+
+@command("train", after_stop=_after_stop)
 def main(config: DictConfig) -> None:
     """Entry point of ``pft-train``."""
     overrides = HydraConfig.get().overrides.task

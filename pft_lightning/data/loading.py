@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import lightning
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch, Data
@@ -308,7 +310,18 @@ def loader_options(
             assert trainer is not None
             cores = len(os.sched_getaffinity(0)) // trainer.num_devices
             num_workers = min(MOST_WORKERS, max(1, cores - 1))
-    return {"num_workers": num_workers, "pin_memory": on_gpu}
+    return {
+        "num_workers": num_workers,
+        "pin_memory": on_gpu,
+        "worker_init_fn": _start_worker,
+    }
+
+
+def _start_worker(number: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to all, to the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What Lightning does in workers that have no function of their own.
+    pl_worker_init_function(number)
 
 
 def validation_batches(

@@ -174,8 +174,9 @@ def test_a_rate_that_is_not_given_goes_on(compose, tmp_path):
     assert "\n  lr: 0.001\n" in (tmp_path / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_run_that_is_told_to_stop_saves_what_it_has_and_says_how_to_go_on(
-    pft_train, tmp_path
+    pft_train, tmp_path, name
 ):
     schedule = (*SCHEDULE, "callbacks.last.every_n_steps=1000")
     finish(pft_train(tmp_path / "whole", *schedule))
@@ -185,21 +186,65 @@ def test_a_run_that_is_told_to_stop_saves_what_it_has_and_says_how_to_go_on(
         *schedule,
         "trust_config=true",
         "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
-        "+callbacks.stop.step=17",
+        f"+callbacks.stop={{step: 17, name: {name}}}",
     )
-    check_stopped(process, run, step=17)
+    check_stopped(process, run, step=17, name=name)
     finish(pft_train(run, *schedule, "resume=true"))
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(run)[name]), name
 
 
+def test_an_interrupt_in_a_validation_saves_the_steps_before_it(pft_train, tmp_path):
+    schedule = (
+        *SCHEDULE,
+        "trainer.max_steps=8",
+        "callbacks.last.every_n_steps=1000",
+        "trainer.check_val_every_n_epoch=null",
+        "trainer.val_check_interval=5",
+    )
+    finish(pft_train(tmp_path / "whole", *schedule))
+    run = tmp_path / "stopped"
+    process = pft_train(
+        run,
+        *schedule,
+        "trust_config=true",
+        "+callbacks.stop._target_=pft_test_plugins.KillInValidation",
+        "+callbacks.stop={step: 5, name: SIGINT}",
+    )
+    check_stopped(process, run, step=5, name="SIGINT")
+    finish(pft_train(run, *schedule, "resume=true"))
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(run)[name]), name
+
+
+def test_a_second_interrupt_ends_a_run_at_once_and_says_what_is_left(
+    pft_train, tmp_path
+):
+    process = pft_train(
+        tmp_path,
+        *SCHEDULE,
+        "trust_config=true",
+        "callbacks.last.every_n_steps=1000",
+        "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
+        "+callbacks.stop={step: 7, times: 2, name: SIGINT}",
+    )
+    check_told(process, "SIGINT", "begins anew")
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
 @pytest.mark.parametrize(
-    ("ranks", "times", "step"),
-    [((0, 1), 2, 7), ((1,), 1, 7), ((1,), 1, 34)],
-    ids=["both", "one", "last step"],
+    ("ranks", "times", "step", "name"),
+    [
+        ((0, 1), 2, 7, "SIGTERM"),
+        ((1,), 1, 7, "SIGTERM"),
+        ((1,), 1, 34, "SIGTERM"),
+        ((0, 1), 1, 7, "SIGINT"),
+        ((1,), 1, 7, "SIGINT"),
+    ],
+    ids=["both", "one", "last step", "both interrupted", "one interrupted"],
 )
 def test_two_processes_that_are_told_to_stop_do_so_after_the_same_step(
-    pft_train, tmp_path, ranks, times, step
+    pft_train, tmp_path, ranks, times, step, name
 ):
     run = tmp_path / "stopped"
     schedule = (*SCHEDULE, *TWO, "callbacks.last.every_n_steps=1000")
@@ -208,9 +253,10 @@ def test_two_processes_that_are_told_to_stop_do_so_after_the_same_step(
         *schedule,
         "trust_config=true",
         "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
-        f"+callbacks.stop={{step: {step}, ranks: {[*ranks]}, times: {times}}}",
+        f"+callbacks.stop={{step: {step}, ranks: {[*ranks]}, times: {times}, "
+        f"name: {name}}}",
     )
-    check_stopped(process, run, step=step)
+    check_stopped(process, run, step=step, name=name)
     finish(pft_train(run, *schedule, "resume=true"))
 
 
@@ -226,7 +272,7 @@ def test_two_processes_that_are_told_to_stop_before_the_first_step_do_so(
         "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
         "+callbacks.stop={step: 0, ranks: [1]}",
     )
-    check_told(process)
+    check_told(process, "SIGTERM", "begins anew")
     assert not (run / "checkpoints" / "last.ckpt").exists()
     finish(pft_train(run, *SCHEDULE, *TWO, "resume=true"))
 
@@ -270,17 +316,20 @@ def test_a_process_that_is_left_alone_says_so_and_how_to_go_on(pft_train, tmp_pa
     assert torch.load(last, weights_only=True)["global_step"] == 6
 
 
-def check_told(process) -> None:
-    """A run that had SIGTERM ended with its status, and said how to go on."""
+def check_told(process, name: str, how: str) -> None:
+    """A run that had a signal ended with its status, and said how to go on."""
     output, _ = process.communicate(timeout=300)
-    assert process.returncode == 143, output
-    assert "stopped by SIGTERM: the same command with resume=true goes on" in output
+    assert process.returncode == 128 + signal.Signals[name], output
+    reason = {"SIGTERM": "stopped by SIGTERM: ", "SIGINT": "interrupted: "}[name]
+    (said,) = [line for line in output.splitlines() if "resume=true" in line]
+    assert said.startswith(reason)
+    assert f"the same command with resume=true {how}" in said
     assert "Traceback" not in output
 
 
-def check_stopped(process, run: Path, *, step: int) -> None:
+def check_stopped(process, run: Path, *, step: int, name: str) -> None:
     """A run saved its last step, and said how to go on."""
-    check_told(process)
+    check_told(process, name, "goes on from the last checkpoint.")
     last = run / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == step
     assert not list(run.glob("model.*"))

@@ -52,14 +52,17 @@ class LittleMemory(Callback):
 
 
 class KillInValidation(Callback):
-    """End the process as SIGKILL does, in the validation after a given step."""
+    """Send the process a signal once, in the validation after a given step."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, name: str = "SIGKILL") -> None:
         self.step = step
+        self.signal = signal.Signals[name]
+        self._is_due = True
 
     def on_validation_batch_start(self, trainer, *_) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.global_step == self.step and self._is_due:
+            self._is_due = False
+            os.kill(os.getpid(), self.signal)
 
 
 class SignalInStep(Callback):

@@ -1,15 +1,18 @@
-"""Processes that read for pft-prepare end with it, however it ends."""
+"""Processes that read end with the one that they read for, however it ends."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 
+from pft_lightning.data.loading import loader_options
 from pft_lightning.data.store.processes import mapper
 
 
@@ -65,3 +68,23 @@ def test_a_stop_waits_for_no_structure_that_is_still_read():
     assert time.monotonic() - start < 30
     with mapper(0) as mapped:
         assert list(mapped(os.path.basename, ["a/b"])) == ["b"]
+
+
+class _Listening:
+    """Tells whether the process that reads it would heed Ctrl-C."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> bool:
+        return signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+
+
+def test_a_loader_survives_an_interrupt_that_a_terminal_sends_to_all():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for n_workers, listens in ((0, True), (1, False)):
+            loader = DataLoader(_Listening(), **loader_options(n_workers, None))
+            assert [bool(found) for found in loader] == [listens]
+    finally:
+        signal.signal(signal.SIGINT, before)
