@@ -275,7 +275,7 @@ def _forgetting(evaluation: FinishedEvaluation) -> Iterator[dict[str, Any]]:
     for name in FORGETTING:
         values = [e.get(name) for e in errors]
         if any(value is not None for value in values):
-            changes = [relative_change(values[0], value) for value in values]
+            changes = [relative_change(name, values[0], value) for value in values]
             yield {"name": name, "values": values, "changes": changes}
 
 

@@ -243,7 +243,12 @@ def _render(provenance: Mapping[str, Any], model: EnergyModel) -> str:
     if "data" in recipe:
         shown = {"seed": recipe["seed"], "data": _batches(recipe["data"]), **shown}
     rows = [
-        {"name": name, "unit": UNITS.get(name, ""), **values, "change": _change(values)}
+        {
+            "name": name,
+            "unit": UNITS.get(name, ""),
+            **values,
+            "change": _change(name, values),
+        }
         for name, values in provenance.get("metrics", {}).items()
     ]
     name = provenance["file"]["name"]
@@ -319,9 +324,9 @@ def _without_paths(section: Any) -> Any:
     return {name: value for name, value in section.items() if name not in _LOCAL}
 
 
-def _change(values: Mapping[str, float | None]) -> float | None:
+def _change(name: str, values: Mapping[str, float | None]) -> float | None:
     """In per cent of the value before."""
-    change = relative_change(values["before"], values["after"])
+    change = relative_change(name, values["before"], values["after"])
     return None if change is None else 100 * change
 
 

@@ -126,9 +126,7 @@ def print_before_after(
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, values in find_metrics(summary).items():
         before, after = values["before"], values["after"]
-        # Forces that vanish by symmetry leave rounding, whose change means nothing.
-        rounding = before is not None and max(before, after) < 1e-5
-        change = None if rounding else relative_change(before, after)
+        change = relative_change(name, before, after)
         table.add_row(
             name,
             UNITS.get(name, ""),

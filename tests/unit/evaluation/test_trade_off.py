@@ -89,13 +89,45 @@ def test_on_frames_with_the_base_models_own_labels_the_fine_tuned_model_is_the_s
     assert not usual["own_labels"]
 
 
+def test_float32_labels_of_the_base_model_are_its_own():
+    errors = {"mix_0": (2e-7, 5e-5), "mix_0.5": (0.002, 0.01), "mix_1": (0.008, 0.03)}
+    found = describe_trade_off(rows_of(PHONONS), upstream_of(errors), MIXES)
+    assert found["own_labels"]
+
+
+def test_forgetting_everything_is_told_as_it_is():
+    """A base model that is good on its data has no labels of its own there."""
+    errors = {
+        "mix_0": (0.002, 0.02), "mix_0.5": (0.1, 0.3), "mix_1": (0.287, 0.9),
+    }  # fmt: skip
+    found = describe_trade_off(rows_of(PHONONS), upstream_of(errors), MIXES)
+    assert not found["own_labels"]
+    changes = found["points"][2]["changes"]
+    assert changes["energy_mae"] == pytest.approx(142.5)
+    assert changes["forces_mae"] == pytest.approx(44)
+
+
+def test_forces_that_vanish_by_symmetry_change_no_scale():
+    errors = {
+        "mix_0": (0.002, 1e-15), "mix_0.5": (0.003, 1e-14), "mix_1": (0.004, 1e-13),
+    }  # fmt: skip
+    found = describe_trade_off(rows_of(PHONONS), upstream_of(errors), MIXES)
+    assert not found["own_labels"]
+    assert [point["forgetting"] for point in found["points"][:3]] == pytest.approx(
+        [0, 0.5, 1]
+    )
+
+
 @pytest.mark.parametrize(
-    ("before", "after", "change"),
+    ("name", "before", "after", "change"),
     [
-        *((0.2, 0.1, -0.5), (0.1, 0.9, 8.0), (0.1, 0.0, -1.0)),
-        *((1e-9, 0.1, None), (0.0, 0.1, None), (None, 0.1, None), (0.1, None, None)),
+        ("energy_mae", 0.2, 0.1, -0.5), ("energy_mae", 0.1, 0.9, 8.0),
+        ("energy_mae", 0.1, 0.0, -1.0), ("upstream/energy_mae", 0.002, 0.4, 199.0),
+        ("energy_mae", 5e-5, 1e-4, 1.0), ("upstream/forces_mae", 5e-5, 0.1, None),
+        ("phonon/hvp_mae", 1e-9, 0.1, None), ("energy_mae", 0.0, 0.1, None),
+        ("energy_mae", None, 0.1, None), ("energy_mae", 0.1, None, None),
     ],
-)
-def test_a_change_against_rounding_is_not_told(before, after, change):
-    found = relative_change(before, after)
+)  # fmt: skip
+def test_a_change_against_rounding_is_not_told(name, before, after, change):
+    found = relative_change(name, before, after)
     assert found == (None if change is None else pytest.approx(change))
