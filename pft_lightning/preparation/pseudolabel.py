@@ -34,6 +34,8 @@ def pseudolabel(
     for structure in structures:
         # Labels of others, and their weights, would be read in place of these.
         labelled = without_targets(structure)
+        # ASE sets the forces on atoms that a relaxation held fixed to zero.
+        labelled.set_constraint()
         labelled.calc = calculator
         # The stress first: energy and forces come with it, and not the other way.
         results = {"stress": labelled.get_stress()} if labelled.pbc.all() else {}

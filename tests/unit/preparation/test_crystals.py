@@ -9,6 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from ase.geometry import get_distances
 from commands import run_command
 
@@ -175,6 +176,24 @@ def test_pseudolabels_replace_the_labels_that_were_there(world, tmp_path):
     assert frames.record(0).energy == pytest.approx(frame.get_potential_energy())
     assert np.abs(frames.record(0).forces).max() < 1e-6
     assert frames.is_plain
+
+
+def test_atoms_that_a_relaxation_held_fixed_have_labels_like_others(world, tmp_path):
+    """ASE reads move_mask as a constraint, and gives zero for forces on such atoms."""
+    path = tmp_path / "slab.xyz"
+    frame = bulk("LiF", "rocksalt", 4.9, cubic=True)
+    frame.rattle(0.1, seed=1)
+    frame.set_constraint(FixAtoms([0, 3]))
+    ase.io.write(path, frame, format="extxyz")
+    assert "move_mask" in path.read_text()
+    model = load_model(world.base)
+    (labelled,) = pseudolabel(model, read_structures(str(path)))
+    write_structures([labelled], tmp_path / "labelled.xyz")
+    free = labelled.copy()
+    free.calc = Calculator(model)
+    found = UpstreamFrames(tmp_path / "labelled.xyz", cutoff=4.0).record(0).forces
+    assert np.abs(found - free.get_forces()).max() < 1e-6
+    assert np.abs(found[[0, 3]]).max() > 0.1
 
 
 @pytest.mark.parametrize(
