@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def evaluate_upstream(
     limits: Mapping[str, float] | None = None,
     *,
     fingerprints: Mapping[str, str],
+    heads: Mapping[str, str] | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> dict[str, dict[str, Any]]:
@@ -66,6 +68,8 @@ def evaluate_upstream(
         names: of "energy", "forces" and "stress" in the files.
         limits: ``max_force`` and alike, see ``UpstreamFrames``.
         fingerprints: of the models, by label.
+        heads: output heads by label, of models that have another one for such frames
+            than the one in use.
         folder: of the evaluation, where what was finished before is not computed again;
             None for none.
         progress: Show a progress bar.
@@ -79,10 +83,12 @@ def evaluate_upstream(
         warnings.warn(f"Upstream frames: {frames.summary()}", stacklevel=2)
     stored = None if folder is None else EvaluationFolder(folder)
     settings = [_state(upstream), dict(names or {}), dict(limits or {})]
-    identities = {
-        label: json.dumps([_RESULTS_VERSION, fingerprints[label], *settings])
-        for label in models
-    }
+    heads = heads or {}
+    identities = {}
+    for label in models:
+        own = [heads[label]] if label in heads else []
+        told = [_RESULTS_VERSION, fingerprints[label], *settings, *own]
+        identities[label] = json.dumps(told)
     results = {
         label: None if stored is None else stored.read_forgetting(label, identity)
         for label, identity in identities.items()
@@ -94,10 +100,26 @@ def evaluate_upstream(
         if (known := results[label]) is not None:
             errors[label] = known
             continue
-        errors[label], lasting = _evaluate_model(model, frames, progress and is_first)
+        with _using(model, heads.get(label)):
+            errors[label], lasting = _evaluate_model(
+                model, frames, progress and is_first
+            )
         if stored is not None and is_first and lasting:
             stored.write_forgetting(label, identities[label], errors[label])
     return errors
+
+
+@contextlib.contextmanager
+def _using(model: Potential, head: str | None) -> Iterator[None]:
+    """Use another output head of a model for a while; None leaves it as it is."""
+    if head is None or not isinstance(model, EnergyModel):
+        yield
+        return
+    kept, model.head = model.head, head
+    try:
+        yield
+    finally:
+        model.head = kept
 
 
 def _evaluate_model(

@@ -96,6 +96,7 @@ def evaluate_phonons(
     upstream: Spec | None = None,
     upstream_keys: Mapping[str, str | None] | None = None,
     upstream_limits: Mapping[str, float] | None = None,
+    upstream_heads: Mapping[str, str] | None = None,
     options: PhononReadOptions | None = None,
     max_atoms: int = 256,
     engine: Engine | None = None,
@@ -118,6 +119,7 @@ def evaluate_phonons(
         upstream_keys: names of "energy", "forces" and "stress" in their files.
         upstream_limits: ``max_force`` (eV/Å), ``max_stress`` (eV/Å³) and
             ``max_energy`` (eV/atom); frames beyond are left out and counted.
+        upstream_heads: output heads for these frames, by label, where not in use.
         options: How phonon files are read.
         max_atoms: Atoms of one pass; what bounds memory.
         engine: of Hessian-vector products; None chooses by device.
@@ -137,7 +139,8 @@ def evaluate_phonons(
         check_labels(work.task.models)
     records = work.compute_all(list_materials(phonons, options), progress=progress)
     if upstream is not None:
-        work.measure_forgetting(upstream, upstream_keys, upstream_limits, progress)
+        how = (upstream_keys, upstream_limits, upstream_heads)
+        work.measure_forgetting(upstream, *how, progress=progress)
     rows = work.rows_of(records)
     summary = work.summarise(rows, records, noted)
     work.write_totals(rows, summary)
@@ -231,6 +234,8 @@ class _Phonons(Evaluator[Protocol, _Read]):
         upstream: Spec,
         names: Mapping[str, str | None] | None,
         limits: Mapping[str, float] | None,
+        heads: Mapping[str, str] | None,
+        *,
         progress: bool,
     ) -> None:
         """Note the errors of all models on upstream frames."""
@@ -240,6 +245,7 @@ class _Phonons(Evaluator[Protocol, _Read]):
             names,
             limits,
             fingerprints=self.task.fingerprints,
+            heads=heads,
             folder=None if self.folder is None else self.folder.path,
             progress=progress,
         )

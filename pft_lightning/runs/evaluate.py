@@ -100,11 +100,8 @@ def evaluate(config: DictConfig) -> Found:
 
 
 def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluation:
-    mixes: dict[str, float] = {}
-    potentials = None
-    if config.task == "trade_off":
-        potentials, mixes = load_mixes(config, fabric.device)
-    start = begin(config, fabric, folder, potentials)
+    mixes = load_mixes(config, fabric.device) if config.task == "trade_off" else None
+    start = begin(config, fabric, folder, mixes and mixes.potentials)
     values = start.values
     evaluation = evaluate_phonons(
         start.potentials,
@@ -114,12 +111,13 @@ def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluati
         upstream=values["upstream"],
         upstream_keys=values["upstream_keys"],
         upstream_limits=values["upstream_limits"],
+        upstream_heads=mixes and mixes.upstream_heads,
         engine=config.engine,
         **start.common,
     )
     if fabric.is_global_zero:
         if mixes:
-            add_trade_off(evaluation, mixes, folder.path)
+            add_trade_off(evaluation, mixes.shares, folder.path)
         report = write_report(folder.path)
         print_evaluation(evaluation.summary, folder.path, report)
     return evaluation

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pft_lightning import keys
 from pft_lightning.adaptation import Scratch
 from pft_lightning.adaptation.mixing import mix, name_share
 from pft_lightning.backends.base import EnergyModel
@@ -50,6 +51,8 @@ class Potential:
         description: in words.
         base: what it was fine-tuned from; None where nobody asked.
         base_file: name and hash of its file.
+        upstream_head: output head of the upstream frames that a run trained on, where
+            it is not the one in use.
     """
 
     model: EnergyModel
@@ -58,6 +61,7 @@ class Potential:
     description: str
     base: EnergyModel | None = None
     base_file: dict[str, Any] = field(default_factory=dict)
+    upstream_head: str | None = None
 
     def mixed(self, share: float) -> Potential:
         """The potential part of the way from the base model, 0, to this one, 1.
@@ -205,7 +209,17 @@ class RunOrigin:
             trust=record.config.model.trust,
         )
         words = f"{_WORDS[weights]} of {path}"
-        return Potential(module.model, history, record.config, words, base, base_file)
+        with module.head_of(keys.UPSTREAM):
+            head = module.model.head
+        return Potential(
+            module.model,
+            history,
+            record.config,
+            words,
+            base,
+            base_file,
+            upstream_head=None if head == module.model.head else head,
+        )
 
     def _find_checkpoint(self) -> Path:
         folder, asked = self._folder, self._config.checkpoint

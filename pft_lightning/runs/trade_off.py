@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +21,23 @@ from pft_lightning.runs.origins import find_origin
 
 # Evaluated unless others are given.
 _MIXES = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixes:
+    """What is evaluated.
+
+    Attributes:
+        potentials: by label, the base model first, then those that are compared, then
+            mixes up to the fine-tuned model.
+        shares: of the mixes, by label: how far they are from the base model.
+        upstream_heads: of the mixes, by label, where upstream frames have a head of
+            their own.
+    """
+
+    potentials: dict[str, Potential]
+    shares: dict[str, float]
+    upstream_heads: dict[str, str]
 
 
 def check_trade_off(config: DictConfig) -> None:
@@ -56,18 +75,12 @@ def check_trade_off(config: DictConfig) -> None:
         )
 
 
-def load_mixes(
-    config: DictConfig, device: str | torch.device
-) -> tuple[dict[str, Potential], dict[str, float]]:
+def load_mixes(config: DictConfig, device: str | torch.device) -> Mixes:
     """The potentials at both ends and at the mixes between them, and compared ones.
 
     Args:
         config: of ``pft-evaluate``, as checked.
         device: to put them on.
-
-    Returns:
-        Potentials by label, the base model first, then those that are compared, then
-        mixes up to the fine-tuned model; and how far the mixes are from the base model.
 
     Raises:
         PFTError: there is no such run or file, or its two ends cannot be mixed.
@@ -84,11 +97,16 @@ def load_mixes(
         (label, potential.mixed(share).model.to(device))
         for label, share in mixes.items()
     )
-    return dict((base, *compared.items(), *others)), mixes
+    head = potential.upstream_head
+    return Mixes(
+        potentials=dict((base, *compared.items(), *others)),
+        shares=mixes,
+        upstream_heads={} if head is None else dict.fromkeys(mixes, head),
+    )
 
 
 def add_trade_off(
-    evaluation: Evaluation, mixes: dict[str, float], folder: Path
+    evaluation: Evaluation, mixes: Mapping[str, float], folder: Path
 ) -> None:
     """Add the curve of gain against forgetting to an evaluation and to its folder.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import ase.io
@@ -11,6 +12,8 @@ from commands import run_command
 
 from pft_lightning import Calculator
 from pft_lightning.backends.registry import load_model
+from pft_lightning.data.upstream import UpstreamFrames
+from pft_lightning.evaluation.forgetting import collect_errors, merge
 from pft_lightning.runs.replay import TRAIN, VAL
 
 
@@ -95,6 +98,24 @@ def test_two_heads_train_on_their_own_data(world, tmp_path):
     weights = old.network.readouts[0].linear.weight.reshape(-1, 2)
     assert torch.equal(weights[:, 0], base)
     assert not torch.equal(weights[:, 1], base)
+
+    # Nothing is forgotten, as the head of the upstream frames tells.
+    run(
+        *("pft-evaluate", "task=trade_off", f"run={tmp_path}", "mix=0.5"),
+        *("checkpoint=last", f"phonons={world.phonons_val}", "accelerator=cpu"),
+        *(f"upstream={world.upstream_val}", f"hydra.run.dir={tmp_path}/seen"),
+        *("protocol.mesh=[2,2,2]", "protocol.band_points=0"),
+    )
+    found = json.loads((tmp_path / "seen" / "metrics.json").read_text())
+    frames = UpstreamFrames(world.upstream_val, cutoff=old.cutoff)
+    expected = merge([collect_errors(load_model(EXAMPLE), frames)])
+    for label in ("mix_0", "mix_0.5", "mix_1"):
+        for name in ("energy_mae", "forces_mae"):
+            told = found["forgetting"][label][name]
+            # The run is in float32.
+            assert told == pytest.approx(expected[name], rel=1e-6), (label, name)
+    changes = found["trade_off"]["points"][-1]["changes"]
+    assert changes["force_constants_mae"] != 0
 
 
 @pytest.mark.parametrize(
