@@ -16,12 +16,17 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from pft_lightning.errors import DataFormatError, PFTError, StorageError
+from pft_lightning.errors import (
+    ConfigError,
+    DataFormatError,
+    PFTError,
+    StorageError,
+)
 
 
 # Suffixes of compressed files, as ``open_data`` reads them.
@@ -371,3 +376,21 @@ def _too_large(path: Path, size: int, unpacked: str, max_bytes: int) -> DataForm
         f"{path}: {size} bytes hold {unpacked} bytes of data; at most {max_bytes} are "
         "read. Check what the file is; split it if it is sound."
     )
+
+
+def check_overwrites_none(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to write over what a command reads, by whatever path it is named.
+
+    Args:
+        out: file to be written.
+        inputs: files that are read, and may not be there.
+
+    Raises:
+        ConfigError: the file is one of them.
+    """
+    for path in inputs:
+        if out.exists() and path.exists() and out.samefile(path):
+            raise ConfigError(
+                f"out={out}: is the file {path}, which this command reads and would "
+                "replace. Choose another out=..."
+            )

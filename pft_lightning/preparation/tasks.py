@@ -14,10 +14,12 @@ from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.calculator import Calculator
 from pft_lightning.backends.registry import load_model
 from pft_lightning.data.crystals import read_structures, read_supercells
+from pft_lightning.data.sources import find_sources
 from pft_lightning.data.store import PrepareReport, build_store
 from pft_lightning.data.supercells import SupercellOptions
 from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation.soft_modes.options import SoftModeOptions
+from pft_lightning.files import check_overwrites_none
 from pft_lightning.preparation.distill import distill
 from pft_lightning.preparation.pseudolabel import pseudolabel
 from pft_lightning.preparation.rattle import RattleOptions, rattle
@@ -125,8 +127,10 @@ def _structures(config: DictConfig) -> Any:
             f"task={config.task} needs structures=...: files that ASE reads, or "
             "phonopy yaml files."
         )
-    spec = config.structures
-    return spec if isinstance(spec, str) else OmegaConf.to_container(spec)
+    given = config.structures
+    spec: Any = given if isinstance(given, str) else OmegaConf.to_container(given)
+    check_overwrites_none(Path(config.out), find_sources(spec, kind="structure").paths)
+    return spec
 
 
 TASKS: dict[str, Callable[[DictConfig], PrepareReport | None]] = {

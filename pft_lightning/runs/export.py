@@ -13,7 +13,7 @@ from pft_lightning.adaptation.mixing import name_share
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.registry import load_model
 from pft_lightning.errors import ConfigError
-from pft_lightning.files import make_folder
+from pft_lightning.files import check_overwrites_none, make_folder
 from pft_lightning.json_files import to_json
 from pft_lightning.options.check import check_options
 from pft_lightning.options.schema import Export
@@ -43,8 +43,8 @@ def export(config: DictConfig) -> EnergyModel:
         CheckpointError: There is no such run or checkpoint, it is damaged, the base
             model is not the one that the run started from, or the written file does
             not predict what the potential does.
-        ConfigError: The file cannot be of the kind that its name says, or the options
-            do not fit together.
+        ConfigError: The file cannot be of the kind that its name says, the options
+            do not fit together, or the file is one that the potential comes from.
     """
     config = check_options(config, Export)
     out = Path(config.out)
@@ -62,16 +62,23 @@ def export(config: DictConfig) -> EnergyModel:
         )
     potential = find_origin(config).load_potential(with_base=config.mix is not None)
     _check_suffix(out, potential.model)
-    if config.mix is None:
-        return _write(out, potential)
-    if not OmegaConf.is_list(config.mix):
-        return _write(out, potential.mixed(config.mix))
-    ending = next(e for e in potential.model.export_suffixes if out.name.endswith(e))
-    start = out.name.removesuffix(ending)
-    for share in config.mix:
-        target = out.with_name(f"{start}_mix{name_share(share)}{ending}")
-        written = _write(target, potential.mixed(share))
+    targets = _name_targets(out, config.mix, potential.model)
+    for target in targets:
+        check_overwrites_none(target, potential.sources)
+    for target, share in targets.items():
+        written = _write(target, potential if share is None else potential.mixed(share))
     return written
+
+
+def _name_targets(out: Path, mix: Any, model: EnergyModel) -> dict[Path, float | None]:
+    """Files to write, each with its share; None is the potential as it is."""
+    if not OmegaConf.is_list(mix):
+        return {out: mix}
+    ending = next(e for e in model.export_suffixes if out.name.endswith(e))
+    start = out.name.removesuffix(ending)
+    return {
+        out.with_name(f"{start}_mix{name_share(share)}{ending}"): share for share in mix
+    }
 
 
 def _check_suffix(out: Path, model: EnergyModel) -> None:

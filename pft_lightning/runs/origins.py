@@ -53,6 +53,8 @@ class Potential:
         base_file: name and hash of its file.
         upstream_head: output head of the upstream frames that a run trained on, where
             it is not the one in use.
+        sources: files that it comes from, those of its run among them, which nothing
+            may be written over.
     """
 
     model: EnergyModel
@@ -62,6 +64,7 @@ class Potential:
     base: EnergyModel | None = None
     base_file: dict[str, Any] = field(default_factory=dict)
     upstream_head: str | None = None
+    sources: tuple[Path, ...] = ()
 
     def mixed(self, share: float) -> Potential:
         """The potential part of the way from the base model, 0, to this one, 1.
@@ -142,7 +145,9 @@ class FileOrigin:
         options = self._options
         model = self._load(options.checkpoint, options.dtype)
         source = find_model_file(options.checkpoint, options.backend)
-        potential = Potential(model, describe_conversion(source), None, str(source))
+        potential = Potential(
+            model, describe_conversion(source), None, str(source), sources=(source,)
+        )
         if not with_base:
             return potential
         if self._base is None:
@@ -152,8 +157,10 @@ class FileOrigin:
                 "run=FOLDER."
             )
         base = self._load(self._base, str(model.dtype).removeprefix("torch."))
-        file = identify(find_model_file(self._base, options.backend))
-        return replace(potential, base=base, base_file=file)
+        found = find_model_file(self._base, options.backend)
+        return replace(
+            potential, base=base, base_file=identify(found), sources=(source, found)
+        )
 
     def _load(self, path: str, dtype: str | None) -> EnergyModel:
         options = self._options
@@ -219,6 +226,7 @@ class RunOrigin:
             base,
             base_file,
             upstream_head=None if head == module.model.head else head,
+            sources=(path, *_files_of(folder, record.config)),
         )
 
     def _find_checkpoint(self) -> Path:
@@ -242,6 +250,17 @@ class RunOrigin:
                 "weights=raw, or leave it out."
             )
         return asked or (EMA if _is_averaged(checkpoint) else RAW)
+
+
+def _files_of(folder: RunFolder, config: DictConfig) -> tuple[Path, ...]:
+    """The base model, checkpoints and results of a run."""
+    model = config.model
+    base = [] if model.checkpoint is None else [model.checkpoint]
+    return (
+        *(find_model_file(file, model.backend) for file in base),
+        *(folder.best_checkpoint, folder.last_checkpoint),
+        *folder.path.glob("model.*"),
+    )
 
 
 def _is_averaged(checkpoint: dict[str, Any]) -> bool:

@@ -367,3 +367,30 @@ def test_options_that_make_no_sense_are_named(
     with pytest.raises(error, match=message):
         exported(*checkpoint, *(o.format(**values) for o in overrides))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "out"),
+    [
+        (["run={run}", "checkpoint=last"], "{run}/../base.pt"),
+        (["run={run}", "checkpoint=last"], "{run}/link.pt"),
+        (["run={run}", "checkpoint=last"], "{run}/model.pt"),
+        (["run={run}", "checkpoint=last", "mix=[0.5,1]"], "{run}/../base.pt"),
+        (["model.checkpoint={run}/model.pt"], "{run}/checkpoints/../model.pt"),
+        (["model.checkpoint={run}/model.pt", "base={base}", "mix=0.5"], "{base}"),
+    ],
+)
+def test_an_export_replaces_nothing_that_it_comes_from(run, tmp_path, options, out):
+    base = tmp_path / "base.pt"
+    shutil.copy(OmegaConf.load(run / "config.yaml").model.checkpoint, base)
+    shutil.copy(base, tmp_path / "base_mix1.pt")
+    if "[" in options[-1]:  # of which one name is taken
+        base = tmp_path / "base_mix1.pt"
+    change(run, model__checkpoint=str(base))
+    (run / "link.pt").symlink_to(base)
+    before = {path: sha256(path) for path in (base, run / "model.pt")}
+    values = {"run": run, "base": base}
+    words = (o.format(**values) for o in (*options, f"out={out}"))
+    with pytest.raises(ConfigError, match=r"out=.*: is the file .*Choose another out"):
+        exported(*words)
+    assert {path: sha256(path) for path in before} == before

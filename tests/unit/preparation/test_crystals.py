@@ -12,8 +12,10 @@ from ase.build import bulk
 from ase.constraints import FixAtoms
 from ase.geometry import get_distances
 from commands import run_command
+from hydra import compose, initialize_config_module
 
 from pft_lightning import Calculator, load_model
+from pft_lightning.cli.prepare import prepare
 from pft_lightning.data.crystals import read_structures, read_supercells
 from pft_lightning.data.upstream import UpstreamFrames
 from pft_lightning.errors import ConfigError, DataFormatError
@@ -176,6 +178,24 @@ def test_pseudolabels_replace_the_labels_that_were_there(world, tmp_path):
     assert frames.record(0).energy == pytest.approx(frame.get_potential_energy())
     assert np.abs(frames.record(0).forces).max() < 1e-6
     assert frames.is_plain
+
+
+@pytest.mark.parametrize("task", ["rattle", "pseudolabel"])
+def test_structures_are_not_replaced_by_what_is_made_of_them(world, tmp_path, task):
+    path, link = tmp_path / "x.xyz", tmp_path / "link.xyz"
+    ase.io.write(path, bulk("LiF", "rocksalt", 4.9), format="extxyz")
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for out in (path, tmp_path / "new" / ".." / "x.xyz", link):
+        options = (f"task={task}", f"structures={tmp_path}/x*.xyz", f"out={out}")
+        with initialize_config_module("pft_lightning.conf", version_base="1.3"):
+            config = compose(
+                "prepare", overrides=[*options, f"model.checkpoint={world.base}"]
+            )
+        (tmp_path / "new").mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match=r"is the file .*x\.xyz, which this"):
+            prepare(config)
+    assert path.read_bytes() == before
 
 
 def test_atoms_that_a_relaxation_held_fixed_have_labels_like_others(world, tmp_path):
