@@ -121,8 +121,8 @@ COMMANDS: dict[str, Command] = {
                 f"{_MODEL} model.dtype=float64 out=double.safetensors",
             ),
             (
-                "the best weights of a run of pft-train",
-                "run=runs/quickstart checkpoint=last out=better.model",
+                "the weights that a run of pft-train wrote",
+                "run=runs/quickstart out=better.model",
             ),
         ),
         needs=(

@@ -236,8 +236,9 @@ class Origin(Options):
 
     run: Annotated[str | None, Words("the folder of a pft-train run, or null")] = None
     """Folder of a pft-train run."""
-    checkpoint: Annotated[Text, Words("best, last, or a file")] = "best"
-    """Checkpoint of the run: best, last, or a file."""
+    checkpoint: Annotated[Text | None, Words("best, last, a file, or null")] = None
+    """Checkpoint of the run: best, last, or a file; null: as the run's option export
+    says."""
     weights: Literal["ema", "raw"] | None = None
     """Weights of the run; null: the moving average where the run kept one."""
     trust_config: bool = False

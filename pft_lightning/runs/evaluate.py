@@ -101,7 +101,7 @@ def evaluate(config: DictConfig) -> Found:
 
 def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluation:
     mixes = load_mixes(config, fabric.device) if config.task == "trade_off" else None
-    start = begin(config, fabric, folder, mixes and mixes.potentials)
+    start = begin(config, fabric, folder, mixes.potentials if mixes else None)
     values = start.values
     evaluation = evaluate_phonons(
         start.potentials,
@@ -111,7 +111,7 @@ def _evaluate(config: DictConfig, fabric: Fabric, folder: RunFolder) -> Evaluati
         upstream=values["upstream"],
         upstream_keys=values["upstream_keys"],
         upstream_limits=values["upstream_limits"],
-        upstream_heads=mixes and mixes.upstream_heads,
+        upstream_heads=mixes.upstream_heads if mixes else None,
         engine=config.engine,
         **start.common,
     )

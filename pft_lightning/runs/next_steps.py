@@ -53,7 +53,7 @@ def next_commands(config: DictConfig, result: Path) -> dict[str, str]:
             f"pft-evaluate task=measured {compared}"
         )
     if phonons is not None and upstream is not None:
-        mixed = _words({"model.checkpoint": result, "base": base, **files})
+        mixed = _words({**models, "base": base, **files})
         found["less gain, less forgetting"] = f"pft-evaluate task=trade_off {mixed}"
     return found
 

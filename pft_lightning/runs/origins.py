@@ -22,6 +22,7 @@ from pft_lightning.options.schema import TrainedRun
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.kinds import open_record
 from pft_lightning.runs.provenance import (
+    check_base,
     describe_conversion,
     describe_mix,
     describe_run,
@@ -156,8 +157,9 @@ class FileOrigin:
                 "fine-tuned from, e.g. base=base.model. A run knows its own: "
                 "run=FOLDER."
             )
-        base = self._load(self._base, str(model.dtype).removeprefix("torch."))
         found = find_model_file(self._base, options.backend)
+        check_base(source, found)
+        base = self._load(self._base, str(model.dtype).removeprefix("torch."))
         return replace(
             potential, base=base, base_file=identify(found), sources=(source, found)
         )
@@ -195,8 +197,9 @@ class RunOrigin:
 
     def load_potential(self, *, with_base: bool) -> Potential:
         """See ``Origin``."""
-        path, folder = self._find_checkpoint(), self._folder
+        folder = self._folder
         run_config = folder.read_config()
+        path = self._find_checkpoint(run_config)
         record = open_record(_check_run(run_config, folder, self._config), folder)
         base_file = record.identify_base_model()
         checkpoint = read_checkpoint(path, remedy=_REMEDY)
@@ -229,9 +232,13 @@ class RunOrigin:
             sources=(path, *_files_of(folder, record.config)),
         )
 
-    def _find_checkpoint(self) -> Path:
+    def _find_checkpoint(self, run_config: DictConfig) -> Path:
         folder, asked = self._folder, self._config.checkpoint
         checkpoints = {"best": folder.best_checkpoint, "last": folder.last_checkpoint}
+        if asked is None:
+            # As at the end of the training: what was never judged has no best weights.
+            kept_best = folder.best_checkpoint.is_file()
+            asked = run_config.get("export", "best") if kept_best else "last"
         path = checkpoints.get(asked, Path(asked))
         if not path.is_file():
             there = [name for name, file in checkpoints.items() if file.is_file()]

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pft_lightning.backends.base import EnergyModel
 from pft_lightning.backends.parametrized import plain
 from pft_lightning.backends.registry import load_model, runs_code
-from pft_lightning.errors import CheckpointError
+from pft_lightning.errors import CheckpointError, ConfigError
 from pft_lightning.evaluation.trade_off import relative_change
 from pft_lightning.files import compute_sha256
 from pft_lightning.json_files import find_json
@@ -116,19 +116,50 @@ def describe_conversion(source: Path) -> dict[str, Any]:
         source: the file; what an earlier export left beside it is kept.
     """
     file = identify(source)
-    beside = provenance_path(source)
-    known: dict[str, Any] = {}
-    if beside.is_file():
-        content = find_json(beside) or {}
-        told = content.get("file")
-        is_of_it = isinstance(told, dict) and told.get("sha256") == file["sha256"]
-        if content.get("format") == FORMAT and is_of_it:
-            known = {
-                name: value
-                for name, value in content.items()
-                if name not in ("file", "check", "created", "versions")
-            }
+    known = {
+        name: value
+        for name, value in _read_card(source, file["sha256"]).items()
+        if name not in ("file", "check", "created", "versions")
+    }
     return {**known, "converted_from": file}
+
+
+def check_base(source: Path, base: Path) -> None:
+    """Refuse another base model than the one that a file was fine-tuned from.
+
+    Args:
+        source: file of the fine-tuned potential. Its card, or the run that wrote it,
+            may say what it comes from.
+        base: file of what is given as its base model, or the same in another form.
+
+    Raises:
+        ConfigError: it is known to come from another one.
+    """
+    run = RunFolder(source.parent)
+    base_model = _read_card(source, compute_sha256(source)).get("base_model")
+    if not base_model and (find_json(run.summary) or {}).get("model") == source.name:
+        base_model = find_json(run.base_model)
+    told = base_model if isinstance(base_model, dict) else {}
+    expected = told.get("sha256")
+    # What a run keeps of its own, such as a network that it built, is its to mix.
+    if not isinstance(expected, str) or base.resolve().is_relative_to(run.path):
+        return
+    sha256 = compute_sha256(base)
+    earlier = _read_card(base, sha256).get("converted_from")
+    converted = earlier.get("sha256") if isinstance(earlier, dict) else None
+    if expected not in (sha256, converted):
+        raise ConfigError(
+            f"base={base}: SHA-256 {sha256[:12]}…, but {source} was fine-tuned from "
+            f"{told.get('file')}, SHA-256 {expected[:12]}…. Give that file."
+        )
+
+
+def _read_card(path: Path, sha256: str) -> dict[str, Any]:
+    """What an export left beside a file; empty where that is of another file."""
+    content = find_json(provenance_path(path)) or {}
+    told = content.get("file")
+    is_of_it = isinstance(told, dict) and told.get("sha256") == sha256
+    return content if content.get("format") == FORMAT and is_of_it else {}
 
 
 def identify(path: Path) -> dict[str, Any]:

@@ -394,3 +394,27 @@ def test_an_export_replaces_nothing_that_it_comes_from(run, tmp_path, options, o
     with pytest.raises(ConfigError, match=r"out=.*: is the file .*Choose another out"):
         exported(*words)
     assert {path: sha256(path) for path in before} == before
+
+
+def test_weights_are_those_that_the_run_wrote_unless_others_are_asked_for(
+    run, tmp_path
+):
+    """The run was told export=last, and its best weights are others."""
+    folder = run / "checkpoints"
+    best = torch.load(folder / "last.ckpt", weights_only=True)
+    for value in best["state_dict"].values():
+        value.mul_(1.5)
+    torch.save(best, folder / "best.ckpt")
+    states = []
+    for i, options in enumerate(([], ["checkpoint=last"], ["checkpoint=best"])):
+        states.append(
+            exported(f"run={run}", f"out={tmp_path}/{i}.pt", *options).state_dict()
+        )
+    change(run, export="best")
+    states.append(exported(f"run={run}", f"out={tmp_path}/3.pt").state_dict())
+    (folder / "best.ckpt").unlink()
+    states.append(exported(f"run={run}", f"out={tmp_path}/4.pt").state_dict())
+    written = load_model(run / "model.pt").state_dict()
+    for state, is_last in zip(states, (True, True, False, False, True), strict=True):
+        same = all(torch.equal(state[name], value) for name, value in written.items())
+        assert same == is_last

@@ -130,8 +130,8 @@ def test_two_files_mix_without_a_run_and_keep_what_is_known(finished, world, tmp
         (["model.checkpoint={run}/model.pt", "mix=0.5"], "base is not given.*base="),
         (["model.checkpoint={run}/model.pt", "base={base}"], r"add mix=.*mix=0\.5"),
         (["run={run}", "mix=0.5", "base={base}"], "a run is mixed with the base"),
-        (["model.checkpoint={run}/model.pt", "base={other}", "mix=0.5"],
-         r"other\.pair and .*model\.pt: .* cannot be mixed: .* cutoff of 5\.0 Å"),
+        (["model.checkpoint={alone}", "base={other}", "mix=0.5"],
+         r"other\.pair and .*alone\.pt: .* cannot be mixed: .* cutoff of 5\.0 Å"),
     ],
 )  # fmt: skip
 def test_mixes_that_make_no_sense_are_named(
@@ -139,10 +139,37 @@ def test_mixes_that_make_no_sense_are_named(
 ):
     other = world.base.with_name("other.pair")
     PairPotential(5.0, ELEMENTS).save(other)
-    values = {"run": finished, "base": world.base, "other": other}
+    # What lies in no run, and has no card, says nothing of its base model.
+    alone = world.base.with_name("alone.pt")
+    shutil.copy(finished / "model.pt", alone)
+    values = {"run": finished, "base": world.base, "other": other, "alone": alone}
     with pytest.raises(ConfigError, match=message):
         exported(f"out={tmp_path}/a.pt", *(o.format(**values) for o in overrides))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_base_model_that_is_known_to_be_another_one_is_refused(
+    finished, world, tmp_path
+):
+    """It would be mixed without a word: it is the same network with other weights."""
+    wrong, again = tmp_path / "wrong.pt", tmp_path / "base.pt"
+    model = load_model(world.base)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.mul_(1.1)
+    model.save(wrong)
+    exported(f"model.checkpoint={world.base}", f"out={again}")
+    exported(f"run={finished}", f"out={tmp_path}/tuned.pt")
+    told = r"base=.*wrong\.pt: SHA-256 \w{12}….*fine-tuned from base\.pair, SHA-256 "
+    for tuned in (finished / "model.pt", tmp_path / "tuned.pt"):
+        options = (f"model.checkpoint={tuned}", "mix=0.5", f"out={tmp_path}/half.pt")
+        with pytest.raises(ConfigError, match=told):
+            exported(*options, f"base={wrong}")
+        assert not (tmp_path / "half.pt").exists()
+        exported(*options, f"base={again}")  # the right one in another form
+        (tmp_path / "half.pt").unlink()
+    (tmp_path / "tuned.pt.json").unlink()
+    exported(*options, f"base={wrong}")  # nothing is known
 
 
 def test_a_run_from_random_weights_has_nothing_to_be_mixed_with(finished, tmp_path):

@@ -48,6 +48,16 @@ def test_paths_come_through_shell_and_hydra_as_they_are():
     }
 
 
+def test_every_command_names_the_head_of_the_run():
+    run = config()
+    run.model.head = "omat"
+    run.data.measured = {"train": "a.csv", "val": None, "structures": "x.cif"}
+    commands = next_commands(run, Path("better.model"))
+    assert len(commands) == 3
+    for command in commands.values():
+        assert values(command)["model.head"] == "omat"
+
+
 def test_measured_values_are_read_as_in_the_run():
     run = config(val=None)
     run.data.upstream = None
