@@ -31,6 +31,10 @@ def main() -> None:
     parser.add_argument("evaluation", type=Path, help="folder of pft-evaluate")
     parser.add_argument("published", type=Path, help="kappa-103-analysis.jsonl")
     parser.add_argument("--out", type=Path, help="JSON to write")
+    parser.add_argument(
+        *("--beside", nargs="*", default=[], metavar="KEY"),
+        help="published models whose rows are shown beside, as nequix-mp-1",
+    )
     options = parser.parse_args()
     published = read_published(options.published)
     rows: list[dict[str, Any]] = []
@@ -45,15 +49,22 @@ def main() -> None:
             found |= {name: row[name] for name in ("kappa", "srme", "sre", "outcome")}
             of_others = published.get((PUBLISHED.get(label, ""), row["name"]), {})
             found |= {f"published_{name}": value for name, value in of_others.items()}
+            for other in options.beside:
+                found[other] = published[other, row["name"]]
             rows.append(found)
-    print("| | | κ of DFT | κ | published | SRME | published |")
-    print("|---|---|---|---|---|---|---|")
+    beside = "".join(f" {key}: SRME (κ) |" for key in options.beside)
+    print(f"| | | κ of DFT | κ | published | SRME | published |{beside}")
+    print("|---" * (7 + len(options.beside)) + "|")
     for row in rows:
         theirs = (row.get("published_kappa"), row.get("published_srme"))
         shown = ["" if x is None else f"{x:.4g}" for x in theirs]
         print(
             f"| {row['formula']} | {row['model']} | {row['reference_kappa']:.4g} | "
             f"{row['kappa']:.4g} | {shown[0]} | {row['srme']:.3f} | {shown[1]} |"
+            + "".join(
+                f" {row[key]['srme']:.3f} ({row[key]['kappa']:.4g}) |"
+                for key in options.beside
+            )
         )
     both = [row for row in rows if "published_kappa" in row]
     worst = {}
@@ -72,7 +83,13 @@ def main() -> None:
         }
         for label in {row["model"] for row in rows}
     }
+    for key in options.beside:
+        scores = {row["name"]: row[key]["srme"] for row in rows}
+        means[key] = {"srme": sum(scores.values()) / len(scores)}
+        print(f"{key}: mean SRME {means[key]['srme']:.4f} of the same materials")
     for label, mean in sorted(means.items()):
+        if label in options.beside:
+            continue
         print(f"{label}: mean SRME {mean['srme']:.4f}, SRE {mean['sre']:.4f}")
     if options.out is not None:
         content = {
