@@ -32,7 +32,10 @@ def main() -> None:
     parser.add_argument("published", type=Path, help="kappa-103-analysis.jsonl")
     parser.add_argument("--out", type=Path, help="JSON to write")
     parser.add_argument(
-        *("--beside", nargs="*", default=[], metavar="KEY"),
+        "--beside",
+        nargs="*",
+        default=[],
+        metavar="KEY",
         help="published models whose rows are shown beside, as nequix-mp-1",
     )
     options = parser.parse_args()
