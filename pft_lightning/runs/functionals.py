@@ -27,10 +27,10 @@ from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.provenance import FORMAT, provenance_path
 
 
-# Words of names; the words before them are longer.
+# Words of names. A scan alone is no functional there: of lattices, convergence, ...
 _WORDS = {
     "pbesol": "PBEsol", "revpbe": "revPBE", "rpbe": "RPBE", "pbe": "PBE",
-    "r2scan": "r2SCAN", "rscan": "rSCAN", "scan": "SCAN", "lda": "LDA",
+    "pbe0": "PBE0", "r2scan": "r2SCAN", "rscan": "rSCAN", "lda": "LDA",
     "hse06": "HSE06", "hse": "HSE06", "b3lyp": "B3LYP", "wb97m": "ωB97M",
 }  # fmt: skip
 # Data sets with Materials Project's choice of U (arXiv:2302.14231, 2410.12771).
@@ -44,7 +44,9 @@ _METAGGA = {"SCAN": "SCAN", "RSCAN": "rSCAN", "R2SCAN": "r2SCAN"}
 # Tasks of pft-evaluate that compare with no DFT, and those with a protocol of cells.
 _WITHOUT_DFT = ("force_constants", "measured")
 _OF_PHONONS = ("compare", "trade_off")
-_TAG = re.compile(r"^\s*(GGA|METAGGA)\s*=\s*(\w+)", re.MULTILINE | re.IGNORECASE)
+_TAG = re.compile(r"\s*(\w+)\s*=\s*(\S+)")
+# 1/Å; HSE06, as it is written and in full (vasp.at/wiki/HFSCREEN).
+_HSE06_SCREENING = (0.2, 0.207)
 # What has a functional: options, and keys of summaries.
 MODEL, PHONONS = "model", "phonons"
 _MOST_FILES, _MOST_BYTES = 50, 100_000
@@ -296,10 +298,34 @@ def _of_incar(path: Path) -> str | None:
             text = file.read(_MOST_BYTES).decode(errors="replace")
     except OSError:
         return None
-    tags = {tag.upper(): value.upper() for tag, value in _TAG.findall(text)}
+    # A comment ends its line, and ; a statement within it.
+    lines = (re.split(r"[#!]", line)[0] for line in text.upper().splitlines())
+    found = (_TAG.match(part) for line in lines for part in line.split(";"))
+    tags = {tag[1]: tag[2] for tag in found if tag}
+    if _is_true(tags.get("LHFCALC")):
+        return _of_hybrid(tags)
     if "METAGGA" in tags:
         return _METAGGA.get(tags["METAGGA"])
     return _GGA.get(tags.get("GGA", ""))
+
+
+def _is_true(value: str | None) -> bool:
+    return value is not None and value.lstrip(".").startswith("T")
+
+
+def _of_hybrid(tags: Mapping[str, str]) -> str | None:
+    """HSE06 and PBE0; None for all others, which share their GGA with them."""
+    try:
+        share = float(tags.get("AEXX", "0.25"))
+        screening = float(tags.get("HFSCREEN", "0"))
+    except ValueError:
+        return None
+    # Without GGA it is the POTCAR's, which a hybrid is hardly of anything but PBE.
+    if "METAGGA" in tags or tags.get("GGA", "PE") != "PE" or share != 0.25:
+        return None
+    if screening == 0:
+        return "PBE0"
+    return "HSE06" if screening in _HSE06_SCREENING else None
 
 
 def _in_path(path: str) -> Functional | None:
@@ -311,6 +337,8 @@ def _in_path(path: str) -> Functional | None:
 
 
 def _in_name(name: str) -> str | None:
-    words: Iterable[str] = re.split(r"[^a-z0-9]+", name.lower())
+    # Some write PBE_sol.
+    whole = re.sub(r"(?<![a-z0-9])pbe[^a-z0-9]+sol(?![a-z0-9])", "pbesol", name.lower())
+    words: Iterable[str] = re.split(r"[^a-z0-9]+", whole)
     found = {_WORDS[word] for word in words if word in _WORDS}
     return found.pop() if len(found) == 1 else None

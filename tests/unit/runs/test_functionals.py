@@ -87,6 +87,17 @@ def test_a_model_card_says_it(phonons, tmp_path) -> None:
         ("GGA = PE\nMETAGGA = R2SCAN\n", "r2SCAN"),
         ("#GGA = PS\n", None),
         ("GGA = XX\n", None),
+        ("ENCUT = 500 ; METAGGA = R2SCAN ; GGA = PE\n", "r2SCAN"),
+        ("ENCUT = 500 # GGA = PS ; GGA = RP\n", None),
+        ("ENCUT = 500 ; GGA = PS!; GGA = PE\n", "PBEsol"),
+        ("METAGGA = SCAN\n", "SCAN"),
+        ("GGA = PE\nLHFCALC = .TRUE.\nHFSCREEN = 0.2\n", "HSE06"),
+        ("LHFCALC = T ; HFSCREEN = 0.2 ; AEXX = 0.25\n", "HSE06"),
+        ("GGA = PE\nLHFCALC = .True.\n", "PBE0"),
+        ("GGA = PE\nLHFCALC = .FALSE.\n", "PBE"),
+        ("GGA = PE\nLHFCALC = .TRUE.\nHFSCREEN = 0.4\n", None),
+        ("GGA = PE\nLHFCALC = .TRUE.\nAEXX = 0.1\n", None),
+        ("GGA = B3\nLHFCALC = .TRUE.\n", None),
     ],
 )
 def test_an_incar_beside_the_force_constants_says_it(phonons, text, functional) -> None:
@@ -107,6 +118,30 @@ def test_names_say_it_where_they_agree(phonons, tmp_path) -> None:
     assert found("base.pt", [str(other / "train")])["phonons"].name == "PBE"
     assert "phonons" not in found("base.pt", [str(one), str(other)])
     assert "phonons" not in found("base.pt", [str(one), str(phonons)])
+
+
+@pytest.mark.parametrize(
+    ("name", "functional"),
+    [
+        ("set_PBE_sol", "PBEsol"),
+        ("Si-pbe-sol.v2", "PBEsol"),
+        ("conv_scan", None),
+        ("lattice-scan", None),
+        ("lattice-scan_r2scan", "r2SCAN"),
+        ("pbe_solids", "PBE"),
+        ("PBE0", "PBE0"),
+    ],
+)
+def test_words_of_names_are_those_of_functionals(
+    phonons, tmp_path, name, functional
+) -> None:
+    shutil.copytree(phonons, tmp_path / name / "train")
+    told = found("base.pt", str(tmp_path / name / "train")).get("phonons")
+    assert (told and told.name) == functional
+    model = tmp_path / f"{name}.model"
+    model.write_bytes(b"x")
+    told = found(str(model), None).get("model")
+    assert (told and told.name) == functional
 
 
 def test_a_difference_is_named_with_what_says_it(phonons) -> None:
