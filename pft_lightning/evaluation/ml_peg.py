@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
+
+import numpy as np
 
 from pft_lightning.errors import ConfigError
 from pft_lightning.evaluation.folder import REFERENCE, THERMAL
+from pft_lightning.evaluation.protocols import ML_PEG
 from pft_lightning.files import make_folder, write_atomically
 from pft_lightning.types import BandStructure, PhononProperties
 
@@ -27,6 +31,9 @@ _BANDS: Final = "_band_structure.npz"
 _DOS: Final = "_dos.npz"
 _THERMAL: Final = "_thermal_properties.json"
 _ENDINGS: Final = (_BANDS, _DOS, _THERMAL)
+
+# Options that change nothing in the files: the volume stays that of DFT.
+_WITHOUT_EFFECT: Final = ("name", "volume_limits")
 
 # Whose third is read as that of 300 K.
 TEMPERATURES: Final = (0.0, 75.0, 150.0, 300.0, 600.0)
@@ -44,6 +51,38 @@ def check_labels(labels: Iterable[str]) -> None:
                 f"a model is labelled {label!r}, and ML-PEG keeps its reference in a "
                 f"folder {DFT}. Give the model another label (label=, compare.LABEL)."
             )
+
+
+def changed_options(protocol: Mapping[str, Any]) -> list[str]:
+    """Options in which a protocol is not that of ML-PEG, whose files nobody else's are.
+
+    Args:
+        protocol: its fields by name, such as of ``metrics.json``.
+    """
+    published = asdict(ML_PEG)
+    return [
+        f"protocol.{name}"
+        for name, value in published.items()
+        if name not in _WITHOUT_EFFECT
+        and not np.array_equal(np.array(protocol[name]), np.array(value))
+    ]
+
+
+def describe_files(folder: Path, protocol: Mapping[str, Any]) -> str:
+    """Say where the files are, or why there are none.
+
+    Args:
+        folder: that they are written into.
+        protocol: see ``changed_options``.
+    """
+    if changed := changed_options(protocol):
+        return (
+            f"No files for ML-PEG: {', '.join(changed)} changed. Leave that out to "
+            "have them."
+        )
+    if not any(folder.glob("*/*")):
+        return "No files for ML-PEG: no material has a band structure."
+    return f"For ML-PEG: {folder}"
 
 
 def write_ml_peg(

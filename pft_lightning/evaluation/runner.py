@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,11 @@ from pft_lightning.evaluation.force_constants import Potential
 from pft_lightning.evaluation.forgetting import evaluate_upstream
 from pft_lightning.evaluation.materials import Evaluator
 from pft_lightning.evaluation.metrics import compare, summarise
-from pft_lightning.evaluation.ml_peg import check_labels, write_ml_peg
+from pft_lightning.evaluation.ml_peg import (
+    changed_options,
+    check_labels,
+    write_ml_peg,
+)
 from pft_lightning.evaluation.molecules import (
     compare_molecule,
     molecule_properties,
@@ -276,6 +280,8 @@ class _Phonons(Evaluator[Protocol, _Read]):
         folder = self.folder
         if folder is not None and self.writes_ml_peg and processes.rank()[0] == 0:
             done = sorted({row[NAME] for row in rows if row[STATUS] == OK})
+            if changed_options(asdict(self.task.protocol)):
+                done = []  # files of an earlier call go, too
             properties = ((name, folder.read_properties(name)) for name in done)
             write_ml_peg(folder.path / LEADERBOARD, properties)
         super().write_totals(rows, summary)

@@ -15,6 +15,7 @@ from pft_lightning.evaluation.bands import BAND_STABILITY
 from pft_lightning.evaluation.conductivity import totals as scores
 from pft_lightning.evaluation.conductivity.runner import ConductivityEvaluation
 from pft_lightning.evaluation.crystals import CrystalPhonons
+from pft_lightning.evaluation.ml_peg import describe_files
 from pft_lightning.evaluation.protocols import ML_PEG
 from pft_lightning.evaluation.trade_off import TradeOff, relative_change
 from pft_lightning.losses.properties import MEASURABLE, metric_of
@@ -215,8 +216,8 @@ def print_evaluation(summary: schema.Summary, folder: Path, report: Path) -> Non
     console.print(f"Evaluation: {folder}", highlight=False, soft_wrap=True)
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
     if ranked:
-        files = folder / schema.LEADERBOARD
-        console.print(f"For ML-PEG: {files}", highlight=False, soft_wrap=True)
+        told = describe_files(folder / schema.LEADERBOARD, protocol)
+        console.print(told, highlight=False, soft_wrap=True)
 
 
 def _print_trade_off(console: Console, trade_off: TradeOff) -> None:

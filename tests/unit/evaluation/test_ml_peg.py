@@ -16,7 +16,7 @@ import pft_lightning as pft
 from pft_lightning.errors import ConfigError, ShapeError
 from pft_lightning.evaluation.bands import compare_bands, find_stable, kelvin_per_thz
 from pft_lightning.evaluation.folder import BANDS
-from pft_lightning.evaluation.ml_peg import TEMPERATURES
+from pft_lightning.evaluation.ml_peg import TEMPERATURES, describe_files
 from pft_lightning.evaluation.properties import compute_properties
 from pft_lightning.evaluation.protocols import ML_PEG, Protocol, relax
 from pft_lightning.plots.report import write_report
@@ -25,6 +25,12 @@ from .conftest import einstein, make_phonon
 
 
 FAST = dataclasses.replace(ML_PEG, mesh=(4, 4, 4), band_points=5)
+
+
+@pytest.fixture
+def fast_is_published(monkeypatch):
+    """Files of a mesh that takes no time."""
+    monkeypatch.setattr("pft_lightning.evaluation.ml_peg.ML_PEG", FAST)
 
 
 def bands_of(stiffness: float):
@@ -88,6 +94,7 @@ def test_what_has_not_converged_is_kept_where_ml_peg_keeps_it(potential):
     assert steps == 1
 
 
+@pytest.mark.usefixtures("fast_is_published")
 def test_files_are_those_that_ml_peg_reads(softened, potential, tmp_path):
     evaluation = pft.evaluate_phonons(
         potential, {"mp-1": softened}, protocol=FAST, out=tmp_path, progress=False
@@ -113,6 +120,24 @@ def test_files_are_those_that_ml_peg_reads(softened, potential, tmp_path):
         assert abs(ours[1][name][at] - theirs[1][name][at]) == row[f"{name}_error"]
 
 
+@pytest.mark.usefixtures("fast_is_published")
+def test_changed_options_make_no_files_and_are_named(softened, potential, tmp_path):
+    files = tmp_path / "leaderboard"
+
+    def told(**changed: object) -> str:
+        protocol = dataclasses.replace(FAST, **changed)
+        pft.evaluate_phonons(
+            potential, {"mp-1": softened}, protocol=protocol, out=tmp_path,
+            progress=False,
+        )  # fmt: skip
+        return describe_files(files, dataclasses.asdict(protocol))
+
+    assert told(volume_limits=(0.9, 1.1)) == f"For ML-PEG: {files}"
+    said = told(relax=False, temperatures=(0.0, 600.0, 100.0))
+    assert "No files for ML-PEG: protocol.relax, protocol.temperatures" in said
+    assert not list(files.glob("*/*"))
+
+
 def test_a_model_takes_no_place_of_dft(softened, potential, tmp_path):
     with pytest.raises(ConfigError, match=r"'dft'.*another label"):
         pft.evaluate_phonons(
@@ -120,6 +145,7 @@ def test_a_model_takes_no_place_of_dft(softened, potential, tmp_path):
         )
 
 
+@pytest.mark.usefixtures("fast_is_published")
 def test_files_of_a_model_that_is_gone_do_not_stay(softened, potential, tmp_path):
     for label in ("before", "after"):
         pft.evaluate_phonons(
