@@ -137,12 +137,14 @@ def check_base(source: Path, base: Path) -> None:
     """
     run = RunFolder(source.parent)
     base_model = _read_card(source, compute_sha256(source)).get("base_model")
-    if not base_model and (find_json(run.summary) or {}).get("model") == source.name:
+    is_of_run = (find_json(run.summary) or {}).get("model") == source.name
+    if not base_model and is_of_run:
         base_model = find_json(run.base_model)
     told = base_model if isinstance(base_model, dict) else {}
     expected = told.get("sha256")
     # What a run keeps of its own, such as a network that it built, is its to mix.
-    if not isinstance(expected, str) or base.resolve().is_relative_to(run.path):
+    is_of_run = is_of_run and base.resolve().is_relative_to(run.path)
+    if not isinstance(expected, str) or is_of_run:
         return
     sha256 = compute_sha256(base)
     earlier = _read_card(base, sha256).get("converted_from")
