@@ -68,8 +68,7 @@ def evaluate_upstream(
         names: of "energy", "forces" and "stress" in the files.
         limits: ``max_force`` and alike, see ``UpstreamFrames``.
         fingerprints: of the models, by label.
-        heads: output heads by label, of models that have another one for such frames
-            than the one in use.
+        heads: output heads for such frames by label, where not in use.
         folder: of the evaluation, where what was finished before is not computed again;
             None for none.
         progress: Show a progress bar.
