@@ -19,9 +19,17 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 class StoppedTogether(SIGTERMException):
     """SIGTERM, raised between the same two steps in all processes."""
 
+    number = signal.SIGTERM
+
+    def __init__(self) -> None:
+        # The exit status of a script that does not catch it.
+        super().__init__(128 + self.number)
+
 
 class InterruptedTogether(StoppedTogether):
     """Ctrl-C, raised as SIGTERM is."""
+
+    number = signal.SIGINT
 
 
 _INTERRUPTED = (

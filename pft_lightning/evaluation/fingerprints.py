@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from types import FunctionType, ModuleType
@@ -20,8 +21,8 @@ from pft_lightning.evaluation.force_constants import Potential
 # What of a calculator changes from one structure to the next.
 _VOLATILE = ("atoms", "results", "_directory", "directory", "label", "prefix")
 
-# How far inside of a calculator its settings are looked for.
-_DEEPEST = 8
+# Objects that belong to the whole process, not to a calculator.
+_SHARED = (ModuleType, logging.Logger, logging.Handler)
 
 
 class _Hash(Protocol):
@@ -57,7 +58,7 @@ def fingerprint(model: Potential) -> str:
         found.update(repr(shown).encode())
         _add_module(found, model)
     else:
-        _add_attributes(found, model, ())
+        _add_attributes(found, model, set())
     return found.hexdigest()
 
 
@@ -77,31 +78,36 @@ def _add_module(found: _Hash, module: torch.nn.Module) -> None:
         found.update(text.encode())
 
 
-def _add_attributes(found: _Hash, holder: Any, inside: tuple[Any, ...]) -> None:
-    """Add what an object holds, unless it is inside of itself or too deep."""
-    if len(inside) > _DEEPEST or any(holder is other for other in inside):
+def _add_attributes(found: _Hash, holder: Any, seen: set[int]) -> None:
+    """Add what an object holds, once."""
+    if id(holder) in seen:
         return
+    seen.add(id(holder))
     for name, value in sorted(vars(holder).items()):
         if name not in _VOLATILE:
             found.update(f"{name}=".encode())
-            _add(found, value, (*inside, holder))
+            _add(found, value, seen)
 
 
-def _add(found: _Hash, value: Any, inside: tuple[Any, ...]) -> None:
-    """Add what of a value is weights or settings; compiled objects by their kind."""
+def _add(found: _Hash, value: Any, seen: set[int]) -> None:
+    """Add what of a value is weights or settings; compiled objects by their kind.
+
+    Args:
+        found: gets it.
+        value: of an attribute.
+        seen: addresses of the objects that were added.
+    """
     if isinstance(value, torch.nn.Module):
         _add_module(found, value)
-    elif isinstance(value, np.ndarray) and value.dtype.hasobject:
-        _add(found, value.tolist(), inside)
-    elif isinstance(value, (torch.Tensor, np.ndarray)):
-        found.update(_bytes(torch.as_tensor(value)))
+    elif isinstance(value, torch.Tensor):
+        found.update(_bytes(value))
     elif isinstance(value, Mapping):
         for key, held in value.items():
             found.update(f"{key!r}:".encode())
-            _add(found, held, inside)
+            _add(found, held, seen)
     elif isinstance(value, (list, tuple)):
         for held in value:
-            _add(found, held, inside)
+            _add(found, held, seen)
     elif isinstance(value, (set, frozenset)):
         found.update(repr(sorted(map(repr, value))).encode())
     elif isinstance(value, PLAIN):
@@ -110,10 +116,21 @@ def _add(found: _Hash, value: Any, inside: tuple[Any, ...]) -> None:
         found.update(f"{value.__module__}.{value.__qualname__} ".encode())
     else:
         _add_name(found, type(value))
-        if hasattr(value, "__array__"):  # of other libraries, as jax
-            found.update(np.asarray(value).tobytes())
-        if not isinstance(value, ModuleType) and hasattr(value, "__dict__"):
-            _add_attributes(found, value, inside)
+        if (array := _array_of(value)) is not None:
+            found.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
+        elif not isinstance(value, _SHARED) and hasattr(value, "__dict__"):
+            _add_attributes(found, value, seen)
+
+
+def _array_of(value: Any) -> np.ndarray | None:
+    """Numbers or texts that an object holds as an array, as those of jax do."""
+    if not hasattr(value, "__array__"):
+        return None
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return None if array.dtype.hasobject else array
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -72,7 +72,8 @@ def relaxation_problem(
         # Libraries crash on positions that such a step would lead to.
         results = getattr(atoms.calc, "results", {})
         for name in ("energy", "forces", "stress"):
-            if not np.isfinite(results.get(name, 0.0)).all():
+            value = results.get(name)
+            if value is not None and not np.isfinite(value).all():
                 return f"the potential's {name} is not finite"
         ratio = atoms.get_volume() / volume
         if low < ratio < high:

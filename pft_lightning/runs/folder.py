@@ -149,12 +149,12 @@ class RunFolder:
         )
 
     def started_rate(self) -> float | None:
-        """The learning rate that the run was started with, if it was and has one.
+        """The learning rate that the run goes on with, if it does and has one.
 
         Raises:
             CheckpointError: The configuration is damaged.
         """
-        if not self._config.is_file():
+        if not self._config.is_file() or self.resume_checkpoint() is None:
             return None
         rate: float | None = OmegaConf.select(self.read_config(), "optimizer.lr")
         return rate
@@ -296,7 +296,8 @@ class RunFolder:
             return  # It was stopped before anything was computed.
         if self.base_model.exists():
             self.check_base_model(config)
-        check_kept(self.read_config(), config, self.path, own)
+        if self.resume_checkpoint() is not None:
+            check_kept(self.read_config(), config, self.path, own)
         if self.before.exists():
             self.read_before()
         if self.summary.exists():

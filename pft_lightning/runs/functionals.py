@@ -45,6 +45,8 @@ _METAGGA = {"SCAN": "SCAN", "RSCAN": "rSCAN", "R2SCAN": "r2SCAN"}
 _WITHOUT_DFT = ("force_constants", "measured")
 _OF_PHONONS = ("compare", "trade_off")
 _TAG = re.compile(r"\s*(\w+)\s*=\s*(\S+)")
+# Values of METAGGA that name none.
+_NO_METAGGA = ("--", "NONE", ".FALSE.", "F")
 # 1/Å; HSE06, as it is written and in full (vasp.at/wiki/HFSCREEN).
 _HSE06_SCREENING = (0.2, 0.207)
 # What has a functional: options, and keys of summaries.
@@ -302,6 +304,8 @@ def _of_incar(path: Path) -> str | None:
     lines = (re.split(r"[#!]", line)[0] for line in text.upper().splitlines())
     found = (_TAG.match(part) for line in lines for part in line.split(";"))
     tags = {tag[1]: tag[2] for tag in found if tag}
+    if tags.get("METAGGA") in _NO_METAGGA:
+        del tags["METAGGA"]
     if _is_true(tags.get("LHFCALC")):
         return _of_hybrid(tags)
     if "METAGGA" in tags:

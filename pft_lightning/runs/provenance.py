@@ -152,7 +152,8 @@ def check_base(source: Path, base: Path) -> None:
     if expected not in (sha256, converted):
         raise ConfigError(
             f"base={base}: SHA-256 {sha256[:12]}…, but {source} was fine-tuned from "
-            f"{told.get('file')}, SHA-256 {expected[:12]}…. Give that file."
+            f"{told.get('file')}, SHA-256 {expected[:12]}…. Give that file; a "
+            "copy of the potential in another folder, without its card, takes any."
         )
 
 

@@ -60,12 +60,8 @@ def read_row(path: Path, row_id: int, options: PhononReadOptions) -> StructureRe
                 "as upstream data instead."
             )
         if not atoms.pbc.any():
+            _check_is_molecule(row, where, options)
             return build_molecule(_molecule(row, path, stored), where, options)
-        if not atoms.pbc.all():
-            raise DataFormatError(
-                f"{where}: is periodic along {int(atoms.pbc.sum())} axes; crystals are "
-                "read, periodic along three, and isolated molecules. Remove it."
-            )
         record = _crystal(row, path, np.asarray(stored), where, options)
         return validate(record, source=where, max_force=options.max_force)
 
@@ -109,6 +105,19 @@ def _crystal(
         cells=PhononCells.of(phonon, unit_system("vasp")),
         info=info,
     )
+
+
+def _check_is_molecule(row: Any, where: str, options: PhononReadOptions) -> None:
+    """Refuse a row that may be a crystal, and nothing would tell.
+
+    With forces, known or zero, a crystal shows: its Hessian does not turn with it.
+    """
+    unknown = row.get("forces") is None and options.known_zeros(1)[0] is None
+    if unknown and row.toatoms().cell.rank == 3:
+        raise DataFormatError(
+            f"{where}: has a cell and pbc F F F, as ASE's default is, so that nobody "
+            "knows whether it is a crystal. Write pbc, or a molecule without a cell."
+        )
 
 
 def _molecule(row: Any, path: Path, hessian: Any) -> MolecularHessian:

@@ -62,6 +62,10 @@ MOST_POINTS: Final = 500
 _MOST_GROUPS: Final = 230  # of space groups
 
 
+class OtherCrystalError(DataFormatError):
+    """A crystal has the identifier of another one of the reference."""
+
+
 class _OtherTemperatureError(DataFormatError):
     """A row has no conductivity at the temperature that is asked for."""
 
@@ -307,7 +311,7 @@ def find_crystal(
         None where there is none, or several of that formula and space group.
 
     Raises:
-        DataFormatError: the one of that identifier is another crystal.
+        OtherCrystalError: the one of that identifier has another formula.
     """
     for name in names:
         if name in crystals:
@@ -326,11 +330,16 @@ def _check_same(
     found: ReferenceCrystal, formula: str, space_groups: Sequence[int]
 ) -> None:
     theirs = reduce_formula(found.formula)
-    if theirs not in ("", formula) or found.space_group not in (0, *space_groups):
-        raise DataFormatError(
-            f"this is {formula} of space group {space_groups[0]}, and {found.name} of "
-            f"the reference is {theirs or 'a crystal'} of space group "
-            f"{found.space_group or 'unknown'}. Correct the identifier of one of them."
+    if theirs not in ("", formula):
+        raise OtherCrystalError(
+            f"this is {formula}, and {found.name} of the reference is {theirs}. "
+            "Correct the identifier of one of them."
+        )
+    if found.space_group not in (0, *space_groups):
+        warnings.warn(
+            f"{found.name}: the crystal has space group {space_groups[0]}, and that of "
+            f"the reference {found.space_group}. Are both the same?",
+            stacklevel=4,
         )
 
 

@@ -26,6 +26,7 @@ from pft_lightning.evaluation.conductivity.protocol import (
     get_protocol,
 )
 from pft_lightning.evaluation.conductivity.reference import (
+    OtherCrystalError,
     ReferenceCrystal,
     References,
     read_conductivities,
@@ -240,7 +241,9 @@ class _Conductivities(Evaluator[ConductivityProtocol, _Read]):
         content: _Read | None,
     ) -> Row:
         """The worst scores, where there is something to score."""
-        if content is None:
+        if isinstance(error, OtherCrystalError):
+            found = None  # the one of the reference is not it
+        elif content is None:
             protocol = self.task.protocol
             found = find_reference(self.references, material.name, None, protocol)
         else:

@@ -164,6 +164,38 @@ def test_a_row_of_a_database_without_a_lattice_is_a_molecule(
     )
 
 
+def test_a_row_of_a_database_that_may_be_a_crystal_is_refused(
+    tmp_path: Path, water
+) -> None:
+    """ASE says pbc F F F of a cell, too, where nobody says anything."""
+    atoms, hessian = water
+    atoms.set_cell([10.0, 10.0, 10.0])
+    with ase.db.connect(tmp_path / "a.aselmdb") as database:
+        database.write(atoms, data={"hessian": hessian})
+    with pytest.raises(DataFormatError, match="nobody knows whether it is a crystal"):
+        read_phonon(tmp_path / "a.aselmdb", relaxed="none")
+
+
+def test_names_that_atoms_have_in_a_file_of_vibrations_do_no_harm(
+    tmp_path: Path, water
+) -> None:
+    atoms, hessian = water
+    atoms.set_array("residuenames", np.array(["HOH", "HOH", "HOH"]))
+    VibrationsData.from_2d(atoms, hessian).write(tmp_path / "a.json")
+    assert read_phonon(tmp_path / "a.json").n_atoms == 3
+
+
+@pytest.mark.parametrize(
+    ("symbols", "length", "stiffness"),
+    [("H2", 1.057, 10.0), ("HeH", 0.774, 30.0), ("F2", 1.5, 15.0), ("Ar2", 3.76, 0.05)],
+)
+def test_long_bonds_are_no_other_unit(tmp_path, symbols, length, stiffness) -> None:
+    hessian = np.zeros((6, 6))
+    hessian[2::3, 2::3] = stiffness * np.array([[1.0, -1.0], [-1.0, 1.0]])
+    write_info(tmp_path / "a.xyz", Atoms(symbols, [[0, 0, 0], [0, 0, length]]), hessian)
+    assert read_phonon(tmp_path / "a.xyz").n_atoms == 2
+
+
 def test_what_breaks_the_rules_a_little_is_removed_and_reported(
     tmp_path: Path, water
 ) -> None:

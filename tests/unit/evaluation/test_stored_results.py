@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,19 @@ def test_calculators_are_told_apart_by_what_their_engines_hold() -> None:
     assert one == same != other
     assert fingerprint(Wrapped(np.sin)) != fingerprint(Wrapped(one))
     assert fingerprint(Wrapped(Engine)) != fingerprint(Wrapped(Wrapped))
+    names = np.array(["CA", "N"])
+    assert fingerprint(Wrapped(names)) != fingerprint(Wrapped(names[::-1].copy()))
+    # What grows with the process and is no setting.
+    logger = logging.getLogger("an engine")
+    before = fingerprint(Wrapped(logger))
+    logging.getLogger("an engine.another part").info("read")
+    assert fingerprint(Wrapped(logger)) == before
+    # Every object once: these have 2^40 paths from one to the last.
+    engine = last = Engine(0.0)
+    for _ in range(40):
+        last.left = last.right = Engine(1.0)
+        last = last.left
+    assert fingerprint(Wrapped(engine)) != one
 
 
 def test_versions_of_what_computes_are_part_of_the_key() -> None:

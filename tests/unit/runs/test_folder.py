@@ -126,6 +126,14 @@ def test_what_a_resumed_run_obeys_can_be_changed(folder, config) -> None:
     folder.check_resumable(config)
 
 
+def test_a_run_without_a_checkpoint_begins_anew_as_it_is_told(folder, config) -> None:
+    """As where it diverged before the first one: a lower rate has to be possible."""
+    folder.last_checkpoint.unlink()
+    OmegaConf.update(config, "optimizer.lr", 1e-6)
+    folder.check_resumable(config)
+    assert folder.started_rate() is None
+
+
 def test_without_resume_the_base_model_is_the_one_of_now(folder, config, tmp_path):
     started = folder.base_model.read_bytes()
     (tmp_path / "base.pair").write_bytes(b"other weights")

@@ -91,6 +91,8 @@ def test_a_model_card_says_it(phonons, tmp_path) -> None:
         ("ENCUT = 500 # GGA = PS ; GGA = RP\n", None),
         ("ENCUT = 500 ; GGA = PS!; GGA = PE\n", "PBEsol"),
         ("METAGGA = SCAN\n", "SCAN"),
+        ("GGA = PE\nMETAGGA = --\n", "PBE"),
+        ("GGA = PE\nMETAGGA = NONE\nLHFCALC = T\nHFSCREEN = 0.2\n", "HSE06"),
         ("GGA = PE\nLHFCALC = .TRUE.\nHFSCREEN = 0.2\n", "HSE06"),
         ("LHFCALC = T ; HFSCREEN = 0.2 ; AEXX = 0.25\n", "HSE06"),
         ("GGA = PE\nLHFCALC = .True.\n", "PBE0"),

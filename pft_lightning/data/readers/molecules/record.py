@@ -38,13 +38,16 @@ _NON_METALS = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 52, 53)
 _NEAREST = 0.6
 _NEAREST_METALLIC = 0.5
 
+# Bonds that are this long are broken: N2 in bohr is at 1.46.
+_FARTHEST = 1.4
+
 # Largest force constant of atoms without a bond, eV/Å²; that of two of argon is 0.05.
 _STIFFEST_UNBOUND = 0.3
 
 # Masses of an element's isotopes relative to its standard one: those of hydrogen from
-# muonium to what molecular dynamics takes for it, those of others within a third.
+# muonium to what molecular dynamics takes for it, which it takes from others.
 _HYDROGEN_MASSES = (0.1, 4.2)
-_MASSES = (0.7, 1.35)
+_MASSES = (0.45, 1.35)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,7 +183,7 @@ def _check_unit(
     _check_distances(lengths, sums, record, where)
     bond = _stiffest_bond(hessian, record)
     if bond is None:
-        _check_unbound(hessian, lengths / sums, where)
+        _check_unbound(hessian, lengths / sums, record.atomic_numbers, where)
         return
     stiffness, first, second = bond
     high = _STIFFEST_BOND
@@ -237,16 +240,21 @@ def _check_distances(
     )
 
 
-def _check_unbound(hessian: np.ndarray, ratios: np.ndarray, where: str) -> None:
+def _check_unbound(
+    hessian: np.ndarray, ratios: np.ndarray, numbers: np.ndarray, where: str
+) -> None:
     """Refuse stiff atoms far from each other: positions are in a smaller unit.
 
     Args:
         hessian: eV/Å².
         ratios: of distances to the sums of covalent radii.
+        numbers: of the atoms in the periodic table.
         where: for messages.
     """
     stiffest, nearest = float(np.abs(hessian).max()), float(ratios.min())
-    if stiffest <= _STIFFEST_UNBOUND:
+    # Bonds of one electron, as in H2+, are long; others break before they are.
+    is_small = max(numbers) <= 2
+    if stiffest <= _STIFFEST_UNBOUND or nearest < _FARTHEST or is_small:
         return
     likely = " They look like bohr." if nearest * Bohr < _BOND_LENGTH else ""
     raise DataFormatError(

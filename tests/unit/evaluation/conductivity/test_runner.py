@@ -149,7 +149,6 @@ def rattled():
         ("unstable", "imaginary", "imaginary frequencies, the lowest -2"),
         ("symmetry", "broken symmetry", "from space group 99 to 221"),
         ("NaN", "failed", "forces are not finite in 2 of 2"),
-        ("another", "failed", "this is AuO of space group 221, and mp-1 .* is MgO"),
         ("mesh", "failed", r"mesh of q-points is \[4, 4, 4\]"),
         ("supercell", "failed", "fc3_supercell"),
     ],
@@ -161,15 +160,12 @@ def test_what_fails_has_the_worst_scores_and_a_reason_and_the_others_go_on(
         "unstable": frame(a=2.9),
         "symmetry": rattled(),
         "NaN": frame(),
-        "another": frame(),
         "mesh": frame(q_mesh=np.array([4, 4, 4])),
         "supercell": frame(fc3_supercell=np.array([2, 2])),
     }[case]
-    if case == "another":
-        bad.symbols = "AuO"
     model = Broken(potential()) if case == "NaN" else potential()
     frames = [bad] if case == "NaN" else [bad, frame("mp-2")]
-    protocol = PROTOCOL if case in ("symmetry", "another") else AS_IT_IS
+    protocol = PROTOCOL if case == "symmetry" else AS_IT_IS
     found = evaluate(*frames, models=model, protocol=protocol)
     row, *others = found.rows
     assert row["outcome"] == outcome
@@ -189,6 +185,16 @@ def without_mesh(reference, folder):
     path = folder / "without.json.gz"
     path.write_bytes(gzip.compress(json.dumps(table).encode()))
     return path
+
+
+def test_a_crystal_under_the_name_of_another_fails_and_has_no_score(evaluate):
+    other = frame()
+    other.symbols = "NaCl"
+    bad, good = evaluate(other, frame("mp-2")).rows
+    assert bad["outcome"] == "failed"
+    assert "this is ClNa, and mp-1 of the reference is MgO" in bad["reason"]
+    assert bad["srme"] is None
+    assert good["outcome"] == "computed"
 
 
 def test_a_reference_on_other_points_is_no_fault_of_the_model(
