@@ -107,10 +107,7 @@ def _train(
     if checkpoint is not None and folder.before.exists():
         before = folder.read_before()
     else:
-        before = validate(trainer, module, datamodule)
-        check_finite(before, "the weights that training starts from")
-        if trainer.is_global_zero:
-            write_json(folder.before, before)
+        before = _validate_start(folder, trainer, module, datamodule)
     check_monitors(config.callbacks, before)
     trainer.fit(
         module,
@@ -145,6 +142,20 @@ def _train(
             logger.finalize("success")
     trainer.strategy.barrier("pft_train_end")
     return summary
+
+
+def _validate_start(
+    folder: RunFolder,
+    trainer: lightning.Trainer,
+    module: PhononFineTuning,
+    datamodule: lightning.LightningDataModule,
+) -> dict[str, float]:
+    """Errors before the training, which its folder keeps."""
+    before = validate(trainer, module, datamodule)
+    check_finite(before, "the weights that training starts from")
+    if trainer.is_global_zero:
+        write_json(folder.before, before)
+    return before
 
 
 def _start(

@@ -21,6 +21,7 @@ from pft_lightning.integrations.mace.data import MACEDataModule
 from pft_lightning.integrations.mace.module import UPSTREAM_LOSS, MACEFineTuning
 from pft_lightning.integrations.mace.prepare import Prepared, prepare
 from pft_lightning.integrations.mace.record import NETWORK_FILE
+from pft_lightning.integrations.mace.schedule import GOES_ON
 from pft_lightning.runs.folder import RunFolder
 from pft_lightning.runs.native import loss_options
 from pft_lightning.training.instantiation import instantiate
@@ -88,15 +89,6 @@ _NOT_OWN = (
     "trainer.num_sanity_val_steps",
 )
 
-# What a checkpoint brings back of optimiser and schedule, whatever the file says.
-_GOES_ON = tuple(
-    f"mace.{name}"
-    for name in (
-        *("optimizer", "lr", "weight_decay", "amsgrad", "beta", "lr_params_factors"),
-        *("scheduler", "lr_factor", "scheduler_patience", "lr_scheduler_gamma"),
-    )
-)
-
 _DEVICES = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
 
@@ -154,7 +146,7 @@ class MACERun:
                 f"the run in {self.folder.path} was started: MACE finds another "
                 f"{', '.join(changed)}. Put them back, or start a new run."
             )
-        self.folder.check_resumable(self.config, _GOES_ON)
+        self.folder.check_resumable(self.config, GOES_ON)
 
     def record(self) -> None:
         """Write also the network that MACE has built."""

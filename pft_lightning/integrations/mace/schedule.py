@@ -17,6 +17,16 @@ with keep_global_state():
     from mace.tools.scripts_utils import LRScheduler, get_swa
 
 
+# What a checkpoint brings back of optimiser and schedule, whatever the file says.
+GOES_ON = tuple(
+    f"mace.{name}"
+    for name in (
+        *("optimizer", "lr", "weight_decay", "amsgrad", "beta", "lr_params_factors"),
+        *("scheduler", "lr_factor", "scheduler_patience", "lr_scheduler_gamma"),
+    )
+)
+
+
 class EpochSchedule:
     """The decisions of MACE's training loop, epoch by epoch.
 
