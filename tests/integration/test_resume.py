@@ -9,6 +9,7 @@ import torch
 from killing import SCHEDULE, check_kills_leave_no_trace, finish, weights
 from two_processes import TWO
 
+from pft_lightning.callbacks.stopping import InterruptedTogether, StoppedTogether
 from pft_lightning.errors import PFTError
 from pft_lightning.runs.train import train
 
@@ -333,3 +334,7 @@ def check_stopped(process, run: Path, *, step: int, name: str) -> None:
     last = run / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == step
     assert not list(run.glob("model.*"))
+
+
+def test_a_script_that_is_stopped_and_catches_nothing_ends_as_a_shell_says():
+    assert (StoppedTogether().code, InterruptedTogether().code) == (143, 130)

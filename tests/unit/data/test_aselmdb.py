@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from molecular_files import write_info
 from phonopy import Phonopy
 
-from pft_lightning.data.readers import PhononReadOptions, list_entries, read_entry
+from pft_lightning.data.readers import (
+    PhononReadOptions,
+    list_entries,
+    read_entry,
+    read_phonon,
+)
 from pft_lightning.data.readers.hessian_layout import hessian_to_force_constants
 from pft_lightning.data.readers.lmdb_check import check_pages
 from pft_lightning.data.upstream import UpstreamFrames
@@ -227,3 +233,25 @@ def test_a_damaged_database_is_a_skip_among_others(frames: Path) -> None:
     ((name, reason),) = found.skipped
     assert name == str(bad)
     assert "is damaged" in reason
+
+
+def test_a_row_without_a_lattice_is_a_molecule(tmp_path: Path, water) -> None:
+    atoms, hessian = water
+    write_info(tmp_path / "a.xyz", atoms, hessian)
+    atoms.set_cell([10.0, 10.0, 10.0])
+    path = write(tmp_path / "a.aselmdb", atoms, hessian=hessian)
+    row, frame = read_entry(path, 1, OPTIONS), read_phonon(tmp_path / "a.xyz")
+    assert not row.pbc.any()
+    assert row.stress is None
+    np.testing.assert_allclose(
+        row.force_constants.compact, frame.force_constants.compact, atol=1e-9
+    )
+
+
+def test_a_row_that_may_be_a_crystal_is_refused(tmp_path: Path, water) -> None:
+    """ASE says pbc F F F of a cell, too, where nobody says anything."""
+    atoms, hessian = water
+    atoms.set_cell([10.0, 10.0, 10.0])
+    path = write(tmp_path / "a.aselmdb", atoms, hessian=hessian)
+    with pytest.raises(DataFormatError, match="nobody knows whether it is a crystal"):
+        read_entry(path, 1, PhononReadOptions(relaxed="none"))

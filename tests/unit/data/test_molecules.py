@@ -4,7 +4,6 @@ import gzip
 import json
 from pathlib import Path
 
-import ase.db
 import ase.io
 import numpy as np
 import pytest
@@ -145,35 +144,6 @@ def test_weights_of_a_frame_weigh_what_it_knows_and_hide_nothing(
     assert record.energy == -10.0
     assert record.weights == (2.0, 0.0, 0.5)
     assert "config_weight does not weigh the Hessian" in record.info["notes"]
-
-
-def test_a_row_of_a_database_without_a_lattice_is_a_molecule(
-    tmp_path: Path, water
-) -> None:
-    atoms, hessian = water
-    write_info(tmp_path / "a.xyz", atoms, hessian)
-    boxed = atoms.copy()
-    boxed.set_cell([10.0, 10.0, 10.0])
-    with ase.db.connect(tmp_path / "a.aselmdb") as database:
-        database.write(boxed, data={"hessian": hessian})
-    row, frame = (read_phonon(tmp_path / name) for name in ("a.aselmdb", "a.xyz"))
-    assert not row.pbc.any()
-    assert row.stress is None
-    np.testing.assert_allclose(
-        row.force_constants.compact, frame.force_constants.compact, atol=1e-9
-    )
-
-
-def test_a_row_of_a_database_that_may_be_a_crystal_is_refused(
-    tmp_path: Path, water
-) -> None:
-    """ASE says pbc F F F of a cell, too, where nobody says anything."""
-    atoms, hessian = water
-    atoms.set_cell([10.0, 10.0, 10.0])
-    with ase.db.connect(tmp_path / "a.aselmdb") as database:
-        database.write(atoms, data={"hessian": hessian})
-    with pytest.raises(DataFormatError, match="nobody knows whether it is a crystal"):
-        read_phonon(tmp_path / "a.aselmdb", relaxed="none")
 
 
 def test_names_that_atoms_have_in_a_file_of_vibrations_do_no_harm(

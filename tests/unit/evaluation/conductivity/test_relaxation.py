@@ -128,6 +128,19 @@ def test_a_result_that_is_not_finite_ends_a_relaxation_at_once(what):
         relax_crystal(Cracked(what), crystal(), PROTOCOL)
 
 
+class Without(Calculator):
+    """Says of an energy that it has none, by None."""
+
+    def calculate(self, *arguments, **keywords):
+        super().calculate(*arguments, **keywords)
+        self.results["energy"] = None
+
+
+def test_what_a_calculator_does_not_give_is_not_missed():
+    found = relax_crystal(Without(potential()), crystal(), PROTOCOL)
+    assert found.converged
+
+
 def test_what_cannot_be_relaxed_says_why():
     with pytest.raises(RelaxationError, match="exploded"):
         relax_crystal(Nonsense(), crystal(), PROTOCOL)
