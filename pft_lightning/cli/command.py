@@ -82,19 +82,24 @@ def command(
         after_stop: What to do after an interruption, for the message; or what says it
             of the configuration, which is None before there is one.
     """
-    started: list[DictConfig] = []
+    told: list[str] = []
+
+    def say(config: DictConfig | None) -> str:
+        return after_stop if isinstance(after_stop, str) else after_stop(config)
 
     def tell() -> str:
-        if isinstance(after_stop, str):
-            return after_stop
-        return after_stop(started[-1] if started else None)
+        return told[-1] if told else say(None)
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         @functools.wraps(function)
         def job(config: DictConfig) -> None:
-            started.append(config)
-            with _environment(_FULL_ERROR, "1" if shows_tracebacks() else None):
-                report_errors(function)(config)
+            try:
+                with _environment(_FULL_ERROR, "1" if shows_tracebacks() else None):
+                    report_errors(function)(config)
+            except BaseException:
+                # Here: what the configuration takes from Hydra is gone after the job.
+                told.append(say(config))
+                raise
 
         main = hydra.main(
             version_base="1.3",

@@ -188,6 +188,8 @@ def test_a_run_that_is_told_to_stop_saves_what_it_has_and_says_how_to_go_on(
         "trust_config=true",
         "+callbacks.stop._target_=pft_test_plugins.SignalInStep",
         f"+callbacks.stop={{step: 17, name: {name}}}",
+        # As it is where nobody names it; Hydra knows it no longer after the job.
+        "paths.run=${hydra:runtime.output_dir}",
     )
     check_stopped(process, run, step=17, name=name)
     finish(pft_train(run, *schedule, "resume=true"))
